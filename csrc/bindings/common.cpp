@@ -1,0 +1,34 @@
+#include "bindings/common.hpp"
+
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace yr_fastload::bindings {
+
+U64Array::U64Array(const py::buffer& array, const char* name) : info_(array.request()) {
+  const bool is_u64 = info_.itemsize == 8 && (info_.format == "Q" || info_.format == "L");
+  const bool is_flat = info_.ndim == 1 && (info_.size <= 1 || info_.strides[0] == info_.itemsize);
+  if (!is_u64 || !is_flat)
+    throw Error(ErrorCode::kInvalidArgument, "binding",
+                std::string(name) + " is not a flat array of uint64 (format " + info_.format + ", " +
+                    std::to_string(info_.ndim) + " dimensions)");
+  span_ = {static_cast<const std::uint64_t*>(info_.ptr), static_cast<std::size_t>(info_.size)};
+}
+
+py::memoryview to_python(const std::vector<std::uint64_t>& values) {
+  const py::bytes bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(std::uint64_t));
+  return py::memoryview(bytes).attr("cast")("Q");
+}
+
+std::function<void(std::uint64_t)> progress_callback(const Progress& progress, std::uint64_t total_bytes) {
+  // Borrowed from the argument of the call that waits: copies and drops of the lambda, made without the GIL, must not
+  // count references.
+  return [borrowed = progress ? py::handle(*progress) : py::handle(), total_bytes](std::uint64_t done_bytes) {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (borrowed) borrowed(done_bytes, total_bytes);
+  };
+}
+
+}  // namespace yr_fastload::bindings

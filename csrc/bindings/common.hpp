@@ -1,0 +1,59 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/span.hpp"
+
+namespace yr_fastload::bindings {
+
+namespace py = pybind11;
+
+/// Borrowed uint64 array of a Python object with the buffer protocol (array.array("Q"), numpy.uint64); the object is
+/// held, and cannot be resized, as long as this lives. Throws kInvalidArgument for anything else.
+class U64Array {
+ public:
+  U64Array(const py::buffer& array, const char* name);
+  Span<const std::uint64_t> span() const noexcept { return span_; }
+  std::size_t size() const noexcept { return span_.size(); }
+
+ private:
+  py::buffer_info info_;
+  Span<const std::uint64_t> span_;
+};
+
+/// The values as a flat memoryview of uint64, a copy that Python owns.
+py::memoryview to_python(const std::vector<std::uint64_t>& values);
+
+/// Python's `progress(done_bytes, total_bytes)`, or None.
+using Progress = std::optional<py::typing::Callable<void(std::uint64_t, std::uint64_t)>>;
+
+/// Looks at signals (Ctrl-C) and calls `progress`; throws what they raise. To be called without the GIL.
+std::function<void(std::uint64_t)> progress_callback(const Progress& progress, std::uint64_t total_bytes);
+
+/// Shares an object whose destructor may wait for the worker: it runs without the GIL, whoever drops the last owner.
+template <typename T>
+std::shared_ptr<T> share_without_gil(std::unique_ptr<T> object) {
+  return std::shared_ptr<T>(object.release(), [](T* pointer) {
+    std::unique_ptr<T> owned(pointer);
+    if (PyGILState_Check() == 0) return;
+    const py::gil_scoped_release nogil;
+    owned.reset();
+  });
+}
+
+void register_errors(py::module_& module);
+void register_plan(py::module_& module);
+void register_digest(py::module_& module);
+void register_tensors(py::module_& module);
+void register_stores(py::module_& module);
+void register_transfer(py::module_& module);
+void register_lease(py::module_& module);
+
+}  // namespace yr_fastload::bindings

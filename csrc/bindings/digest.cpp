@@ -1,0 +1,61 @@
+#include "core/digest.hpp"
+
+#include <tuple>
+
+#include "bindings/common.hpp"
+
+namespace yr_fastload::bindings {
+namespace {
+
+Span<const std::byte> contiguous(const py::buffer_info& info) {
+  py::ssize_t expected = info.itemsize;
+  for (py::ssize_t i = info.ndim; i-- > 0; expected *= info.shape[i])
+    if (info.shape[i] > 1 && info.strides[i] != expected) throw py::value_error("the buffer is not C-contiguous");
+  return {static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size * info.itemsize)};
+}
+
+}  // namespace
+
+void register_digest(py::module_& module) {
+  module.attr("DIGEST_BLOCK_BYTES") = Digest::kBlockBytes;
+  module.def("digest_backend", &digest_backend, "Instruction set of the digest on this machine.");
+  module.def(
+      "digest_keys",
+      [] {
+        const auto& keys = digest_keys();
+        return to_python({keys.begin(), keys.end()});
+      },
+      "uint64[1024]: the key of every column of a digest block.");
+  module.def(
+      "digest",
+      [](const py::buffer& data) {
+        const py::buffer_info info = data.request();
+        const Span<const std::byte> bytes = contiguous(info);
+        const py::gil_scoped_release nogil;
+        Digest digest;
+        digest.update(bytes.data(), bytes.size());
+        return digest.value();
+      },
+      py::arg("data"), "Digest of a contiguous buffer.");
+  module.def(
+      "fold_digests",
+      [](const py::buffer& digests) {
+        const U64Array values(digests, "digests");
+        DigestFold fold;
+        for (const std::uint64_t value : values.span()) fold.add(value);
+        return fold.value();
+      },
+      py::arg("digests"), "Digest of a chunk from those of its blobs, in order.");
+  module.def(
+      "digest_block_sums",
+      [](const py::buffer& data) {
+        const py::buffer_info info = data.request();
+        const Span<const std::byte> bytes = contiguous(info);
+        if (bytes.size() > Digest::kBlockBytes) throw py::value_error("more than one digest block");
+        return std::make_tuple(detail::block_sum_generic(bytes.data(), bytes.size()),
+                               detail::block_sum_best(bytes.data(), bytes.size()));
+      },
+      py::arg("data"), "Sum of one block by portable code and by the code this machine uses; for tests.");
+}
+
+}  // namespace yr_fastload::bindings

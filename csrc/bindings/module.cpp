@@ -1,0 +1,14 @@
+#include "bindings/common.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  using namespace yr_fastload::bindings;
+  module.doc() = "Native core of yr_fastload_native; private, use the package's classes.";
+  module.attr("__version__") = YRFL_VERSION;
+  register_errors(module);
+  register_plan(module);
+  register_digest(module);
+  register_tensors(module);
+  register_stores(module);
+  register_transfer(module);
+  register_lease(module);
+}

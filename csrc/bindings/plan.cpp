@@ -1,0 +1,61 @@
+#include "core/plan.hpp"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <tuple>
+
+#include "bindings/common.hpp"
+
+namespace yr_fastload::bindings {
+namespace {
+
+std::vector<std::uint64_t> flatten(const Plan& plan) {
+  std::vector<std::uint64_t> rows;
+  rows.reserve(plan.blobs.size() * 4);
+  for (const Blob& blob : plan.blobs)
+    rows.insert(rows.end(), {blob.tensor, blob.tensor_offset, blob.bytes, blob.chunk_offset});
+  return rows;
+}
+
+}  // namespace
+
+void register_plan(py::module_& module) {
+  py::class_<Plan, std::shared_ptr<Plan>>(module, "Plan", "How tensors are cut into chunks of blobs; immutable.")
+      .def_property_readonly("chunks", &Plan::chunks)
+      .def_readonly("tensors", &Plan::tensors)
+      .def_readonly("total_bytes", &Plan::total_bytes)
+      .def_property_readonly("chunk_bytes", [](const Plan& plan) { return to_python(plan.chunk_bytes); })
+      .def_property_readonly("first_blob", [](const Plan& plan) { return to_python(plan.first_blob); })
+      .def_property_readonly(
+          "blobs", [](const Plan& plan) { return to_python(flatten(plan)); },
+          "uint64[4 * blobs]: tensor, offset in the tensor, bytes, offset in the chunk.");
+
+  module.def(
+      "make_plan",
+      [](const py::buffer& tensor_bytes, std::uint64_t chunk_bytes, std::uint64_t max_blobs) {
+        const U64Array sizes(tensor_bytes, "tensor_bytes");
+        const py::gil_scoped_release nogil;
+        return std::make_shared<Plan>(make_plan(sizes.span(), {chunk_bytes, max_blobs}));
+      },
+      py::arg("tensor_bytes"), py::kw_only(), py::arg("chunk_bytes"), py::arg("max_blobs"),
+      "Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 moves never).");
+
+  module.def(
+      "find_sharing",
+      [](const py::buffer& addresses, const py::buffer& tensor_bytes) {
+        const U64Array starts(addresses, "addresses");
+        const U64Array sizes(tensor_bytes, "tensor_bytes");
+        if (starts.size() != sizes.size()) throw py::value_error("addresses and tensor_bytes differ in length");
+        Sharing sharing;
+        {
+          const py::gil_scoped_release nogil;
+          sharing = find_sharing(starts.span(), sizes.span());
+        }
+        return std::make_tuple(to_python(sharing.owner), to_python(sharing.offset));
+      },
+      py::arg("addresses"), py::arg("tensor_bytes"),
+      "For each tensor the index of the one whose memory it lies in, and the offset there in bytes.");
+}
+
+}  // namespace yr_fastload::bindings

@@ -1,0 +1,145 @@
+#include <pybind11/stl.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bindings/common.hpp"
+#include "core/call_runner.hpp"
+#include "core/pinned_pool.hpp"
+#include "devices/cpu_device.hpp"
+#include "stores/host_store.hpp"
+#include "stores/memory_store.hpp"
+
+namespace yr_fastload::bindings {
+namespace {
+
+std::shared_ptr<ObjectStore> connect(const std::string& host, int port, double connect_timeout_s,
+                                     double rpc_timeout_s) {
+  std::unique_ptr<ObjectStore> store;
+  {
+    const py::gil_scoped_release nogil;
+    store = connect_host_store({host, port, connect_timeout_s, rpc_timeout_s});
+  }
+  return share_without_gil(std::move(store));
+}
+
+std::map<std::string, std::uint64_t> pool_stats(const PinnedPool& pool) {
+  const PinnedPoolStats stats = pool.stats();
+  return {{"cap_bytes", stats.cap_bytes},
+          {"leased_bytes", stats.leased_bytes},
+          {"cached_bytes", stats.cached_bytes},
+          {"peak_bytes", stats.peak_bytes},
+          {"locked_bytes", stats.locked_bytes}};
+}
+
+void register_pool(py::module_& module) {
+  py::class_<Device, std::shared_ptr<Device>>(module, "Device", "The memory that tensors live in.")
+      .def_property_readonly("name", &Device::name);
+  module.def(
+      "cpu_device", [] { return std::shared_ptr<Device>(std::make_shared<CpuDevice>()); },
+      "Tensors in ordinary memory.");
+
+  using Lease = PinnedPool::Lease;
+  py::class_<Lease>(module, "PinnedLease", "Page-locked memory on loan; goes back with the object.")
+      .def_property_readonly("address",
+                             [](const Lease& lease) { return reinterpret_cast<std::uint64_t>(lease.data()); })
+      .def_property_readonly("bytes", &Lease::bytes);
+  py::class_<PinnedPool, std::shared_ptr<PinnedPool>>(module, "PinnedPool", "Page-locked memory up to a cap.")
+      .def(py::init<std::shared_ptr<Device>, std::uint64_t>(), py::arg("device"), py::arg("cap_bytes"))
+      .def("try_lease", &PinnedPool::try_lease, py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
+           "A block, None if that would pass the cap now.")
+      .def(
+          "lease",
+          [](PinnedPool& pool, std::size_t bytes, double deadline_s) {
+            return pool.lease(bytes, Deadline::after(deadline_s));
+          },
+          py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), py::call_guard<py::gil_scoped_release>(),
+          "Wait for a block.")
+      .def("stats", &pool_stats);
+}
+
+void register_memory_store(py::module_& module) {
+  py::class_<MemoryStore, ObjectStore, std::shared_ptr<MemoryStore>>(
+      module, "MemoryStore", "A store inside the process that fails on demand; for tests.")
+      .def(py::init<>())
+      .def("keys", &MemoryStore::keys)
+      .def(
+          "set_faults",
+          [](MemoryStore& store, Keys missing, Keys corrupt, Keys truncated, Keys refuse_seal, double fetch_delay_s,
+             std::uint64_t capacity_bytes) {
+            store.set_faults({std::move(missing), std::move(corrupt), std::move(truncated), std::move(refuse_seal),
+                              fetch_delay_s, capacity_bytes});
+          },
+          py::kw_only(), py::arg("missing") = Keys(), py::arg("corrupt") = Keys(), py::arg("truncated") = Keys(),
+          py::arg("refuse_seal") = Keys(), py::arg("fetch_delay_s") = 0.0, py::arg("capacity_bytes") = UINT64_MAX);
+}
+
+}  // namespace
+
+void register_stores(py::module_& module) {
+  register_pool(module);
+  const auto nogil = py::call_guard<py::gil_scoped_release>();
+  py::class_<ObjectStore, std::shared_ptr<ObjectStore>>(
+      module, "ObjectStore",
+      "Where chunks and small values are kept. TTLs are seconds; every call ends by its deadline.")
+      .def_property_readonly("transport", &ObjectStore::transport)
+      .def(
+          "set",
+          [](ObjectStore& store, const std::string& key, const py::bytes& value, std::uint32_t ttl_s,
+             double deadline_s) {
+            const std::string owned = value;
+            const py::gil_scoped_release release;
+            store.set(key, owned, ttl_s, Deadline::after(deadline_s));
+          },
+          py::arg("key"), py::arg("value"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"))
+      .def(
+          "set_if_absent",
+          [](ObjectStore& store, const std::string& key, const py::bytes& value, std::uint32_t ttl_s,
+             double deadline_s) {
+            const std::string owned = value;
+            const py::gil_scoped_release release;
+            return store.set_if_absent(key, owned, ttl_s, Deadline::after(deadline_s));
+          },
+          py::arg("key"), py::arg("value"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"))
+      .def(
+          "get",
+          [](ObjectStore& store, const std::string& key, double deadline_s) -> std::optional<py::bytes> {
+            std::optional<std::string> value;
+            {
+              const py::gil_scoped_release release;
+              value = store.get(key, Deadline::after(deadline_s));
+            }
+            if (!value) return std::nullopt;
+            return py::bytes(*value);
+          },
+          py::arg("key"), py::kw_only(), py::arg("deadline_s"), "The value, None if there is none.")
+      .def(
+          "exist",
+          [](ObjectStore& store, const Keys& keys, double deadline_s) {
+            return store.exist(keys, Deadline::after(deadline_s));
+          },
+          py::arg("keys"), py::kw_only(), py::arg("deadline_s"), nogil)
+      .def(
+          "expire",
+          [](ObjectStore& store, const Keys& keys, std::uint32_t ttl_s, double deadline_s) {
+            return store.expire(keys, ttl_s, Deadline::after(deadline_s));
+          },
+          py::arg("keys"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"), nogil,
+          "Give the keys a new TTL; returns those that were not there.")
+      .def(
+          "erase",
+          [](ObjectStore& store, const Keys& keys, double deadline_s) {
+            store.erase(keys, Deadline::after(deadline_s));
+          },
+          py::arg("keys"), py::kw_only(), py::arg("deadline_s"), nogil);
+  register_memory_store(module);
+  module.def("connect_host_store", &connect, py::arg("host"), py::arg("port"), py::kw_only(),
+             py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"), "Connect to an openYuanrong worker.");
+  module.def("threads_left_behind", &CallRunner::left_behind,
+             "Threads that a frozen worker kept from ending with their store.");
+}
+
+}  // namespace yr_fastload::bindings

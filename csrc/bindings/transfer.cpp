@@ -1,0 +1,143 @@
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "bindings/common.hpp"
+#include "core/pipeline.hpp"
+
+namespace yr_fastload::bindings {
+namespace {
+
+using Seconds = std::map<std::string, double>;
+using Failures = std::vector<std::tuple<std::uint64_t, std::string, std::string>>;
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::kInvalidArgument, "binding", what); }
+
+void check_addresses(const Plan& plan, const U64Array& addresses) {
+  if (addresses.size() != plan.tensors)
+    refuse(std::to_string(addresses.size()) + " addresses for a plan of " + std::to_string(plan.tensors) + " tensors");
+  for (const Blob& blob : plan.blobs)
+    if (addresses.span()[blob.tensor] == 0) refuse("tensor " + std::to_string(blob.tensor) + " has no address");
+}
+
+TransferOptions options_of(unsigned copy_threads, unsigned chunks_in_flight, bool verify, double deadline_s,
+                           const Progress& progress, std::uint64_t total_bytes) {
+  TransferOptions options;
+  options.copy_threads = copy_threads;
+  options.chunks_in_flight = chunks_in_flight;
+  options.verify = verify;
+  options.deadline = Deadline::after(deadline_s);
+  options.progress = progress_callback(progress, total_bytes);
+  return options;
+}
+
+Seconds seconds_of(const StageSeconds& seconds) {
+  return {{"fetch", seconds.fetch}, {"reserve", seconds.reserve}, {"copy", seconds.copy}, {"seal", seconds.seal}};
+}
+
+std::tuple<std::uint64_t, Seconds, Failures> load(ObjectStore& store, Device& device, PinnedPool& pool,
+                                                  const Plan& plan, const py::buffer& addresses,
+                                                  const py::buffer& chunks, const std::string& key_prefix,
+                                                  const py::buffer& digests, unsigned copy_threads,
+                                                  unsigned chunks_in_flight, bool verify, bool stage, double deadline_s,
+                                                  const Progress& progress) {
+  const U64Array address_array(addresses, "addresses");
+  const U64Array chunk_array(chunks, "chunks");
+  const U64Array digest_array(digests, "digests");
+  check_addresses(plan, address_array);
+  for (const std::uint64_t chunk : chunk_array.span())
+    if (chunk >= plan.chunks()) refuse("chunk " + std::to_string(chunk) + " is not in the plan");
+  if (verify && digest_array.size() != plan.chunks()) refuse("the plan's chunks and the digests differ in number");
+  TransferOptions options = options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
+  options.stage = stage;
+  LoadResult result;
+  {
+    const py::gil_scoped_release nogil;
+    result = load_chunks(store, device, pool, plan, address_array.span(), chunk_array.span(), key_prefix,
+                         digest_array.span(), options);
+  }
+  Failures failures;
+  for (const ChunkFailure& failure : result.failures)
+    failures.emplace_back(failure.chunk, kErrorTable[static_cast<std::size_t>(failure.code)].name, failure.detail);
+  return {result.bytes, seconds_of(result.seconds), failures};
+}
+
+std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan, const py::buffer& addresses,
+                                            const std::string& key_prefix, std::uint32_t ttl_s, unsigned copy_threads,
+                                            unsigned chunks_in_flight, bool verify, double deadline_s,
+                                            const Progress& progress) {
+  const U64Array address_array(addresses, "addresses");
+  check_addresses(plan, address_array);
+  const TransferOptions options =
+      options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
+  PublishResult result;
+  {
+    const py::gil_scoped_release nogil;
+    result = publish_chunks(store, plan, address_array.span(), key_prefix, ttl_s, options);
+  }
+  return {to_python(result.digests), seconds_of(result.seconds)};
+}
+
+py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned copy_threads, double deadline_s,
+                       const Progress& progress) {
+  const U64Array address_array(addresses, "addresses");
+  check_addresses(plan, address_array);
+  const TransferOptions options = options_of(copy_threads, 1, true, deadline_s, progress, plan.total_bytes);
+  std::vector<std::uint64_t> values;
+  {
+    const py::gil_scoped_release nogil;
+    values = digest_chunks(plan, address_array.span(), options);
+  }
+  return to_python(values);
+}
+
+/// Whole tensors, dealt round-robin in slices so that the threads share one large tensor.
+double memcpy_seconds(const py::buffer& destinations, const py::buffer& sources, const py::buffer& sizes,
+                      unsigned threads) {
+  constexpr std::uint64_t kSlice = std::uint64_t{8} << 20;
+  const U64Array to(destinations, "destinations");
+  const U64Array from(sources, "sources");
+  const U64Array bytes(sizes, "sizes");
+  if (to.size() != from.size() || to.size() != bytes.size()) refuse("the arrays differ in length");
+  const py::gil_scoped_release nogil;
+  const Stopwatch watch;
+  CancelFlag never;
+  Crew crew(never);
+  for (unsigned thread = 0; thread < threads; ++thread)
+    crew.start([&, thread] {
+      std::uint64_t slice = 0;
+      for (std::size_t i = 0; i < bytes.size(); ++i)
+        for (std::uint64_t offset = 0; offset < bytes.span()[i]; offset += kSlice)
+          if (slice++ % threads == thread)
+            std::memcpy(reinterpret_cast<std::byte*>(to.span()[i]) + offset,
+                        reinterpret_cast<const std::byte*>(from.span()[i]) + offset,
+                        std::min(kSlice, bytes.span()[i] - offset));
+    });
+  crew.wait(Deadline::after(3600), {});
+  return watch.seconds();
+}
+
+}  // namespace
+
+void register_transfer(py::module_& module) {
+  module.def("chunk_keys", &chunk_keys, py::arg("prefix"), py::arg("count"), "The key of every chunk.");
+  module.def("load_chunks", &load, py::arg("store"), py::arg("device"), py::arg("pool"), py::arg("plan"),
+             py::arg("addresses"), py::arg("chunks"), py::kw_only(), py::arg("key_prefix"), py::arg("digests"),
+             py::arg("copy_threads"), py::arg("chunks_in_flight"), py::arg("verify"), py::arg("stage"),
+             py::arg("deadline_s"), py::arg("progress") = py::none(),
+             "Copy chunks into tensors; returns (bytes, seconds by stage, [(chunk, code, detail)] of failures).");
+  module.def("publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
+             py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"),
+             py::arg("verify"), py::arg("deadline_s"), py::arg("progress") = py::none(),
+             "Copy tensors into chunks; returns (digest of each chunk, seconds by stage).");
+  module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),
+             py::arg("deadline_s"), py::arg("progress") = py::none(), "Digest of each chunk; moves nothing.");
+  module.def("memcpy_seconds", &memcpy_seconds, py::arg("destinations"), py::arg("sources"), py::arg("sizes"),
+             py::arg("threads"), "Time a plain memcpy of these ranges on this many threads.");
+}
+
+}  // namespace yr_fastload::bindings

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "core/deadline.hpp"
+#include "core/error.hpp"
+
+namespace yr_fastload {
+
+/// Runs calls that may block for longer than their caller can wait.
+///
+/// A call runs on one of a few threads of its own while the caller waits until its deadline. A call that is late is
+/// abandoned: it ends when it ends, so it must own what it touches, and its result is dropped. When the runner goes,
+/// threads that are still busy are left to a list of the process that joins them once they have ended.
+class CallRunner {
+ public:
+  CallRunner(unsigned max_threads, double close_timeout_s);
+  CallRunner(const CallRunner&) = delete;
+  CallRunner& operator=(const CallRunner&) = delete;
+  ~CallRunner();
+
+  /// Throws what `call` throws, or kTransferTimeout at the deadline.
+  template <typename Call>
+  auto run(const std::string& op, Deadline deadline, Call call) -> std::invoke_result_t<Call> {
+    auto task = std::make_shared<std::packaged_task<std::invoke_result_t<Call>()>>(std::move(call));
+    auto result = task->get_future();
+    submit([task] { (*task)(); });
+    task.reset();
+    if (result.wait_until(deadline.at()) != std::future_status::ready)
+      throw Error(ErrorCode::kTransferTimeout, op, "the openYuanrong worker did not answer before the deadline");
+    return result.get();
+  }
+
+  /// Threads of all runners of this process that were left behind and have not ended yet.
+  static std::size_t left_behind();
+
+ private:
+  struct State;
+  void submit(std::function<void()> task);
+
+  std::shared_ptr<State> state_;
+  double close_timeout_s_;
+};
+
+}  // namespace yr_fastload

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/deadline.hpp"
+
+namespace yr_fastload {
+
+/// Called every few milliseconds by the thread that waits; throws to give up (an interrupt by the user).
+using Tick = std::function<void()>;
+
+/// Raised once, seen by every thread of a crew. Bodies look at it at least every few milliseconds and return.
+class CancelFlag {
+ public:
+  bool raised() const noexcept { return raised_.load(std::memory_order_relaxed); }
+  /// True for the one caller who raised it.
+  bool raise() noexcept { return !raised_.exchange(true); }
+
+ private:
+  std::atomic<bool> raised_{false};
+};
+
+/// A few threads that work on one call together, and end with it.
+///
+/// The first exception of any of them cancels the others and is rethrown by `wait`. The destructor cancels and joins,
+/// so a crew is declared after everything that its threads use.
+class Crew {
+ public:
+  explicit Crew(CancelFlag& cancelled) : cancelled_(cancelled) {}
+  Crew(const Crew&) = delete;
+  Crew& operator=(const Crew&) = delete;
+  ~Crew();
+
+  void start(std::function<void()> body);
+
+  /// Cancels and joins.
+  void stop() noexcept;
+
+  /// Called once when cancelled, so that bodies asleep in a channel wake up. Before the first `start`.
+  void on_cancel(std::function<void()> hook) { hooks_.push_back(std::move(hook)); }
+
+  /// Joins all. Returns false if the deadline cancelled them first.
+  bool wait(Deadline deadline, const Tick& tick);
+
+ private:
+  void run(const std::function<void()>& body) noexcept;
+  void cancel() noexcept;
+  void join() noexcept;
+
+  CancelFlag& cancelled_;
+  std::vector<std::function<void()>> hooks_;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  std::size_t running_ = 0;
+  std::exception_ptr failure_;
+  std::vector<std::thread> threads_;
+};
+
+/// A bounded queue between threads of a crew.
+template <typename T>
+class Channel {
+ public:
+  explicit Channel(std::size_t capacity) : capacity_(capacity) {}
+
+  /// Waits for room; false if the channel was closed, and the item was dropped.
+  bool push(T item) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return closed_ || items_.size() < capacity_; });
+    if (closed_) return false;
+    items_.push_back(std::move(item));
+    changed_.notify_all();
+    return true;
+  }
+
+  /// Waits for an item; nullopt once the channel is closed and empty.
+  std::optional<T> pop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return closed_ || !items_.empty(); });
+    if (items_.empty()) return std::nullopt;
+    std::optional<T> item(std::move(items_.front()));
+    items_.pop_front();
+    changed_.notify_all();
+    return item;
+  }
+
+  void close() noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  const std::size_t capacity_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<T> items_;
+  bool closed_ = false;
+};
+
+}  // namespace yr_fastload

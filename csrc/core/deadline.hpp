@@ -1,0 +1,37 @@
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+
+namespace yr_fastload {
+
+/// A point of monotonic time that a call must not outlive.
+class Deadline {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  static Deadline after(double seconds) noexcept {
+    const auto span = std::chrono::duration<double>(std::clamp(seconds, 0.0, kForeverSeconds));
+    return Deadline(Clock::now() + std::chrono::duration_cast<Clock::duration>(span));
+  }
+
+  Clock::time_point at() const noexcept { return at_; }
+  bool passed() const noexcept { return Clock::now() >= at_; }
+  Deadline earlier(Deadline other) const noexcept { return Deadline(std::min(at_, other.at_)); }
+
+ private:
+  static constexpr double kForeverSeconds = 1e8;  // three years: adding it to now() cannot overflow
+  explicit Deadline(Clock::time_point at) noexcept : at_(at) {}
+  Clock::time_point at_;
+};
+
+/// Seconds since it was made.
+class Stopwatch {
+ public:
+  double seconds() const noexcept { return std::chrono::duration<double>(Deadline::Clock::now() - start_).count(); }
+
+ private:
+  Deadline::Clock::time_point start_ = Deadline::Clock::now();
+};
+
+}  // namespace yr_fastload

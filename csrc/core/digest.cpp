@@ -1,0 +1,129 @@
+#include "core/digest.hpp"
+
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace yr_fastload {
+namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the digest reads words as they lie in memory");
+
+constexpr std::size_t kWordBytes = sizeof(std::uint64_t);
+constexpr std::size_t kColumns = Digest::kBlockBytes / kWordBytes;
+constexpr std::uint64_t kLow = 0xffffffffULL;
+constexpr std::uint64_t kBlockKey = 0x9e3779b97f4a7c15ULL;
+constexpr std::uint64_t kLengthKey = 0xd6e8feb86659fd93ULL;
+
+/// Finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+constexpr std::uint64_t mix(std::uint64_t x) noexcept {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
+constexpr std::array<std::uint64_t, kColumns> make_keys() noexcept {
+  std::array<std::uint64_t, kColumns> keys{};
+  for (std::size_t i = 0; i < kColumns; ++i) keys[i] = mix((i + 1) * kBlockKey);
+  return keys;
+}
+
+alignas(64) constexpr std::array<std::uint64_t, kColumns> kKeys = make_keys();
+
+std::uint64_t word_term(std::uint64_t word, std::uint64_t key) noexcept {
+  const std::uint64_t low = (word + key) & kLow;
+  const std::uint64_t high = ((word >> 32) + (key >> 32)) & kLow;
+  return low * high + word;
+}
+
+/// Terms of the columns from `first` on, the last word padded with zeros.
+std::uint64_t tail_sum(const std::byte* data, std::size_t bytes, std::size_t first) noexcept {
+  std::uint64_t sum = 0;
+  for (std::size_t column = first; column * kWordBytes < bytes; ++column) {
+    const std::size_t offset = column * kWordBytes;
+    std::uint64_t word = 0;
+    std::memcpy(&word, data + offset, bytes - offset < kWordBytes ? bytes - offset : kWordBytes);
+    sum += word_term(word, kKeys[column]);
+  }
+  return sum;
+}
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx2"))) std::uint64_t block_sum_avx2(const std::byte* data, std::size_t bytes) noexcept {
+  __m256i even = _mm256_setzero_si256();
+  __m256i odd = _mm256_setzero_si256();
+  std::size_t column = 0;
+  for (; (column + 8) * kWordBytes <= bytes; column += 8) {
+    const auto* words = reinterpret_cast<const __m256i*>(data + column * kWordBytes);
+    const auto* keys = reinterpret_cast<const __m256i*>(&kKeys[column]);
+    const __m256i word0 = _mm256_loadu_si256(words);
+    const __m256i word1 = _mm256_loadu_si256(words + 1);
+    const __m256i keyed0 = _mm256_add_epi32(word0, _mm256_load_si256(keys));
+    const __m256i keyed1 = _mm256_add_epi32(word1, _mm256_load_si256(keys + 1));
+    const __m256i product0 = _mm256_mul_epu32(keyed0, _mm256_srli_epi64(keyed0, 32));
+    const __m256i product1 = _mm256_mul_epu32(keyed1, _mm256_srli_epi64(keyed1, 32));
+    even = _mm256_add_epi64(even, _mm256_add_epi64(product0, word0));
+    odd = _mm256_add_epi64(odd, _mm256_add_epi64(product1, word1));
+  }
+  alignas(32) std::uint64_t lanes[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_add_epi64(even, odd));
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3] + tail_sum(data, bytes, column);
+}
+
+#endif
+
+using BlockSum = std::uint64_t (*)(const std::byte*, std::size_t) noexcept;
+
+struct Backend {
+  const char* name;
+  BlockSum block_sum;
+};
+
+Backend choose_backend() noexcept {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2")) return {"avx2", block_sum_avx2};
+#endif
+  return {"generic", detail::block_sum_generic};
+}
+
+const Backend kBackend = choose_backend();
+
+}  // namespace
+
+std::uint64_t detail::block_sum_generic(const std::byte* data, std::size_t bytes) noexcept {
+  const std::size_t whole = bytes / kWordBytes;
+  std::uint64_t sum = 0;
+  for (std::size_t column = 0; column < whole; ++column) {
+    std::uint64_t word;
+    std::memcpy(&word, data + column * kWordBytes, kWordBytes);
+    sum += word_term(word, kKeys[column]);
+  }
+  return sum + tail_sum(data, bytes, whole);
+}
+
+std::uint64_t detail::block_sum_best(const std::byte* data, std::size_t bytes) noexcept {
+  return kBackend.block_sum(data, bytes);
+}
+
+void Digest::update(const std::byte* data, std::size_t bytes) noexcept {
+  bytes_ += bytes;
+  while (bytes > 0) {
+    const std::size_t block = bytes < kBlockBytes ? bytes : kBlockBytes;
+    sum_ += mix(kBackend.block_sum(data, block) + ++blocks_ * kBlockKey);
+    data += block;
+    bytes -= block;
+  }
+}
+
+std::uint64_t Digest::value() const noexcept { return mix(bytes_ * kLengthKey + sum_); }
+
+void DigestFold::add(std::uint64_t digest) noexcept { state_ = mix(state_ * kBlockKey + digest); }
+
+const std::array<std::uint64_t, kColumns>& digest_keys() noexcept { return kKeys; }
+
+const char* digest_backend() noexcept { return kBackend.name; }
+
+}  // namespace yr_fastload

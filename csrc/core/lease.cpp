@@ -1,0 +1,157 @@
+#include "core/lease.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace yr_fastload {
+namespace {
+
+constexpr double kLeaveSeconds = 1.0;
+
+}  // namespace
+
+const char* lease_state_name(LeaseState state) noexcept {
+  switch (state) {
+    case LeaseState::kLive:
+      return "live";
+    case LeaseState::kSuperseded:
+      return "superseded";
+    case LeaseState::kLost:
+      return "lost";
+    case LeaseState::kLeft:
+      return "left";
+  }
+  return "unknown";
+}
+
+Lease::Lease(std::shared_ptr<ObjectStore> store, LeaseKeys keys, LeaseTimes times, Deadline deadline)
+    : store_(std::move(store)), keys_(std::move(keys)), times_(times) {
+  take_slot(deadline);
+  try {
+    // After the slot, not before: a last source that left in between did not see us and has erased the head.
+    const auto head = store_->get(keys_.head, deadline);
+    if (!head || *head != keys_.head_value)
+      throw Error(ErrorCode::kNotPublished, "lease", "the publication was withdrawn meanwhile", {keys_.head});
+    renew(deadline);
+    if (state_ != LeaseState::kLive) throw Error(ErrorCode::kNotPublished, "lease", last_error_, {keys_.head});
+    thread_ = std::thread([this] { renew_until_told(); });
+  } catch (...) {
+    try {
+      store_->erase({slot_}, Deadline::after(kLeaveSeconds));
+    } catch (const Error&) {
+      // The slot ends with its TTL.
+    }
+    throw;
+  }
+}
+
+Lease::~Lease() {
+  try {
+    leave(Deadline::after(kLeaveSeconds));
+  } catch (...) {
+    // The store is gone or stuck; what it holds ends with its TTL.
+  }
+}
+
+Keys Lease::slots() const {
+  Keys slots;
+  for (unsigned i = 0; i < kSlots; ++i) slots.push_back(keys_.slot_prefix + std::to_string(i));
+  return slots;
+}
+
+void Lease::take_slot(Deadline deadline) {
+  const Keys all = slots();
+  const std::vector<bool> taken = store_->exist(all, deadline);
+  for (unsigned i = 0; i < kSlots; ++i) {
+    if (taken[i] || !store_->set_if_absent(all[i], keys_.owner, times_.lease_s, deadline)) continue;
+    slot_ = all[i];
+    return;
+  }
+  throw Error(ErrorCode::kResourceExhausted, "lease", "all " + std::to_string(kSlots) + " slots for sources are taken",
+              {keys_.slot_prefix});
+}
+
+void Lease::renew_until_told() {
+  const auto interval = std::chrono::duration<double>(times_.lease_s / 3.0);
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!told_.wait_for(lock, interval, [this] { return state_ != LeaseState::kLive; })) {
+    lock.unlock();
+    try {
+      renew(Deadline::after(interval.count()));
+    } catch (const std::exception& error) {
+      settle(LeaseState::kLive, error.what());  // tried again in the next interval
+    }
+    lock.lock();
+  }
+  if (state_ != LeaseState::kSuperseded) return;
+  lock.unlock();
+  try {
+    withdraw(Deadline::after(kLeaveSeconds));  // nobody needs the old generation any more
+  } catch (const std::exception&) {
+    // It ends with its TTL.
+  }
+}
+
+void Lease::renew(Deadline deadline) {
+  const auto head = store_->get(keys_.head, deadline);
+  if (head && *head != keys_.head_value) return settle(LeaseState::kSuperseded, "another generation was published");
+  Keys missing = store_->expire(keys_.data, times_.data_s, deadline);
+  if (missing.empty()) missing = revive(store_->expire({keys_.head, slot_}, times_.lease_s, deadline), deadline);
+  if (!missing.empty()) return settle(LeaseState::kLost, "the store lost " + abbreviate(missing));
+  settle(LeaseState::kLive, {});
+}
+
+/// Sets head and slot again where they ended because this process was stopped for longer than a lease: the data is
+/// still there. Returns what somebody else has taken meanwhile.
+Keys Lease::revive(const Keys& missing, Deadline deadline) {
+  Keys taken;
+  for (const auto& key : missing) {
+    const std::string& value = key == keys_.head ? keys_.head_value : keys_.owner;
+    if (!store_->set_if_absent(key, value, times_.lease_s, deadline)) taken.push_back(key);
+  }
+  return taken;
+}
+
+void Lease::settle(LeaseState state, std::string why) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  last_error_ = std::move(why);
+  if (state_ == LeaseState::kLive) state_ = state;
+  if (last_error_.empty()) renewed_ = Stopwatch();
+}
+
+LeaseStatus Lease::status() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return {state_, renewed_.seconds(), last_error_};
+}
+
+unsigned Lease::sources(Deadline deadline) const {
+  const std::vector<bool> alive = store_->exist(slots(), deadline);
+  return static_cast<unsigned>(std::count(alive.begin(), alive.end(), true));
+}
+
+void Lease::leave(Deadline deadline) {
+  const std::lock_guard<std::mutex> one_at_a_time(leave_mutex_);
+  LeaseState before;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    before = state_;
+    state_ = LeaseState::kLeft;
+  }
+  told_.notify_all();
+  if (thread_.joinable()) thread_.join();
+  if (before == LeaseState::kLive || before == LeaseState::kLost) withdraw(deadline);
+}
+
+void Lease::withdraw(Deadline deadline) {
+  store_->erase({slot_}, deadline);
+  if (sources(deadline) > 0) return;
+  // The head first: who still finds it must find the data. A generation published meanwhile keeps its head.
+  const auto head = store_->get(keys_.head, deadline);
+  if (head && *head == keys_.head_value) store_->erase({keys_.head}, deadline);
+  store_->erase(keys_.data, deadline);
+}
+
+}  // namespace yr_fastload

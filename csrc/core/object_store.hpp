@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/deadline.hpp"
+#include "core/span.hpp"
+
+namespace yr_fastload {
+
+/// Bytes of a stored object. They stay readable as long as this lives, also after the object was erased.
+class ObjectView {
+ public:
+  ObjectView() = default;
+  ObjectView(const ObjectView&) = delete;
+  ObjectView& operator=(const ObjectView&) = delete;
+  virtual ~ObjectView() = default;
+  virtual Span<const std::byte> bytes() const noexcept = 0;
+};
+
+/// Room for an object that nobody can see before `ObjectStore::seal`; given back if it is dropped.
+class ObjectDraft {
+ public:
+  ObjectDraft() = default;
+  ObjectDraft(const ObjectDraft&) = delete;
+  ObjectDraft& operator=(const ObjectDraft&) = delete;
+  virtual ~ObjectDraft() = default;
+  virtual Span<std::byte> bytes() const noexcept = 0;
+};
+
+using Keys = std::vector<std::string>;
+
+/// Where chunks and small values are kept. Safe to use from many threads.
+/// Every call returns or throws by its deadline, whatever the store's other end does; an `Error` names the keys.
+/// TTLs are in seconds; an object nobody renews disappears within about half a second more.
+class ObjectStore {
+ public:
+  ObjectStore() = default;
+  ObjectStore(const ObjectStore&) = delete;
+  ObjectStore& operator=(const ObjectStore&) = delete;
+  virtual ~ObjectStore() = default;
+
+  virtual const char* transport() const noexcept = 0;
+
+  /// Small values. `set` replaces; `set_if_absent` is atomic among all clients, false if there was one.
+  virtual void set(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) = 0;
+  virtual bool set_if_absent(const std::string& key, const std::string& value, std::uint32_t ttl_s,
+                             Deadline deadline) = 0;
+  virtual std::optional<std::string> get(const std::string& key, Deadline deadline) = 0;
+
+  /// Of any number of objects of any size. `expire` and `erase` return the keys that were not there.
+  virtual std::vector<bool> exist(const Keys& keys, Deadline deadline) = 0;
+  virtual Keys expire(const Keys& keys, std::uint32_t ttl_s, Deadline deadline) = 0;
+  virtual void erase(const Keys& keys, Deadline deadline) = 0;
+
+  /// All of them or none. Throws kResourceExhausted where they do not fit.
+  virtual std::vector<std::unique_ptr<ObjectDraft>> reserve(const Keys& keys, Span<const std::uint64_t> sizes,
+                                                            std::uint32_t ttl_s, Deadline deadline) = 0;
+  /// Makes filled drafts of this store visible.
+  virtual void seal(std::vector<std::unique_ptr<ObjectDraft>> drafts, Deadline deadline) = 0;
+
+  /// One entry a key, null where there is no such object.
+  virtual std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) = 0;
+};
+
+}  // namespace yr_fastload

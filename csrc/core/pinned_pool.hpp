@@ -1,0 +1,59 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "core/deadline.hpp"
+#include "core/device.hpp"
+
+namespace yr_fastload {
+
+struct PinnedPoolStats {
+  std::uint64_t cap_bytes;
+  std::uint64_t leased_bytes;
+  std::uint64_t cached_bytes;  ///< Allocated and free.
+  std::uint64_t peak_bytes;    ///< Most that was ever allocated.
+  std::uint64_t locked_bytes;  ///< Of what is allocated now, what the system agreed to lock.
+};
+
+/// Page-locked memory that is kept and lent again, because locking pages is slow; never more than the cap.
+/// Safe to use from many threads. Leases may outlive the pool object.
+class PinnedPool {
+  struct State;
+
+ public:
+  /// A block on loan; goes back to the pool with the object.
+  class Lease {
+   public:
+    Lease(Lease&&) noexcept;
+    Lease& operator=(Lease&&) = delete;
+    ~Lease();
+    std::byte* data() const noexcept { return memory_->data(); }
+    std::size_t bytes() const noexcept { return memory_->bytes(); }
+
+   private:
+    friend class PinnedPool;
+    Lease(std::shared_ptr<State> state, std::unique_ptr<PageLockedMemory> memory) noexcept;
+    std::shared_ptr<State> state_;
+    std::unique_ptr<PageLockedMemory> memory_;
+  };
+
+  PinnedPool(std::shared_ptr<Device> device, std::uint64_t cap_bytes);
+
+  /// A block of at least `bytes`, nullopt if that would pass the cap now.
+  std::optional<Lease> try_lease(std::size_t bytes);
+
+  /// Waits for room. Throws kResourceExhausted if `bytes` alone passes the cap, kTransferTimeout at the deadline.
+  Lease lease(std::size_t bytes, Deadline deadline);
+
+  PinnedPoolStats stats() const;
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace yr_fastload

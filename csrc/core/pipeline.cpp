@@ -1,0 +1,413 @@
+#include "core/pipeline.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "core/copy.hpp"
+
+namespace yr_fastload {
+namespace {
+
+/// How much is copied between two looks at the cancel flag: under a millisecond of work.
+constexpr std::size_t kSliceBytes = std::size_t{1} << 20;
+constexpr std::size_t kReserveKeys = 1000;
+constexpr double kCleanUpSeconds = 2.0;
+
+std::byte* at(std::uint64_t address, std::uint64_t offset) noexcept {
+  return reinterpret_cast<std::byte*>(address) + offset;
+}
+
+/// Sums seconds of several threads.
+class SharedSeconds {
+ public:
+  void add(const Stopwatch& watch) {
+    const double seconds = watch.seconds();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    total_ += seconds;
+  }
+  double total() const { return total_; }
+
+ private:
+  std::mutex mutex_;
+  double total_ = 0;
+};
+
+/// What the threads of one transfer share.
+class Progress {
+ public:
+  Progress(const CancelFlag& cancelled, const TransferOptions& options) : cancelled_(cancelled), options_(options) {}
+
+  /// Copies a blob in slices, with its digest if asked. False if the crew was cancelled on the way.
+  bool copy(std::byte* destination, const std::byte* source, std::uint64_t bytes, DigestFold* fold) {
+    return slices(bytes, fold, [&](std::uint64_t done, std::size_t slice, Digest& digest) {
+      if (fold != nullptr)
+        copy_and_digest(destination + done, source + done, slice, digest);
+      else
+        std::memcpy(destination + done, source + done, slice);
+    });
+  }
+
+  bool digest_only(const std::byte* source, std::uint64_t bytes, DigestFold& fold) {
+    return slices(bytes, &fold,
+                  [&](std::uint64_t done, std::size_t slice, Digest& digest) { digest.update(source + done, slice); });
+  }
+
+  Tick tick() const {
+    if (!options_.progress) return {};
+    return [this] { options_.progress(bytes_.load(std::memory_order_relaxed)); };
+  }
+
+  std::uint64_t bytes() const noexcept { return bytes_.load(); }
+
+ private:
+  template <typename Work>
+  bool slices(std::uint64_t bytes, DigestFold* fold, const Work& work) {
+    Digest digest;
+    for (std::uint64_t done = 0; done < bytes;) {
+      if (cancelled_.raised()) return false;
+      const auto slice = static_cast<std::size_t>(std::min<std::uint64_t>(bytes - done, kSliceBytes));
+      work(done, slice, digest);
+      done += slice;
+      bytes_.fetch_add(slice, std::memory_order_relaxed);
+    }
+    if (fold != nullptr) fold->add(digest.value());
+    return true;
+  }
+
+  static_assert(kSliceBytes % Digest::kBlockBytes == 0, "a slice ends where a digest block does");
+
+  const CancelFlag& cancelled_;
+  const TransferOptions& options_;
+  std::atomic<std::uint64_t> bytes_{0};
+};
+
+void wait_or_time_out(Crew& crew, const Progress& progress, const TransferOptions& options, const Plan& plan,
+                      const char* op) {
+  if (crew.wait(options.deadline, progress.tick())) return;
+  throw Error(ErrorCode::kTransferTimeout, op,
+              "deadline passed with " + std::to_string(progress.bytes()) + " of " + std::to_string(plan.total_bytes) +
+                  " bytes copied");
+}
+
+unsigned crew_size(const TransferOptions& options, std::uint64_t chunks) {
+  return static_cast<unsigned>(
+      std::min<std::uint64_t>(std::max(1U, options.copy_threads), std::max<std::uint64_t>(1, chunks)));
+}
+
+struct FetchedChunk {
+  std::uint64_t chunk;
+  std::unique_ptr<ObjectView> view;
+};
+
+class Load {
+ public:
+  Load(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan, Span<const std::uint64_t> addresses,
+       Span<const std::uint64_t> chunks, const std::string& key_prefix, Span<const std::uint64_t> digests,
+       const TransferOptions& options)
+      : store_(store),
+        device_(device),
+        pool_(pool),
+        plan_(plan),
+        addresses_(addresses),
+        chunks_(chunks),
+        key_prefix_(key_prefix),
+        digests_(digests),
+        options_(options),
+        batch_(std::max(1U, options.chunks_in_flight / 2)),
+        fetched_(std::max<std::size_t>(1, options.chunks_in_flight - batch_)) {}
+
+  LoadResult run() {
+    check_staging();
+    crew_.on_cancel([this] { fetched_.close(); });
+    crew_.start([this] { fetch_all(); });
+    for (unsigned i = 0; i < crew_size(options_, chunks_.size()); ++i) crew_.start([this] { copy_all(); });
+    wait_or_time_out(crew_, progress_, options_, plan_, "load");
+    result_.seconds.fetch = fetch_seconds_.total();
+    result_.seconds.copy = copy_seconds_.total();
+    std::sort(result_.failures.begin(), result_.failures.end(),
+              [](const ChunkFailure& a, const ChunkFailure& b) { return a.chunk < b.chunk; });
+    return std::move(result_);
+  }
+
+ private:
+  bool stages() const noexcept { return options_.stage || device_.needs_staging(); }
+
+  /// Before the first byte is written, not when the first large chunk comes.
+  void check_staging() const {
+    const std::uint64_t cap = pool_.stats().cap_bytes;
+    for (const std::uint64_t chunk : chunks_)
+      if (stages() && plan_.chunk_bytes[chunk] > cap)
+        throw Error(ErrorCode::kResourceExhausted, "load",
+                    "chunks of " + std::to_string(plan_.chunk_bytes[chunk]) +
+                        " bytes do not fit in staging_bytes=" + std::to_string(cap) + "; raise it");
+  }
+
+  void fetch_all() {
+    for (std::size_t first = 0; first < chunks_.size() && !cancelled_.raised();) {
+      // The first batch is one chunk, so that copying starts at once.
+      const std::size_t count = first == 0 ? 1 : std::min<std::size_t>(batch_, chunks_.size() - first);
+      Keys keys;
+      for (std::size_t i = 0; i < count; ++i) keys.push_back(chunk_key(key_prefix_, chunks_[first + i]));
+      const Stopwatch watch;
+      auto views = store_.fetch(keys, options_.deadline);
+      fetch_seconds_.add(watch);
+      for (std::size_t i = 0; i < count; ++i)
+        if (!hand_over(chunks_[first + i], std::move(views[i]))) return;
+      first += count;
+    }
+    fetched_.close();
+  }
+
+  bool hand_over(std::uint64_t chunk, std::unique_ptr<ObjectView> view) {
+    if (!view) {
+      fail(chunk, ErrorCode::kPartialTransfer, "is not in the store any more");
+      return true;
+    }
+    if (view->bytes().size() != plan_.chunk_bytes[chunk]) {
+      fail(chunk, ErrorCode::kIntegrity,
+           "has " + std::to_string(view->bytes().size()) + " bytes, not " + std::to_string(plan_.chunk_bytes[chunk]));
+      return true;
+    }
+    return fetched_.push({chunk, std::move(view)});
+  }
+
+  void copy_all() {
+    const bool stage = stages();
+    const std::unique_ptr<Stream> stream = stage ? device_.make_stream() : nullptr;
+    while (auto item = fetched_.pop()) {
+      const Stopwatch watch;
+      const bool done = stage ? copy_staged(*item, *stream) : copy_direct(*item);
+      copy_seconds_.add(watch);
+      if (!done) return;
+    }
+  }
+
+  bool copy_direct(const FetchedChunk& item) {
+    return copy_blobs(
+        item, [this](const Blob& blob) { return at(addresses_[blob.tensor], blob.tensor_offset); },
+        [this](std::uint64_t chunk) { arrived(chunk); });
+  }
+
+  bool copy_staged(const FetchedChunk& item, Stream& stream) {
+    const PinnedPool::Lease staging = pool_.lease(plan_.chunk_bytes[item.chunk], options_.deadline);
+    return copy_blobs(
+        item, [&](const Blob& blob) { return staging.data() + blob.chunk_offset; },
+        [&](std::uint64_t chunk) {
+          for (const Blob& blob : plan_.chunk(chunk))
+            stream.copy_to_device(at(addresses_[blob.tensor], blob.tensor_offset), staging.data() + blob.chunk_offset,
+                                  blob.bytes);
+          stream.synchronize();
+          arrived(chunk);
+        });
+  }
+
+  /// False if the crew was cancelled; a chunk of another digest is a failure, not the end.
+  template <typename Destination, typename Accept>
+  bool copy_blobs(const FetchedChunk& item, const Destination& destination, const Accept& accept) {
+    DigestFold fold;
+    const std::byte* source = item.view->bytes().data();
+    for (const Blob& blob : plan_.chunk(item.chunk))
+      if (!progress_.copy(destination(blob), source + blob.chunk_offset, blob.bytes, options_.verify ? &fold : nullptr))
+        return false;
+    if (options_.verify && fold.value() != digests_[item.chunk])
+      fail(item.chunk, ErrorCode::kIntegrity, "does not match its digest");
+    else
+      accept(item.chunk);
+    return true;
+  }
+
+  void arrived(std::uint64_t chunk) {
+    std::uint64_t bytes = 0;
+    for (const Blob& blob : plan_.chunk(chunk)) bytes += blob.bytes;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    result_.bytes += bytes;
+  }
+
+  void fail(std::uint64_t chunk, ErrorCode code, std::string detail) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    result_.failures.push_back({chunk, code, std::move(detail)});
+  }
+
+  ObjectStore& store_;
+  Device& device_;
+  PinnedPool& pool_;
+  const Plan& plan_;
+  const Span<const std::uint64_t> addresses_;
+  const Span<const std::uint64_t> chunks_;
+  const std::string& key_prefix_;
+  const Span<const std::uint64_t> digests_;
+  const TransferOptions& options_;
+  const std::size_t batch_;
+
+  std::mutex mutex_;
+  LoadResult result_;
+  SharedSeconds fetch_seconds_;
+  SharedSeconds copy_seconds_;
+  Channel<FetchedChunk> fetched_;
+  CancelFlag cancelled_;
+  Progress progress_{cancelled_, options_};
+  Crew crew_{cancelled_};  // last: its destructor joins the threads that use all of the above
+};
+
+class Publish {
+ public:
+  Publish(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses, const std::string& key_prefix,
+          std::uint32_t ttl_s, const TransferOptions& options)
+      : store_(store),
+        plan_(plan),
+        addresses_(addresses),
+        keys_(chunk_keys(key_prefix, plan.chunks())),
+        ttl_s_(ttl_s),
+        options_(options),
+        filled_(std::max<std::size_t>(1, options.chunks_in_flight)) {
+    if (options_.verify) result_.digests.resize(plan_.chunks());
+  }
+
+  PublishResult run() {
+    try {
+      reserve_all();
+      crew_.on_cancel([this] { filled_.close(); });
+      crew_.start([this] { seal_all(); });
+      const unsigned copiers = crew_size(options_, plan_.chunks());
+      copying_ = copiers;
+      for (unsigned i = 0; i < copiers; ++i) crew_.start([this] { fill_all(); });
+      wait_or_time_out(crew_, progress_, options_, plan_, "publish");
+    } catch (...) {
+      crew_.stop();
+      take_back();
+      throw;
+    }
+    result_.seconds.copy = copy_seconds_.total();
+    result_.seconds.seal = seal_seconds_.total();
+    return std::move(result_);
+  }
+
+ private:
+  /// Before the first byte is copied: a pool that is too small is known at once.
+  void reserve_all() {
+    const Stopwatch watch;
+    for (std::size_t first = 0; first < keys_.size(); first += kReserveKeys) {
+      const std::size_t count = std::min(kReserveKeys, keys_.size() - first);
+      const Keys keys(keys_.begin() + static_cast<std::ptrdiff_t>(first),
+                      keys_.begin() + static_cast<std::ptrdiff_t>(first + count));
+      auto drafts = store_.reserve(keys, {plan_.chunk_bytes.data() + first, count}, ttl_s_, options_.deadline);
+      for (auto& draft : drafts) drafts_.push_back(std::move(draft));
+    }
+    result_.seconds.reserve = watch.seconds();
+  }
+
+  void fill_all() {
+    for (;;) {
+      const std::uint64_t chunk = next_.fetch_add(1);
+      if (chunk >= plan_.chunks()) break;
+      const Stopwatch watch;
+      if (!fill(chunk)) return;
+      copy_seconds_.add(watch);
+      if (!filled_.push(chunk)) return;
+    }
+    if (copying_.fetch_sub(1) == 1) filled_.close();
+  }
+
+  bool fill(std::uint64_t chunk) {
+    std::byte* object = drafts_[chunk]->bytes().data();
+    DigestFold fold;
+    std::uint64_t end = 0;
+    for (const Blob& blob : plan_.chunk(chunk)) {
+      std::memset(object + end, 0, blob.chunk_offset - end);  // alignment: no stranger's bytes
+      if (!progress_.copy(object + blob.chunk_offset, at(addresses_[blob.tensor], blob.tensor_offset), blob.bytes,
+                          options_.verify ? &fold : nullptr))
+        return false;
+      end = blob.chunk_offset + blob.bytes;
+    }
+    if (options_.verify) result_.digests[chunk] = fold.value();
+    return true;
+  }
+
+  void seal_all() {
+    while (auto first = filled_.pop()) {
+      std::vector<std::unique_ptr<ObjectDraft>> batch;
+      batch.push_back(std::move(drafts_[*first]));
+      const Stopwatch watch;
+      store_.seal(std::move(batch), options_.deadline);
+      seal_seconds_.add(watch);
+    }
+  }
+
+  /// Also the chunks whose sealing was never confirmed: the store may have them.
+  void take_back() noexcept {
+    drafts_.clear();
+    try {
+      store_.erase(keys_, Deadline::after(kCleanUpSeconds));
+    } catch (...) {
+      // The store is gone or stuck; what it still holds ends with its TTL. The first error is the one to report.
+    }
+  }
+
+  ObjectStore& store_;
+  const Plan& plan_;
+  const Span<const std::uint64_t> addresses_;
+  const Keys keys_;
+  const std::uint32_t ttl_s_;
+  const TransferOptions& options_;
+
+  std::vector<std::unique_ptr<ObjectDraft>> drafts_;
+  std::atomic<std::uint64_t> next_{0};
+  std::atomic<unsigned> copying_{0};
+  PublishResult result_;
+  SharedSeconds copy_seconds_;
+  SharedSeconds seal_seconds_;
+  Channel<std::uint64_t> filled_;
+  CancelFlag cancelled_;
+  Progress progress_{cancelled_, options_};
+  Crew crew_{cancelled_};  // last: its destructor joins the threads that use all of the above
+};
+
+}  // namespace
+
+std::string chunk_key(const std::string& prefix, std::uint64_t index) { return prefix + std::to_string(index); }
+
+Keys chunk_keys(const std::string& prefix, std::uint64_t count) {
+  Keys keys;
+  keys.reserve(count);
+  for (std::uint64_t i = 0; i < count; ++i) keys.push_back(chunk_key(prefix, i));
+  return keys;
+}
+
+LoadResult load_chunks(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan,
+                       Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
+                       const std::string& key_prefix, Span<const std::uint64_t> digests,
+                       const TransferOptions& options) {
+  return Load(store, device, pool, plan, addresses, chunks, key_prefix, digests, options).run();
+}
+
+PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,
+                             const std::string& key_prefix, std::uint32_t ttl_s, const TransferOptions& options) {
+  return Publish(store, plan, addresses, key_prefix, ttl_s, options).run();
+}
+
+std::vector<std::uint64_t> digest_chunks(const Plan& plan, Span<const std::uint64_t> addresses,
+                                         const TransferOptions& options) {
+  std::vector<std::uint64_t> digests(plan.chunks());
+  std::atomic<std::uint64_t> next{0};
+  CancelFlag cancelled;
+  Progress progress(cancelled, options);
+  Crew crew(cancelled);
+  for (unsigned i = 0; i < crew_size(options, plan.chunks()); ++i)
+    crew.start([&] {
+      for (std::uint64_t chunk; (chunk = next.fetch_add(1)) < plan.chunks();) {
+        DigestFold fold;
+        for (const Blob& blob : plan.chunk(chunk))
+          if (!progress.digest_only(at(addresses[blob.tensor], blob.tensor_offset), blob.bytes, fold)) return;
+        digests[chunk] = fold.value();
+      }
+    });
+  wait_or_time_out(crew, progress, options, plan, "digest");
+  return digests;
+}
+
+}  // namespace yr_fastload

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/crew.hpp"
+#include "core/device.hpp"
+#include "core/error.hpp"
+#include "core/object_store.hpp"
+#include "core/pinned_pool.hpp"
+#include "core/plan.hpp"
+
+namespace yr_fastload {
+
+/// Bounds of one transfer.
+struct TransferOptions {
+  unsigned copy_threads = 1;
+  unsigned chunks_in_flight = 1;
+  bool verify = true;  ///< Take digests; a load compares them.
+  bool stage = false;  ///< A load: verify in staging memory before the first byte reaches a tensor.
+  Deadline deadline = Deadline::after(30.0);
+  /// Called by the waiting thread every few milliseconds with the bytes copied so far; throws to give up.
+  std::function<void(std::uint64_t)> progress;
+};
+
+/// Seconds of wall time in calls to the store, and of thread time in copies.
+struct StageSeconds {
+  double fetch = 0;    ///< load: asking the store for chunks
+  double reserve = 0;  ///< publish: asking the store for room
+  double copy = 0;     ///< copying and taking digests, summed over threads
+  double seal = 0;     ///< publish: making chunks visible
+};
+
+/// Why a chunk did not arrive. Others may have; what it covers is undefined.
+struct ChunkFailure {
+  std::uint64_t chunk;
+  ErrorCode code;
+  std::string detail;
+};
+
+struct LoadResult {
+  std::uint64_t bytes = 0;  ///< That arrived, and with `verify` match their digest.
+  StageSeconds seconds;
+  std::vector<ChunkFailure> failures;  ///< In order of chunks.
+};
+
+struct PublishResult {
+  std::vector<std::uint64_t> digests;  ///< One a chunk; empty without `verify`.
+  StageSeconds seconds;
+};
+
+/// The key of chunk `index`.
+std::string chunk_key(const std::string& prefix, std::uint64_t index);
+Keys chunk_keys(const std::string& prefix, std::uint64_t count);
+
+/// Copies `chunks` of a plan from the store to the tensors at `addresses` (0 where a tensor owns no bytes).
+///
+/// One thread asks the store for the next chunks while `copy_threads` copy and verify those that came. After it has
+/// returned or thrown nothing writes to the tensors any more. Throws kTransferTimeout at the deadline, and what the
+/// store throws; chunks that are missing, of another size or of another digest are in the result.
+LoadResult load_chunks(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan,
+                       Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
+                       const std::string& key_prefix, Span<const std::uint64_t> digests,
+                       const TransferOptions& options);
+
+/// Copies all chunks of a plan into the store. All or nothing: when it throws, what it stored is erased.
+PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,
+                             const std::string& key_prefix, std::uint32_t ttl_s, const TransferOptions& options);
+
+/// Digests of all chunks of a plan over tensors in ordinary memory; moves nothing.
+std::vector<std::uint64_t> digest_chunks(const Plan& plan, Span<const std::uint64_t> addresses,
+                                         const TransferOptions& options);
+
+}  // namespace yr_fastload

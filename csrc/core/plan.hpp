@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/span.hpp"
+
+namespace yr_fastload {
+
+struct PlanLimits {
+  std::uint64_t chunk_bytes;  ///< Size of the largest chunk; a multiple of kBlobAlignment.
+  std::uint64_t max_blobs;    ///< Most blobs in a chunk.
+};
+
+/// Every blob starts at a multiple of this in its chunk, so that a tensor could alias the chunk's memory.
+inline constexpr std::uint64_t kBlobAlignment = 64;
+
+/// Bounds what a plan, which may come from a hostile manifest, can make this process allocate.
+inline constexpr std::uint64_t kMaxChunks = 1'000'000;
+
+/// One run of bytes of one tensor, and its place in a chunk.
+struct Blob {
+  std::uint64_t tensor;
+  std::uint64_t tensor_offset;
+  std::uint64_t bytes;  ///< > 0
+  std::uint64_t chunk_offset;
+};
+
+/// How tensors are cut into chunks, one openYuanrong key each:
+///
+///     tensors   |--a--|-b-|--------------c--------------|-d-|
+///     chunks    [ a  . b  .        ][ c0      ][ c1     ][ c2 . d ]      '.': alignment
+///
+/// A tensor that fits into a chunk is never cut; a larger one starts a chunk and spans several.
+struct Plan {
+  std::vector<Blob> blobs;
+  std::vector<std::uint64_t> first_blob;   ///< K+1 entries: chunk i owns blobs first_blob[i] .. first_blob[i+1].
+  std::vector<std::uint64_t> chunk_bytes;  ///< K entries: where the chunk's last blob ends.
+  std::uint64_t total_bytes = 0;           ///< Of the tensors, without alignment.
+  std::uint64_t tensors = 0;
+
+  std::uint64_t chunks() const noexcept { return chunk_bytes.size(); }
+  Span<const Blob> chunk(std::uint64_t index) const noexcept {
+    return {blobs.data() + first_blob[index], first_blob[index + 1] - first_blob[index]};
+  }
+};
+
+/// Plans the transfer of tensors of these sizes; 0 is a tensor that moves never (empty, or an alias).
+/// A pure function: publisher and reader that agree on sizes and limits agree on every blob.
+/// Throws kInvalidArgument for limits without sense, kResourceExhausted beyond kMaxChunks or 2^64 bytes.
+Plan make_plan(Span<const std::uint64_t> tensor_bytes, PlanLimits limits);
+
+/// Where each tensor's memory lives: in its own storage (owner[i] == i) or inside another tensor's.
+struct Sharing {
+  std::vector<std::uint64_t> owner;
+  std::vector<std::uint64_t> offset;  ///< Bytes from the start of the owner.
+};
+
+/// Finds tied tensors and views. Of tensors that span the same bytes the first owns them.
+/// Throws kInvalidArgument, naming both indices in failed_keys, if two overlap and neither contains the other.
+Sharing find_sharing(Span<const std::uint64_t> addresses, Span<const std::uint64_t> bytes);
+
+}  // namespace yr_fastload

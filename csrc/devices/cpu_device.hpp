@@ -1,0 +1,17 @@
+#pragma once
+
+#include "core/device.hpp"
+
+namespace yr_fastload {
+
+/// Tensors in ordinary memory: copies are done when the call returns. Page-locked memory is page-aligned, and locked
+/// where RLIMIT_MEMLOCK allows it.
+class CpuDevice final : public Device {
+ public:
+  const char* name() const noexcept override { return "cpu"; }
+  bool needs_staging() const noexcept override { return false; }
+  std::unique_ptr<PageLockedMemory> allocate_page_locked(std::size_t bytes) override;
+  std::unique_ptr<Stream> make_stream() override;
+};
+
+}  // namespace yr_fastload
