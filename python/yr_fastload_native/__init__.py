@@ -1,0 +1,66 @@
+"""Loads the weights of a new inference instance from a running one, through openYuanrong's datasystem."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yr_fastload_native._core import __version__
+    from yr_fastload_native.config import Config
+    from yr_fastload_native.errors import (
+        DeviceError,
+        FastLoadError,
+        IntegrityError,
+        InvalidArgumentError,
+        LayoutMismatchError,
+        NotPublishedError,
+        PartialTransferError,
+        ResourceExhaustedError,
+        TransferTimeoutError,
+        UnavailableError,
+    )
+    from yr_fastload_native.loader import FastLoader, Publication
+    from yr_fastload_native.report import LoadReport
+    from yr_fastload_native.worker import LocalWorker
+
+__all__ = [
+    "Config",
+    "DeviceError",
+    "FastLoadError",
+    "FastLoader",
+    "IntegrityError",
+    "InvalidArgumentError",
+    "LayoutMismatchError",
+    "LoadReport",
+    "LocalWorker",
+    "NotPublishedError",
+    "PartialTransferError",
+    "Publication",
+    "ResourceExhaustedError",
+    "TransferTimeoutError",
+    "UnavailableError",
+    "__version__",
+]
+
+# Names are imported when first used: importing the package must stay cheap in processes that never load weights.
+_HOME = {
+    "Config": "config",
+    "FastLoader": "loader",
+    "LoadReport": "report",
+    "LocalWorker": "worker",
+    "Publication": "loader",
+    "__version__": "_core",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,345 @@
+"""
+Native core of yr_fastload_native; private, use the package's classes.
+"""
+
+from __future__ import annotations
+import collections.abc
+import typing
+import typing_extensions
+
+__all__: list[str] = [
+    "DIGEST_BLOCK_BYTES",
+    "Device",
+    "Lease",
+    "MemoryStore",
+    "ObjectStore",
+    "PinnedLease",
+    "PinnedPool",
+    "Plan",
+    "TensorView",
+    "buffer_view",
+    "chunk_keys",
+    "connect_host_store",
+    "cpu_device",
+    "digest",
+    "digest_backend",
+    "digest_block_sums",
+    "digest_chunks",
+    "digest_keys",
+    "dlpack_view",
+    "error_table",
+    "find_sharing",
+    "fold_digests",
+    "load_chunks",
+    "make_plan",
+    "memcpy_seconds",
+    "publish_chunks",
+    "threads_left_behind",
+]
+
+class Plan:
+    """
+    How tensors are cut into chunks of blobs; immutable.
+    """
+    @property
+    def blobs(self) -> memoryview:
+        """
+        uint64[4 * blobs]: tensor, offset in the tensor, bytes, offset in the chunk.
+        """
+    @property
+    def chunk_bytes(self) -> memoryview: ...
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def first_blob(self) -> memoryview: ...
+    @property
+    def tensors(self) -> int: ...
+    @property
+    def total_bytes(self) -> int: ...
+
+class TensorView:
+    """
+    Where a tensor's bytes are; keeps them there as long as it lives.
+    """
+    @property
+    def address(self) -> int: ...
+    @property
+    def device(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> tuple[int, int, int]: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def item_bytes(self) -> int: ...
+    @property
+    def readonly(self) -> bool: ...
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def strides(self) -> list[int]: ...
+
+class Device:
+    """
+    The memory that tensors live in.
+    """
+    @property
+    def name(self) -> str: ...
+
+class PinnedLease:
+    """
+    Page-locked memory on loan; goes back with the object.
+    """
+    @property
+    def address(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+class PinnedPool:
+    """
+    Page-locked memory up to a cap.
+    """
+    def __init__(self, device: Device, cap_bytes: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def lease(
+        self,
+        bytes: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> PinnedLease:
+        """
+        Wait for a block.
+        """
+    def stats(self) -> dict[str, int]: ...
+    def try_lease(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> PinnedLease | None:
+        """
+        A block, None if that would pass the cap now.
+        """
+
+class ObjectStore:
+    """
+    Where chunks and small values are kept. TTLs are seconds; every call ends by its deadline.
+    """
+    def erase(
+        self, keys: collections.abc.Sequence[str], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
+    ) -> None: ...
+    def exist(
+        self, keys: collections.abc.Sequence[str], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
+    ) -> list[bool]: ...
+    def expire(
+        self,
+        keys: collections.abc.Sequence[str],
+        *,
+        ttl_s: typing.SupportsInt | typing.SupportsIndex,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> list[str]:
+        """
+        Give the keys a new TTL; returns those that were not there.
+        """
+    def get(self, key: str, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> bytes | None:
+        """
+        The value, None if there is none.
+        """
+    def set(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl_s: typing.SupportsInt | typing.SupportsIndex,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
+    def set_if_absent(
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl_s: typing.SupportsInt | typing.SupportsIndex,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> bool: ...
+    @property
+    def transport(self) -> str: ...
+
+class MemoryStore(ObjectStore):
+    """
+    A store inside the process that fails on demand; for tests.
+    """
+    def __init__(self) -> None: ...
+    def keys(self) -> list[str]: ...
+    def set_faults(
+        self,
+        *,
+        missing: collections.abc.Sequence[str] = [],
+        corrupt: collections.abc.Sequence[str] = [],
+        truncated: collections.abc.Sequence[str] = [],
+        refuse_seal: collections.abc.Sequence[str] = [],
+        fetch_delay_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        capacity_bytes: typing.SupportsInt | typing.SupportsIndex = 18446744073709551615,
+    ) -> None: ...
+
+class Lease:
+    """
+    One source's part in keeping a generation published.
+    """
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        head_key: str,
+        head_value: bytes,
+        slot_prefix: str,
+        owner: str,
+        data_keys: collections.abc.Sequence[str],
+        lease_s: typing.SupportsInt | typing.SupportsIndex,
+        data_s: typing.SupportsInt | typing.SupportsIndex,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
+    def leave(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+    def sources(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> int: ...
+    def status(self) -> tuple[str, float, str]:
+        """
+        (state, seconds since the last renewal, last error): live, superseded, lost or left.
+        """
+
+def buffer_view(object: typing_extensions.Buffer) -> TensorView:
+    """
+    View of an object with the buffer protocol.
+    """
+
+def chunk_keys(prefix: str, count: typing.SupportsInt | typing.SupportsIndex) -> list[str]:
+    """
+    The key of every chunk.
+    """
+
+def connect_host_store(
+    host: str,
+    port: typing.SupportsInt | typing.SupportsIndex,
+    *,
+    connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+    rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+) -> ObjectStore:
+    """
+    Connect to an openYuanrong worker.
+    """
+
+def cpu_device() -> Device:
+    """
+    Tensors in ordinary memory.
+    """
+
+def digest(data: typing_extensions.Buffer) -> int:
+    """
+    Digest of a contiguous buffer.
+    """
+
+def digest_backend() -> str:
+    """
+    Instruction set of the digest on this machine.
+    """
+
+def digest_block_sums(data: typing_extensions.Buffer) -> tuple[int, int]:
+    """
+    Sum of one block by portable code and by the code this machine uses; for tests.
+    """
+
+def digest_chunks(
+    plan: Plan,
+    addresses: typing_extensions.Buffer,
+    *,
+    copy_threads: typing.SupportsInt | typing.SupportsIndex,
+    deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    progress: collections.abc.Callable[[int, int], None] | None = None,
+) -> memoryview:
+    """
+    Digest of each chunk; moves nothing.
+    """
+
+def digest_keys() -> memoryview:
+    """
+    uint64[1024]: the key of every column of a digest block.
+    """
+
+def dlpack_view(capsule: typing_extensions.CapsuleType) -> TensorView:
+    """
+    View of a DLPack capsule, which it uses up.
+    """
+
+def error_table() -> list[tuple[str, str, bool, str]]:
+    """
+    Rows (code, Python class, retryable, meaning) of the one table of errors, csrc/core/error.hpp.
+    """
+
+def find_sharing(
+    addresses: typing_extensions.Buffer, tensor_bytes: typing_extensions.Buffer
+) -> tuple[memoryview, memoryview]:
+    """
+    For each tensor the index of the one whose memory it lies in, and the offset there in bytes.
+    """
+
+def fold_digests(digests: typing_extensions.Buffer) -> int:
+    """
+    Digest of a chunk from those of its blobs, in order.
+    """
+
+def load_chunks(
+    store: ObjectStore,
+    device: Device,
+    pool: PinnedPool,
+    plan: Plan,
+    addresses: typing_extensions.Buffer,
+    chunks: typing_extensions.Buffer,
+    *,
+    key_prefix: str,
+    digests: typing_extensions.Buffer,
+    copy_threads: typing.SupportsInt | typing.SupportsIndex,
+    chunks_in_flight: typing.SupportsInt | typing.SupportsIndex,
+    verify: bool,
+    stage: bool,
+    deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    progress: collections.abc.Callable[[int, int], None] | None = None,
+) -> tuple[int, dict[str, float], list[tuple[int, str, str]]]:
+    """
+    Copy chunks into tensors; returns (bytes, seconds by stage, [(chunk, code, detail)] of failures).
+    """
+
+def make_plan(
+    tensor_bytes: typing_extensions.Buffer,
+    *,
+    chunk_bytes: typing.SupportsInt | typing.SupportsIndex,
+    max_blobs: typing.SupportsInt | typing.SupportsIndex,
+) -> Plan:
+    """
+    Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 moves never).
+    """
+
+def memcpy_seconds(
+    destinations: typing_extensions.Buffer,
+    sources: typing_extensions.Buffer,
+    sizes: typing_extensions.Buffer,
+    threads: typing.SupportsInt | typing.SupportsIndex,
+) -> float:
+    """
+    Time a plain memcpy of these ranges on this many threads.
+    """
+
+def publish_chunks(
+    store: ObjectStore,
+    plan: Plan,
+    addresses: typing_extensions.Buffer,
+    *,
+    key_prefix: str,
+    ttl_s: typing.SupportsInt | typing.SupportsIndex,
+    copy_threads: typing.SupportsInt | typing.SupportsIndex,
+    chunks_in_flight: typing.SupportsInt | typing.SupportsIndex,
+    verify: bool,
+    deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    progress: collections.abc.Callable[[int, int], None] | None = None,
+) -> tuple[memoryview, dict[str, float]]:
+    """
+    Copy tensors into chunks; returns (digest of each chunk, seconds by stage).
+    """
+
+def threads_left_behind() -> int:
+    """
+    Threads that a frozen worker kept from ending with their store.
+    """
+
+DIGEST_BLOCK_BYTES: int = 8192
+__version__: str = "0.1.0"

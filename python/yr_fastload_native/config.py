@@ -1,0 +1,173 @@
+"""Every bound and default in one place, and the only code that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from yr_fastload_native.errors import InvalidArgumentError
+
+__all__ = ["ENVIRONMENT_PREFIX", "Config", "parse_address"]
+
+ENVIRONMENT_PREFIX = "YR_FASTLOAD_"
+_WORKER_VARIABLE = "DS_WORKER_ADDR"
+_MIB = 1 << 20
+
+_Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def parse_address(address: str, *, op: str) -> tuple[str, int]:
+    """Split ``HOST:PORT``.
+
+    Raises:
+        InvalidArgumentError: It is not of that form, or the port is outside 1..65535.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+        return host, int(port)
+    raise InvalidArgumentError(f"worker address {address!r} is not HOST:PORT, for example 127.0.0.1:31501", op=op)
+
+
+def _refuse(attribute: attrs.Attribute[Any], value: object, allowed: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{attribute.name}={value!r} is not allowed; use {allowed}", op="config")
+
+
+def _number(kind: type, low: float, high: float) -> _Check:
+    accepted = (int,) if kind is int else (int, float)
+
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, accepted) or not low <= value <= high:
+            raise _refuse(attribute, value, f"a {kind.__name__} from {low} to {high}")
+
+    return check
+
+
+def _one_of(*allowed: str) -> _Check:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in allowed:
+            raise _refuse(attribute, value, " or ".join(allowed))
+
+    return check
+
+
+def _worker(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise _refuse(attribute, value, "'auto' or 'HOST:PORT'")
+    if value != "auto":
+        parse_address(value, op="config")
+
+
+def _chunk_bytes(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    _number(int, 64, 1 << 30)(instance, attribute, value)
+    if value % 64:
+        raise _refuse(attribute, value, "a multiple of 64 (the alignment of a blob in a chunk)")
+
+
+def _boolean(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise _refuse(attribute, value, "True or False")
+
+
+def _setting(default: Any, check: _Check, meaning: str, unit: str = "") -> Any:
+    return attrs.field(default=default, validator=check, metadata={"meaning": meaning, "unit": unit})
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """Settings of a :class:`FastLoader`; immutable and checked when made.
+
+    ``docs/settings.md`` lists each with meaning, unit, default and environment variable.
+
+    Raises:
+        InvalidArgumentError: A value is outside what is allowed; the message says what is.
+    """
+
+    worker: str = _setting(
+        "auto",
+        _worker,
+        "Address of the openYuanrong worker, HOST:PORT. `auto` takes DS_WORKER_ADDR, and without it a local worker "
+        "that is started once a machine and user.",
+    )
+    transport: str = _setting(
+        "auto", _one_of("auto", "host"), "How bytes move. `host`: through the worker's shared memory."
+    )
+    verify: str = _setting(
+        "digest",
+        _one_of("digest", "layout"),
+        "`digest` compares every byte with the publisher's digest; `layout` trusts the bytes.",
+    )
+    staging: str = _setting(
+        "auto",
+        _one_of("auto", "always"),
+        "`always` verifies a chunk in page-locked staging memory before its first byte is written to a tensor, at the "
+        "price of a second copy; `auto` stages only where the device needs it.",
+    )
+    deadline_s: float = _setting(30.0, _number(float, 0.01, 86400), "Bound of one load.", "s")
+    publish_deadline_s: float = _setting(300.0, _number(float, 0.01, 86400), "Bound of one publish.", "s")
+    connect_timeout_s: float = _setting(5.0, _number(float, 0.5, 600), "Bound of connecting to the worker.", "s")
+    rpc_timeout_s: float = _setting(
+        5.0,
+        _number(float, 0.1, 600),
+        "Bound of one call to the worker; also how long it may look for free memory.",
+        "s",
+    )
+    lease_s: int = _setting(
+        10, _number(int, 2, 3600), "Life of a publication that no source renews; sources renew thrice in it.", "s"
+    )
+    hold: bool = _setting(
+        True, _boolean, "Whether a loader that has pulled an identity keeps it published, as one more source."
+    )
+    chunk_bytes: int = _setting(32 * _MIB, _chunk_bytes, "Largest chunk (one openYuanrong key).", "bytes")
+    max_blobs: int = _setting(4096, _number(int, 1, 65536), "Most blobs in a chunk.")
+    copy_threads: int = _setting(
+        0, _number(int, 0, 256), "Threads that copy and verify; 0 takes the usable cores, at most 8."
+    )
+    chunks_in_flight: int = _setting(8, _number(int, 1, 1024), "Most chunks held between fetching and copying.")
+    staging_bytes: int = _setting(256 * _MIB, _number(int, 0, 1 << 40), "Most page-locked staging memory.", "bytes")
+    max_tensors: int = _setting(1_000_000, _number(int, 1, 1 << 32), "Most tensors in one publication.")
+    max_manifest_bytes: int = _setting(
+        256 * _MIB, _number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"
+    )
+    worker_memory_mb: int = _setting(
+        0,
+        _number(int, 0, 1 << 30),
+        "Shared memory of a worker started by `auto`; 0 takes half of the memory available then.",
+        "MiB",
+    )
+    worker_start_timeout_s: float = _setting(60.0, _number(float, 1, 3600), "Bound of starting a local worker.", "s")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> Config:
+        """Make a config from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
+
+        Raises:
+            InvalidArgumentError: A variable's text is not of its setting's type, or names no setting.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for attribute in attrs.fields(cls):
+            name = ENVIRONMENT_PREFIX + attribute.name.upper()
+            if name in environ and attribute.name not in settings:
+                values[attribute.name] = _parse(name, environ[name], type(attribute.default))
+        return cls(**values, **settings)
+
+    @staticmethod
+    def worker_from_env(environ: Mapping[str, str] | None = None) -> str | None:
+        """The worker that ``DS_WORKER_ADDR`` names, None without it."""
+        environ = os.environ if environ is None else environ
+        return environ.get(_WORKER_VARIABLE) or None
+
+
+def _parse(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        try:
+            return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+        except KeyError:
+            raise InvalidArgumentError(f"{name}={text!r} is not 0, 1, true or false", op="config") from None
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidArgumentError(f"{name}={text!r} is not a {kind.__name__}", op="config") from None

@@ -1,0 +1,83 @@
+"""What makes two sets of weights the same, and the keys that follow from it.
+
+openYuanrong keys may hold neither ``.`` nor ``/`` and at most 255 characters, so no model or tensor name is part of a
+key: an identity is hashed, and the names live in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from yr_fastload_native.errors import InvalidArgumentError
+
+__all__ = ["Identity"]
+
+_PREFIX = "yrfl1"
+_MAX_DEPTH = 16
+
+
+def _plain(value: object, path: str, depth: int, op: str) -> Any:
+    """A copy made of dict, list, str, int, float, bool and None alone."""
+    if depth > _MAX_DEPTH:
+        raise InvalidArgumentError(f"identity{path} is nested deeper than {_MAX_DEPTH}", op=op)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise InvalidArgumentError(f"identity{path}={value} does not fit in 64 bits; use a string", op=op)
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise InvalidArgumentError(f"identity{path} has the key {key!r}, which is no string", op=op)
+        return {key: _plain(item, f"{path}[{key!r}]", depth + 1, op) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{path}[{index}]", depth + 1, op) for index, item in enumerate(value)]
+    raise InvalidArgumentError(
+        f"identity{path} is a {type(value).__name__}; use str, int, float, bool, None, lists and mappings", op=op
+    )
+
+
+@attrs.frozen
+class Identity:
+    """A checked identity and its keys.
+
+    Attributes:
+        fields: The identity in clear, plain JSON types.
+        digest: SHA-256 of its canonical JSON (sorted keys, ASCII), 64 hex digits.
+    """
+
+    fields: dict[str, Any]
+    digest: str
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], *, op: str) -> Identity:
+        """Check and hash an identity.
+
+        Raises:
+            InvalidArgumentError: It is empty, or holds something that has no one JSON form.
+        """
+        if not isinstance(fields, Mapping) or not fields:
+            raise InvalidArgumentError("identity must be a mapping that says at least which model it is", op=op)
+        plain = _plain(fields, "", 0, op)
+        try:
+            text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except ValueError as error:
+            raise InvalidArgumentError(f"identity has no canonical form: {error}", op=op) from None
+        return cls(plain, hashlib.sha256(text.encode("ascii")).hexdigest())
+
+    @property
+    def head_key(self) -> str:
+        return f"{_PREFIX}-head-{self.digest}"
+
+    def manifest_key(self, generation: str) -> str:
+        return f"{_PREFIX}-manifest-{self.digest}-{generation}"
+
+    def chunk_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-chunk-{self.digest}-{generation}-"
+
+    def slot_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-source-{self.digest}-{generation}-"

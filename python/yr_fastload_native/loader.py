@@ -1,0 +1,544 @@
+"""Publish the weights of a model, and load those that another process published."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from array import array
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from yr_fastload_native import _core
+from yr_fastload_native.config import Config, parse_address
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.errors import (
+    FastLoadError,
+    IntegrityError,
+    InvalidArgumentError,
+    LayoutMismatchError,
+    NotPublishedError,
+    PartialTransferError,
+    UnavailableError,
+)
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.manifest import (
+    Head,
+    Manifest,
+    build_manifest,
+    decode_head,
+    decode_manifest,
+    encode_manifest,
+    mapped_addresses,
+)
+from yr_fastload_native.report import LoadReport
+from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.worker import LocalWorker
+
+__all__ = ["FastLoader", "Progress", "Publication"]
+
+Progress = Callable[[int, int], None]
+
+_log = logging.getLogger(__name__)
+_open: weakref.WeakSet[FastLoader | Publication] = weakref.WeakSet()
+
+# A reader that saw the head just before it expired still has this long to fetch the chunks.
+_DATA_GRACE_S = 60
+_LEAVE_S = 2.0
+_ATTEMPTS = 3
+
+
+class _SupersededError(Exception):
+    """The generation under a reader was replaced or withdrawn; start again from the head."""
+
+
+class Publication:
+    """One identity's weights, published by this process until closed.
+
+    Attributes:
+        generation: Name of this version of the weights; every publish of changed weights makes a new one.
+        joined: Whether the same bytes were published already, and this process only became one more source.
+        seconds: Wall time of the publish.
+    """
+
+    def __init__(
+        self, identity: Identity, manifest: Manifest, lease: _core.Lease, *, joined: bool, size: int, seconds: float
+    ) -> None:
+        self.identity: Mapping[str, Any] = identity.fields
+        self.generation = manifest.generation
+        self.joined = joined
+        self.bytes = size
+        self.tensors = len(manifest.tensors)
+        self.chunks = len(manifest.chunks)
+        self.seconds = seconds
+        self._lease = lease
+        _open.add(self)
+
+    @property
+    def state(self) -> str:
+        """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it) or ``left``."""
+        return self._lease.status()[0]
+
+    def sources(self) -> int:
+        """How many live sources keep this generation published, this one included."""
+        return self._lease.sources(deadline_s=_LEAVE_S)
+
+    def close(self) -> None:
+        """Stop being a source; the last one to close withdraws everything. Idempotent, bounded, never raises."""
+        _leave(self._lease)
+
+    def __enter__(self) -> Publication:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Publication {self.generation} of {dict(self.identity)!r}: {self.state}, {self.bytes} bytes>"
+
+
+def _leave(lease: _core.Lease) -> None:
+    try:
+        lease.leave(deadline_s=_LEAVE_S)
+    except FastLoadError as error:
+        _log.warning("could not withdraw at once, the publication ends with its lease: %s", error)
+
+
+class FastLoader:
+    """Connection to one openYuanrong worker, through which weights are published and loaded.
+
+    Safe to use from several threads. Not across a fork: make a new one in the child.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        """Connect.
+
+        Args:
+            config: Settings; by default those of the environment (`Config.from_env`).
+
+        Raises:
+            UnavailableError: No worker answers, or none could be started.
+            InvalidArgumentError: ``DS_WORKER_ADDR`` is no address.
+        """
+        self.config = Config.from_env() if config is None else config
+        self._leave_local_worker: Callable[[], object] = lambda: None
+        self._lock = threading.Lock()
+        self._held: dict[str, Publication] = {}
+        self._published: weakref.WeakSet[Publication] = weakref.WeakSet()
+        self._loads = 0
+        self._loaded_bytes = 0
+        self._retried_chunks = 0
+        self.worker = self._worker_address()
+        self._copy_threads = self.config.copy_threads or min(8, len(os.sched_getaffinity(0)))
+        self._device = _core.cpu_device()
+        self._pool = _core.PinnedPool(self._device, self.config.staging_bytes)
+        try:
+            self._store: _core.ObjectStore | None = self._connect()
+        except BaseException:
+            self._leave_local_worker()
+            raise
+        _open.add(self)
+
+    def _worker_address(self) -> str:
+        address = self.config.worker
+        if address == "auto":
+            address = Config.worker_from_env() or "auto"
+        if address == "auto":
+            local = LocalWorker(
+                memory_mb=self.config.worker_memory_mb, start_timeout_s=self.config.worker_start_timeout_s
+            )
+            address = local.start().address
+            leave = weakref.finalize(self, local.stop)
+            leave.atexit = False  # `_close_all` comes first, and publications are withdrawn from a live worker
+            self._leave_local_worker = leave
+        return address
+
+    def _connect(self) -> _core.ObjectStore:
+        host, port = parse_address(self.worker, op="connect")
+        return _core.connect_host_store(
+            host,
+            port,
+            connect_timeout_s=self.config.connect_timeout_s,
+            rpc_timeout_s=self.config.rpc_timeout_s,
+        )
+
+    def _open_store(self, op: str) -> _core.ObjectStore:
+        if self._store is None:
+            raise InvalidArgumentError("this FastLoader is closed", op=op)
+        return self._store
+
+    # -- publish ------------------------------------------------------------------------------------------------
+
+    def publish(self, model: Any, identity: Mapping[str, Any], *, progress: Progress | None = None) -> Publication:
+        """Publish every parameter and buffer; returns when another process can load them.
+
+        The bytes are copied into the worker's shared memory, so the tensors may change afterwards. Publishing the same
+        bytes again joins the generation that is there; other bytes make a new generation, and readers of the old one
+        finish on it or get a typed error.
+
+        Args:
+            model: ``torch.nn.Module``, or mapping of names to anything with DLPack or the buffer protocol. Dense
+                tensors in CPU memory; tied tensors and views of others move once, empty ones never.
+            identity: What makes these weights these weights: model, revision, checkpoint fingerprint, dtype,
+                quantisation, ranks and sizes, stage, ... Plain JSON types.
+            progress: Called with bytes done and in total, from this thread, at most 20 times a second.
+
+        Raises:
+            InvalidArgumentError: A tensor cannot be moved, or the identity cannot be hashed.
+            ResourceExhaustedError: The worker's shared memory has no room; nothing was published.
+            UnavailableError: The worker does not answer.
+            TransferTimeoutError: Not done within ``publish_deadline_s``.
+        """
+        started = time.perf_counter()
+        store = self._open_store("publish")
+        who = Identity.of(identity, op="publish")
+        deadline = Deadline(self.config.publish_deadline_s, "publish")
+        table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
+
+        for attempt in range(_ATTEMPTS):
+            manifest = self._published_twin(store, who, table, deadline) if attempt == 0 else None
+            joined = manifest is not None
+            if manifest is None:
+                manifest, joined = self._publish_new(store, who, table, deadline, progress)
+            try:
+                lease = self._take_lease(store, who, manifest, deadline)
+                break
+            except NotPublishedError as error:  # withdrawn or replaced since; what was joined is not joined again
+                _log.debug("publishing anew: %s", error)
+        else:
+            raise UnavailableError(f"others replaced the publication {_ATTEMPTS} times meanwhile", op="publish")
+        publication = Publication(
+            who, manifest, lease, joined=joined, size=table.bytes, seconds=time.perf_counter() - started
+        )
+        with self._lock:
+            self._published.add(publication)
+            before = self._held.get(who.digest)
+            self._held[who.digest] = publication
+        if before is not None:
+            before.close()
+        return publication
+
+    def _published_twin(
+        self, store: _core.ObjectStore, who: Identity, table: TensorTable, deadline: Deadline
+    ) -> Manifest | None:
+        """The current generation, if it holds exactly these bytes."""
+        try:
+            _, manifest = self._read_manifest(store, who, deadline, "publish")
+            manifest.check_layout(table, op="publish")
+        except (NotPublishedError, LayoutMismatchError, IntegrityError, _SupersededError):
+            return None
+        digests = _core.digest_chunks(
+            manifest.plan(),
+            mapped_addresses(manifest, table),
+            copy_threads=self._copy_threads,
+            deadline_s=deadline.left(),
+        )
+        return manifest if list(digests) == list(manifest.digests()) else None
+
+    def _publish_new(
+        self,
+        store: _core.ObjectStore,
+        who: Identity,
+        table: TensorTable,
+        deadline: Deadline,
+        progress: Progress | None,
+    ) -> tuple[Manifest, bool]:
+        generation = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+        limits = (self.config.chunk_bytes, self.config.max_blobs)
+        sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
+        plan = _core.make_plan(sizes, chunk_bytes=limits[0], max_blobs=limits[1])
+        # Until the lease renews it, the first chunk must live as long as the last one takes.
+        data_ttl_s = math.ceil(self.config.publish_deadline_s) + self._data_ttl_s()
+        digests, seconds = _core.publish_chunks(
+            store,
+            plan,
+            table.addresses,
+            key_prefix=who.chunk_prefix(generation),
+            ttl_s=data_ttl_s,
+            copy_threads=self._copy_threads,
+            chunks_in_flight=self.config.chunks_in_flight,
+            verify=True,
+            deadline_s=deadline.left(),
+            progress=progress,
+        )
+        _log.debug("published %d chunks: %s", plan.chunks, seconds)
+        try:
+            manifest = build_manifest(who, generation, table, plan, digests, limits)
+            data, head = encode_manifest(manifest, max_bytes=self.config.max_manifest_bytes, transport=store.transport)
+            store.set(who.manifest_key(generation), data, ttl_s=data_ttl_s, deadline_s=deadline.left())
+            if store.set_if_absent(who.head_key, head, ttl_s=self.config.lease_s, deadline_s=deadline.left()):
+                return manifest, False
+            # Somebody published while we copied. The same bytes: theirs will do. Other bytes: the later one counts.
+            twin = self._published_twin(store, who, table, deadline)
+            if twin is not None:
+                self._erase(store, who, manifest)
+                return twin, True
+            store.set(who.head_key, head, ttl_s=self.config.lease_s, deadline_s=deadline.left())
+        except BaseException:
+            self._erase(store, who, generation=generation, chunks=plan.chunks)
+            raise
+        return manifest, False
+
+    def _erase(
+        self,
+        store: _core.ObjectStore,
+        who: Identity,
+        manifest: Manifest | None = None,
+        *,
+        generation: str = "",
+        chunks: int = 0,
+    ) -> None:
+        if manifest is not None:
+            generation, chunks = manifest.generation, len(manifest.chunks)
+        try:
+            store.erase(_data_keys(who, generation, chunks), deadline_s=_LEAVE_S)
+        except FastLoadError as error:
+            _log.warning("could not erase generation %s, it ends with its TTL: %s", generation, error)
+
+    def _data_ttl_s(self) -> int:
+        return self.config.lease_s + _DATA_GRACE_S
+
+    def _take_lease(
+        self, store: _core.ObjectStore, who: Identity, manifest: Manifest, deadline: Deadline
+    ) -> _core.Lease:
+        _, head = encode_manifest(manifest, max_bytes=self.config.max_manifest_bytes, transport=store.transport)
+        return _core.Lease(
+            store,
+            head_key=who.head_key,
+            head_value=head,
+            slot_prefix=who.slot_prefix(manifest.generation),
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            data_keys=_data_keys(who, manifest.generation, len(manifest.chunks)),
+            lease_s=self.config.lease_s,
+            data_s=self._data_ttl_s(),
+            deadline_s=deadline.left(),
+        )
+
+    # -- load ---------------------------------------------------------------------------------------------------
+
+    def load(
+        self,
+        model: Any,
+        identity: Mapping[str, Any],
+        *,
+        deadline_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> LoadReport:
+        """Fill every parameter and buffer in place with what is published under ``identity``.
+
+        Nothing is written before names, dtypes, shapes, strides, sizes and sharing of all tensors agree, and nothing
+        after the call has returned or raised. If it raises later than that, some tensors may have been written: load
+        from disk.
+
+        Args:
+            model: As in `publish`; every tensor must be writable.
+            identity: As it was published.
+            deadline_s: Bound of the whole call, seconds; by default ``config.deadline_s``.
+            progress: As in `publish`.
+
+        Raises:
+            NotPublishedError: No live source publishes this identity.
+            LayoutMismatchError: The tensors are not those that were published; nothing was written.
+            IntegrityError: Manifest or bytes are damaged, and stayed so when asked for again.
+            PartialTransferError: Chunks are missing, and stayed so; ``failed_keys`` names them.
+            TransferTimeoutError: Not done within the deadline.
+            UnavailableError: The worker does not answer.
+            ResourceExhaustedError: A bound of the config was hit.
+            InvalidArgumentError: A tensor cannot be loaded into, or the identity cannot be hashed.
+        """
+        started = time.perf_counter()
+        store = self._open_store("load")
+        who = Identity.of(identity, op="load")
+        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
+        table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
+        stages = {"layout": time.perf_counter() - started, "manifest": 0.0, "fetch": 0.0, "copy": 0.0}
+        for _ in range(_ATTEMPTS):
+            try:
+                manifest, retried = self._load_current(store, who, table, deadline, stages, progress)
+                break
+            except _SupersededError:
+                continue
+        else:
+            raise PartialTransferError(f"the publication was replaced {_ATTEMPTS} times while it was read", op="load")
+        report = LoadReport(
+            bytes=table.bytes,
+            tensors=len(table.tensors),
+            chunks=len(manifest.chunks),
+            seconds=time.perf_counter() - started,
+            transport=store.transport,
+            generation=manifest.generation,
+            verified=self.config.verify == "digest",
+            chunks_retried=retried,
+            stages=stages,
+        )
+        with self._lock:
+            self._loads += 1
+            self._loaded_bytes += report.bytes
+            self._retried_chunks += retried
+        if self.config.hold:
+            self._hold(store, who, manifest, report)
+        return report
+
+    def _read_manifest(
+        self, store: _core.ObjectStore, who: Identity, deadline: Deadline, op: str
+    ) -> tuple[Head, Manifest]:
+        data = store.get(who.head_key, deadline_s=deadline.left())
+        if data is None:
+            raise NotPublishedError(
+                f"no live source publishes {who.fields}; load from disk", op=op, failed_keys=[who.head_key]
+            )
+        head = decode_head(data, op=op)
+        body = store.get(who.manifest_key(head.generation), deadline_s=deadline.left())
+        if body is None:
+            raise _SupersededError
+        return head, decode_manifest(
+            body,
+            head,
+            who,
+            max_bytes=self.config.max_manifest_bytes,
+            max_tensors=self.config.max_tensors,
+            op=op,
+        )
+
+    def _load_current(
+        self,
+        store: _core.ObjectStore,
+        who: Identity,
+        table: TensorTable,
+        deadline: Deadline,
+        stages: dict[str, float],
+        progress: Progress | None,
+    ) -> tuple[Manifest, int]:
+        """Load the current generation; what failed is asked for once more, and nothing else."""
+        started = time.perf_counter()
+        head, manifest = self._read_manifest(store, who, deadline, "load")
+        manifest.check_layout(table, op="load")
+        plan = manifest.plan()
+        addresses = mapped_addresses(manifest, table)
+        stages["manifest"] += time.perf_counter() - started
+        wanted = array("Q", range(plan.chunks))
+        retried = 0
+        while True:
+            _, seconds, failures = _core.load_chunks(
+                store,
+                self._device,
+                self._pool,
+                plan,
+                addresses,
+                wanted,
+                key_prefix=who.chunk_prefix(manifest.generation),
+                digests=manifest.digests(),
+                copy_threads=self._copy_threads,
+                chunks_in_flight=self.config.chunks_in_flight,
+                verify=self.config.verify == "digest",
+                stage=self.config.staging == "always",
+                deadline_s=deadline.left(),
+                progress=progress,
+            )
+            stages["fetch"] += seconds["fetch"]
+            stages["copy"] += seconds["copy"]
+            if not failures:
+                return manifest, retried
+            current = store.get(who.head_key, deadline_s=deadline.left())
+            if current is None or decode_head(current, op="load") != head:
+                raise _SupersededError
+            if retried:
+                raise self._failed(manifest, plan, failures)
+            wanted = array("Q", [chunk for chunk, _, _ in failures])
+            retried = len(wanted)
+
+    def _failed(self, manifest: Manifest, plan: _core.Plan, failures: list[tuple[int, str, str]]) -> FastLoadError:
+        """The error for chunks that failed twice: damaged bytes weigh more than missing ones."""
+        damaged = [failure for failure in failures if failure[1] == IntegrityError.code]
+        kind: type[FastLoadError] = IntegrityError if damaged else PartialTransferError
+        chunk, code, detail = (damaged or failures)[0]
+        tensors = manifest.chunk_tensors(plan, chunk)
+        names = ", ".join(tensors[:2]) + (f", +{len(tensors) - 2}" if len(tensors) > 2 else "")
+        return kind(
+            f"{len(failures)}/{plan.chunks} chunks failed twice: {code}: chunk {chunk} of {manifest.publisher} "
+            f"{detail} [{names}]",
+            op="load",
+            failed_keys=[manifest.chunks[chunk].key for chunk, _, _ in failures],
+        )
+
+    def _hold(self, store: _core.ObjectStore, who: Identity, manifest: Manifest, report: LoadReport) -> None:
+        """Become a source of what was loaded. Not being one is no error: the weights are here."""
+        with self._lock:
+            held = self._held.get(who.digest)
+        if held is not None and held.generation == manifest.generation and held.state == "live":
+            return
+        try:
+            lease = self._take_lease(store, who, manifest, Deadline(_LEAVE_S, "load"))
+        except FastLoadError as error:
+            _log.debug("did not become a source: %s", error)
+            return
+        publication = Publication(who, manifest, lease, joined=True, size=report.bytes, seconds=report.seconds)
+        with self._lock:
+            before = self._held.get(who.digest)
+            self._held[who.digest] = publication
+        if before is not None:
+            before.close()
+
+    # -- the rest -----------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Every bound of this loader with what is used of it, and what it has done; plain types."""
+        with self._lock:
+            held = list(self._held.values())
+            counts = {
+                "loads": self._loads,
+                "loaded_bytes": self._loaded_bytes,
+                "chunks_retried": self._retried_chunks,
+            }
+        return {
+            "worker": self.worker,
+            "transport": "host",
+            "copy_threads": self._copy_threads,
+            "chunks_in_flight": self.config.chunks_in_flight,
+            "deadline_s": self.config.deadline_s,
+            "staging": self._pool.stats(),
+            "sources": {publication.generation: publication.state for publication in held},
+            "threads_left_behind": _core.threads_left_behind(),
+            "digest_backend": _core.digest_backend(),
+            **counts,
+        }
+
+    def close(self) -> None:
+        """Withdraw everything this loader publishes or holds, and disconnect. Idempotent and bounded."""
+        with self._lock:
+            held, self._held = list(self._held.values()), {}
+            self._store, store = None, self._store
+        for publication in {*held, *self._published}:
+            publication.close()
+        del store
+        self._leave_local_worker()
+        _open.discard(self)
+
+    def __enter__(self) -> FastLoader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _data_keys(who: Identity, generation: str, chunks: int) -> list[str]:
+    return [who.manifest_key(generation), *_core.chunk_keys(who.chunk_prefix(generation), chunks)]
+
+
+@atexit.register
+def _close_all() -> None:
+    """Withdraw in order while the interpreter still runs: native threads must not outlive it."""
+    for each in list(_open):
+        each.close()

@@ -1,0 +1,273 @@
+"""The manifest of a generation: what is published, in which chunks, with which digests. Parsed as hostile input.
+
+The plan is a pure function of the tensors' sizes and the limits, so a reader computes it itself and accepts a manifest
+only if it says the same: no offset, size or key in it is ever trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import time
+from array import array
+from typing import Annotated, Any
+
+import msgspec
+
+from yr_fastload_native import _core
+from yr_fastload_native.errors import (
+    FastLoadError,
+    IntegrityError,
+    LayoutMismatchError,
+    ResourceExhaustedError,
+)
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.tensors import TensorTable
+
+__all__ = ["FORMAT", "Head", "Manifest", "build_manifest", "decode_head", "decode_manifest", "mapped_addresses"]
+
+FORMAT = 1
+_DIGEST = "nh64-1"  # names the function in csrc/core/digest.hpp
+
+_Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Index = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 32) - 1)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+_Shape = Annotated[list[_Size], msgspec.Meta(max_length=64)]
+_Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+_Generation = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8,64}$")]
+
+
+class TensorEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A tensor: its first blob's chunk and offset, -1 and 0 if it moves never (empty, or an alias)."""
+
+    name: _Name
+    dtype: _Name
+    shape: _Shape
+    strides: _Shape
+    bytes: _Size
+    chunk: _Index
+    offset: _Size
+    alias: tuple[_Name, _Size] | None
+
+
+class ChunkEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    key: _Name
+    bytes: _Size
+    blobs: _Size
+    digest: _Hex64
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    digest: str
+    identity: dict[str, Any]
+    generation: _Generation
+    chunk_bytes: _Size
+    max_blobs: _Size
+    tensors: list[TensorEntry]
+    chunks: list[ChunkEntry]
+    publisher: str
+    published_unix_s: float
+
+    def plan(self) -> _core.Plan:
+        """The plan that its tensors and limits give."""
+        sizes = array("Q", [0 if tensor.alias else tensor.bytes for tensor in self.tensors])
+        return _core.make_plan(sizes, chunk_bytes=self.chunk_bytes, max_blobs=self.max_blobs)
+
+    def digests(self) -> array[int]:
+        return array("Q", [int(chunk.digest, 16) for chunk in self.chunks])
+
+    def chunk_tensors(self, plan: _core.Plan, chunk: int) -> list[str]:
+        """Names of the tensors that have bytes in a chunk."""
+        blobs = plan.blobs
+        first, last = plan.first_blob[chunk], plan.first_blob[chunk + 1]
+        return list(dict.fromkeys(self.tensors[blobs[4 * blob]].name for blob in range(first, last)))
+
+    def check_layout(self, table: TensorTable, *, op: str) -> None:
+        """Compare every name, dtype, shape, stride, size and alias with tensors of this process.
+
+        Raises:
+            LayoutMismatchError: They differ; the message shows the first differences.
+        """
+        published = {tensor.name: tensor for tensor in self.tensors}
+        wrong: dict[str, str] = {}
+        for name in sorted(published.keys() - table.index.keys()):
+            wrong[name] = "is published but not wanted"
+        for name in sorted(table.index.keys() - published.keys()):
+            wrong[name] = "is wanted but not published"
+        for index, mine in enumerate(table.tensors):
+            theirs = published.get(mine.name)
+            if theirs is None:
+                continue
+            has = (mine.dtype, mine.shape, mine.strides, mine.bytes, table.alias(index))
+            wants = (theirs.dtype, tuple(theirs.shape), tuple(theirs.strides), theirs.bytes, theirs.alias)
+            if has != wants:
+                wrong[mine.name] = _difference(wants, has)
+        if wrong:
+            shown = "; ".join(f"{name!r} {why}" for name, why in list(wrong.items())[:3])
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise LayoutMismatchError(
+                f"{len(wrong)} of {len(table.tensors)} tensors differ from what is published: {shown}{more}",
+                op=op,
+                failed_keys=list(wrong),
+            )
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names the current generation of an identity, and pins its manifest."""
+
+    format: int
+    generation: _Generation
+    manifest_bytes: _Size
+    manifest_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    transport: str
+
+
+def _difference(published: tuple[Any, ...], mine: tuple[Any, ...]) -> str:
+    fields = ("dtype", "shape", "strides", "bytes", "alias")
+    parts = [f"{field} {a} published, {b} here" for field, a, b in zip(fields, published, mine, strict=True) if a != b]
+    return "has " + ", ".join(parts)
+
+
+def _places(plan: _core.Plan) -> dict[int, tuple[int, int]]:
+    """Chunk and offset of the first blob of each tensor that moves."""
+    blobs, first_blob = plan.blobs, plan.first_blob
+    place: dict[int, tuple[int, int]] = {}
+    for chunk in range(plan.chunks):
+        for blob in range(first_blob[chunk], first_blob[chunk + 1]):
+            place.setdefault(blobs[4 * blob], (chunk, blobs[4 * blob + 3]))
+    return place
+
+
+def _chunks(identity: Identity, generation: str, plan: _core.Plan) -> list[tuple[str, int, int]]:
+    """Key, bytes and number of blobs of each chunk."""
+    keys = _core.chunk_keys(identity.chunk_prefix(generation), plan.chunks)
+    chunk_bytes, first_blob = plan.chunk_bytes, plan.first_blob
+    return [(key, chunk_bytes[i], first_blob[i + 1] - first_blob[i]) for i, key in enumerate(keys)]
+
+
+def build_manifest(
+    identity: Identity,
+    generation: str,
+    table: TensorTable,
+    plan: _core.Plan,
+    digests: memoryview,
+    limits: tuple[int, int],
+) -> Manifest:
+    """Describe tensors that were published under a plan made with ``limits`` (chunk_bytes, max_blobs)."""
+    place = _places(plan)
+    tensors = [
+        TensorEntry(
+            tensor.name,
+            tensor.dtype,
+            list(tensor.shape),
+            list(tensor.strides),
+            tensor.bytes,
+            *place.get(index, (-1, 0)),
+            table.alias(index),
+        )
+        for index, tensor in enumerate(table.tensors)
+    ]
+    chunks = [ChunkEntry(*chunk, f"{digests[i]:016x}") for i, chunk in enumerate(_chunks(identity, generation, plan))]
+    return Manifest(
+        FORMAT,
+        _DIGEST,
+        identity.fields,
+        generation,
+        *limits,
+        tensors,
+        chunks,
+        f"{socket.gethostname()}:{os.getpid()}",
+        time.time(),
+    )
+
+
+def encode_manifest(manifest: Manifest, *, max_bytes: int, transport: str) -> tuple[bytes, bytes]:
+    """The bytes of a manifest, and those of the head that pins it.
+
+    Raises:
+        ResourceExhaustedError: It is larger than ``max_bytes``.
+    """
+    data = msgspec.json.encode(manifest)
+    if len(data) > max_bytes:
+        raise ResourceExhaustedError(
+            f"the manifest has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op="publish"
+        )
+    head = Head(FORMAT, manifest.generation, len(data), hashlib.sha256(data).hexdigest(), transport)
+    return data, msgspec.json.encode(head)
+
+
+def _decode(data: bytes, kind: type[Any], what: str, op: str) -> Any:
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise IntegrityError(f"{what} is not valid: {error}", op=op) from None
+    if value.format != FORMAT:
+        raise IntegrityError(f"{what} has format {value.format}; this version reads format {FORMAT}", op=op)
+    return value
+
+
+def decode_head(data: bytes, *, op: str) -> Head:
+    """Parse a head.
+
+    Raises:
+        IntegrityError: It is damaged or of another format version.
+    """
+    head = _decode(data, Head, "the head", op)
+    assert isinstance(head, Head)
+    return head
+
+
+def decode_manifest(
+    data: bytes, head: Head, identity: Identity, *, max_bytes: int, max_tensors: int, op: str
+) -> Manifest:
+    """Parse the manifest that a head pins, and check that it is one that this package would have written.
+
+    Raises:
+        IntegrityError: It is damaged, of another format version, of another identity, or contradicts itself.
+        ResourceExhaustedError: It is beyond a bound.
+    """
+    if len(data) > max_bytes:
+        raise ResourceExhaustedError(
+            f"the manifest has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op=op
+        )
+    if len(data) != head.manifest_bytes or hashlib.sha256(data).hexdigest() != head.manifest_sha256:
+        raise IntegrityError(
+            f"the manifest ({len(data)} bytes) is not the one that the head names ({head.manifest_bytes} bytes)", op=op
+        )
+    manifest = _decode(data, Manifest, "the manifest", op)
+    assert isinstance(manifest, Manifest)
+    if len(manifest.tensors) > max_tensors:
+        raise ResourceExhaustedError(f"the manifest has more than max_tensors={max_tensors} tensors", op=op)
+    _check_consistent(manifest, head, identity, op)
+    return manifest
+
+
+def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: str) -> None:
+    def refuse(why: str) -> IntegrityError:
+        return IntegrityError(f"the manifest contradicts itself: {why}", op=op)
+
+    if manifest.digest != _DIGEST:
+        raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version knows {_DIGEST!r}", op=op)
+    if manifest.identity != identity.fields or manifest.generation != head.generation:
+        raise refuse("it is of another identity or generation")
+    names = {tensor.name for tensor in manifest.tensors}
+    if len(names) != len(manifest.tensors):
+        raise refuse("two tensors have one name")
+    try:
+        plan = manifest.plan()
+    except FastLoadError as error:
+        raise refuse(str(error)) from None
+    planned = _chunks(identity, manifest.generation, plan)
+    if planned != [(chunk.key, chunk.bytes, chunk.blobs) for chunk in manifest.chunks]:
+        raise refuse(f"its {len(manifest.chunks)} chunks are not those that its tensors give ({plan.chunks})")
+    place = _places(plan)
+    for index, tensor in enumerate(manifest.tensors):
+        if (tensor.chunk, tensor.offset) != place.get(index, (-1, 0)):
+            raise refuse(f"tensor {tensor.name!r} is not at offset {tensor.offset} of chunk {tensor.chunk}")
+
+
+def mapped_addresses(manifest: Manifest, table: TensorTable) -> array[int]:
+    """Addresses of this process's tensors in the manifest's order, after `check_layout`."""
+    return array("Q", [table.addresses[table.index[tensor.name]] for tensor in manifest.tensors])

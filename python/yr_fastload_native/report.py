@@ -1,0 +1,43 @@
+"""What a load did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+__all__ = ["LoadReport"]
+
+
+@attrs.frozen(kw_only=True)
+class LoadReport:
+    """Outcome of one successful load.
+
+    Attributes:
+        bytes: Bytes written to tensors; tied tensors count once.
+        seconds: Wall time of the call, without joining the lease afterwards.
+        transport: ``"host"``.
+        verified: Whether every byte was compared with the publisher's digest.
+        chunks_retried: Chunks that were asked for again because they were missing or damaged.
+        stages: Seconds by stage: ``layout``, ``manifest``, ``fetch`` (wall time of one thread) and ``copy`` (digest
+            included, summed over the copying threads); fetch and copy overlap.
+    """
+
+    bytes: int
+    tensors: int
+    chunks: int
+    seconds: float
+    transport: str
+    generation: str
+    verified: bool
+    chunks_retried: int
+    stages: Mapping[str, float]
+
+    @property
+    def gib_per_s(self) -> float:
+        return self.bytes / self.seconds / (1 << 30) if self.seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {**attrs.asdict(self), "gib_per_s": self.gib_per_s}

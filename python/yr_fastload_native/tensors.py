@@ -1,0 +1,261 @@
+"""Where tensors of any framework lie in memory: names, dtypes, shapes, strides, addresses."""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from yr_fastload_native import _core
+from yr_fastload_native.errors import DeviceError, InvalidArgumentError, ResourceExhaustedError
+
+__all__ = ["Tensor", "TensorTable"]
+
+# struct-module format characters by kind; the item size gives the rest of the name.
+_FORMAT_KINDS = {"?": "bool", "e": "float", "f": "float", "d": "float", "c": "uint", "Zf": "complex", "Zd": "complex"}
+_FORMAT_KINDS |= dict.fromkeys("bhilqn", "int") | dict.fromkeys("BHILQN", "uint")
+
+# DLDataTypeCode, https://dmlc.github.io/dlpack/latest/c_api.html
+_DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
+_DLPACK_FLOAT8 = {
+    7: "float8_e3m4",
+    8: "float8_e4m3",
+    9: "float8_e4m3b11fnuz",
+    10: "float8_e4m3fn",
+    11: "float8_e4m3fnuz",
+    12: "float8_e5m2",
+    13: "float8_e5m2fnuz",
+    14: "float8_e8m0fnu",
+}
+_DLPACK_CPU = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost
+
+
+@attrs.frozen(slots=True)
+class Tensor:
+    """One tensor's layout and place.
+
+    Attributes:
+        dtype: Name as torch and numpy print it: ``bfloat16``, ``float8_e4m3fn``, ``bool``.
+        strides: Elements; those of dimensions of size 1, and of empty tensors, as if C-contiguous.
+        bytes: Of the storage it spans, which is dense: product(shape) * item size.
+        address: 0 if it is empty.
+        owner: Object that keeps the memory where it is.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    bytes: int
+    address: int
+    owner: object
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 1, 0, -1):
+        strides[i - 1] = strides[i] * max(shape[i], 1)
+    return tuple(strides)
+
+
+def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides in their canonical form, None if the elements do not fill one run of memory without gap or overlap."""
+    canonical = _contiguous(shape)
+    if 0 in shape:
+        return canonical
+    if all(size == 1 or stride == want for size, stride, want in zip(shape, strides, canonical, strict=True)):
+        return canonical
+    expected = 1
+    moving = [(stride, size) for size, stride in zip(shape, strides, strict=True) if size > 1]
+    for stride, size in sorted(moving):
+        if stride != expected:
+            return None
+        expected *= size
+    return tuple(stride if size > 1 else want for size, stride, want in zip(shape, strides, canonical, strict=True))
+
+
+class _Reader:
+    """Reads one tensor after another; refuses with the tensor's name in the message."""
+
+    def __init__(self, op: str, writable: bool) -> None:
+        self._op = op
+        self._writable = writable
+        torch = sys.modules.get("torch")  # whoever passes torch tensors has imported it
+        self._torch_tensor: type | None = None if torch is None else torch.Tensor
+        self._strided: object = None if torch is None else torch.strided
+
+    def read(self, name: str, value: Any) -> Tensor:
+        if self._torch_tensor is not None and isinstance(value, self._torch_tensor):
+            return self._torch(name, value)
+        if hasattr(value, "__array_interface__") and hasattr(value, "dtype"):
+            return self._numpy(name, value)
+        if hasattr(value, "__dlpack__"):
+            return self._dlpack(name, value)
+        return self._buffer(name, value)
+
+    def _refuse(self, name: str, why: str) -> InvalidArgumentError:
+        return InvalidArgumentError(f"tensor {name!r} {why}", op=self._op, failed_keys=[name])
+
+    def _make(
+        self,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        item: int,
+        address: int,
+        owner: object,
+    ) -> Tensor:
+        dense = _dense_strides(shape, strides)
+        if dense is None:
+            raise self._refuse(
+                name,
+                f"(shape {shape}, strides {strides}) is not dense: it shares memory or has gaps; pass a copy of it",
+            )
+        size = math.prod(shape) * item
+        if size and not address:
+            raise self._refuse(name, "has no memory of its own")
+        return Tensor(name, dtype, shape, dense, size, address if size else 0, owner)
+
+    def _torch(self, name: str, value: Any) -> Tensor:
+        if value.layout is not self._strided or value.is_quantized:
+            raise self._refuse(
+                name, f"has layout {value.layout}, quantized={value.is_quantized}; only strided ones move"
+            )
+        if value.device.type != "cpu":
+            raise DeviceError(
+                f"tensor {name!r} is on {value.device}; transport 'host' moves tensors in CPU memory",
+                op=self._op,
+                failed_keys=[name],
+            )
+        if value.is_conj() or value.is_neg():
+            raise self._refuse(name, "is a lazy conjugate or negative; resolve it first")
+        try:
+            address = value.data_ptr()
+        except RuntimeError as error:
+            raise self._refuse(name, f"has no memory: {error}") from None
+        dtype = str(value.dtype).removeprefix("torch.")
+        return self._make(name, dtype, tuple(value.shape), value.stride(), value.element_size(), address, value)
+
+    def _numpy(self, name: str, value: Any) -> Tensor:
+        interface = value.__array_interface__
+        dtype, item = value.dtype.name, value.dtype.itemsize
+        if value.dtype.hasobject or value.dtype.fields or not value.dtype.isnative:
+            raise self._refuse(name, f"has dtype {value.dtype!r}, which holds more than plain native numbers")
+        address, readonly = interface["data"]
+        self._check_writable(name, readonly)
+        strides = value.strides
+        if any(stride % item for stride in strides):
+            raise self._refuse(name, f"has strides {strides} that are no multiples of {item} bytes")
+        return self._make(name, dtype, value.shape, tuple(s // item for s in strides), item, address, value)
+
+    def _dlpack(self, name: str, value: Any) -> Tensor:
+        view = _core.dlpack_view(value.__dlpack__())
+        if view.device[0] not in _DLPACK_CPU:
+            raise DeviceError(
+                f"tensor {name!r} is on DLPack device {view.device}; transport 'host' moves tensors in CPU memory",
+                op=self._op,
+                failed_keys=[name],
+            )
+        code, bits, lanes = view.dtype
+        kind = _DLPACK_KINDS.get(code)
+        if lanes != 1 or bits % 8 or (kind is None and code not in _DLPACK_FLOAT8):
+            raise self._refuse(
+                name, f"has DLPack dtype (code {code}, {bits} bits, {lanes} lanes), which is not supported"
+            )
+        dtype = _DLPACK_FLOAT8[code] if kind is None else "bool" if kind == "bool" else f"{kind}{bits}"
+        shape = tuple(view.shape)
+        return self._make(
+            name, dtype, shape, tuple(view.strides) or _contiguous(shape), view.item_bytes, view.address, (value, view)
+        )
+
+    def _buffer(self, name: str, value: Any) -> Tensor:
+        try:
+            view = _core.buffer_view(value)
+        except (TypeError, ValueError, BufferError) as error:
+            raise self._refuse(
+                name, f"is a {type(value).__name__}, which has neither DLPack nor a usable buffer: {error}"
+            ) from None
+        self._check_writable(name, view.readonly)
+        kind = _FORMAT_KINDS.get(view.format.lstrip("@=<"))
+        if kind is None:
+            raise self._refuse(name, f"has buffer format {view.format!r}, which is not supported")
+        dtype = kind if kind == "bool" else f"{kind}{8 * view.item_bytes}"
+        return self._make(name, dtype, tuple(view.shape), tuple(view.strides), view.item_bytes, view.address, view)
+
+    def _check_writable(self, name: str, readonly: bool) -> None:
+        if self._writable and readonly:
+            raise self._refuse(name, "is read-only and cannot be loaded into")
+
+
+def _named(source: Any, op: str) -> Iterator[tuple[str, Any]]:
+    """Name and tensor of each parameter and buffer (persistent or not) of a module, or of each item of a mapping."""
+    if isinstance(source, Mapping):
+        return iter(source.items())
+    if hasattr(source, "named_parameters") and hasattr(source, "named_buffers"):
+        # With duplicates: every name of a tied tensor is part of the layout.
+        parameters = source.named_parameters(remove_duplicate=False)
+        buffers = source.named_buffers(remove_duplicate=False)
+        return (pair for group in (parameters, buffers) for pair in group)
+    raise InvalidArgumentError(
+        f"expected a torch.nn.Module or a mapping of names to tensors, got {type(source).__name__}", op=op
+    )
+
+
+class TensorTable:
+    """All tensors of one publish or load, in order, with what they share.
+
+    Attributes:
+        tensors: In the source's order; names are unique.
+        owner: For each the index of the tensor whose memory it lies in (its own, unless tied or a view).
+        offset: For each its offset there, bytes.
+    """
+
+    def __init__(self, source: Any, *, op: str, writable: bool, max_tensors: int) -> None:
+        """Read the layout of a module or mapping.
+
+        Raises:
+            InvalidArgumentError: A tensor cannot be moved; the message names it and says why.
+            DeviceError: A tensor is where the transport cannot reach.
+            ResourceExhaustedError: More than ``max_tensors``.
+        """
+        reader = _Reader(op, writable)
+        self.tensors: list[Tensor] = []
+        self.index: dict[str, int] = {}
+        for name, value in _named(source, op):
+            if not isinstance(name, str) or not name:
+                raise InvalidArgumentError(f"tensor name {name!r} is not a non-empty string", op=op)
+            if name in self.index:
+                raise InvalidArgumentError(f"two tensors are named {name!r}", op=op, failed_keys=[name])
+            if len(self.tensors) == max_tensors:
+                raise ResourceExhaustedError(f"more than max_tensors={max_tensors} tensors", op=op)
+            self.index[name] = len(self.tensors)
+            self.tensors.append(reader.read(name, value))
+        self.addresses = array("Q", [tensor.address for tensor in self.tensors])
+        self.owner, self.offset = self._sharing(op)
+
+    def _sharing(self, op: str) -> tuple[memoryview, memoryview]:
+        try:
+            return _core.find_sharing(self.addresses, array("Q", [tensor.bytes for tensor in self.tensors]))
+        except InvalidArgumentError as error:
+            names = [self.tensors[int(index)].name for index in error.failed_keys]
+            raise InvalidArgumentError(
+                f"tensors {' and '.join(map(repr, names))} overlap in memory and neither contains the other; "
+                "pass a copy of one",
+                op=op,
+                failed_keys=names,
+            ) from None
+
+    def alias(self, index: int) -> tuple[str, int] | None:
+        """Name of the tensor whose memory this one lies in, and the offset there in bytes; None if its own."""
+        owner = self.owner[index]
+        return None if owner == index else (self.tensors[owner].name, self.offset[index])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that move: tied tensors once."""
+        return sum(tensor.bytes for index, tensor in enumerate(self.tensors) if self.owner[index] == index)

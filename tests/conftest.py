@@ -1,0 +1,80 @@
+"""Fixtures of all tests: a real worker for the session, started when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import yr_fastload_native as fl
+
+# The sanitizer runtime is for the interpreters that load the native module, not for the worker's binary.
+_PRELOAD = os.environ.get("LD_PRELOAD")
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A private directory whose path leaves room for the names of the worker's sockets."""
+    directory = Path(tempfile.mkdtemp(prefix="yrfl-", dir="/tmp"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def start_worker(home: Path, memory_mb: int) -> fl.LocalWorker:
+    os.environ.pop("LD_PRELOAD", None)
+    try:
+        return fl.LocalWorker(home=home, memory_mb=memory_mb).start()
+    finally:
+        if _PRELOAD:
+            os.environ["LD_PRELOAD"] = _PRELOAD
+
+
+@pytest.fixture(scope="session")
+def worker() -> Iterator[str]:
+    """Address of a worker that all tests share; each uses identities of its own."""
+    home = Path(tempfile.mkdtemp(prefix="yrfl-", dir="/tmp"))
+    started = start_worker(home, 3072)
+    try:
+        yield started.address
+    finally:
+        started.stop(force=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def own_worker(short_tmp: Path) -> Iterator[fl.LocalWorker]:
+    """A worker that the test may freeze, kill or fill."""
+    started = start_worker(short_tmp, 512)
+    try:
+        yield started
+    finally:
+        started.stop(force=True)
+
+
+@pytest.fixture
+def identity() -> dict[str, str]:
+    """An identity that no other test uses."""
+    return {"model": "test", "unique": uuid.uuid4().hex}
+
+
+@pytest.fixture
+def config(worker: str) -> fl.Config:
+    return fl.Config(worker=worker)
+
+
+@pytest.fixture
+def loader(config: fl.Config) -> Iterator[fl.FastLoader]:
+    with fl.FastLoader(config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def other_loader(config: fl.Config) -> Iterator[fl.FastLoader]:
+    """A second connection, as another process would have."""
+    with fl.FastLoader(config) as opened:
+        yield opened

@@ -1,0 +1,135 @@
+"""Who keeps a generation alive, over a store inside the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import yr_fastload_native as fl
+from yr_fastload_native import _core
+
+HEAD, DATA, SLOT = "head", ["manifest", "chunk-0", "chunk-1"], "source-"
+
+
+@pytest.fixture
+def store() -> _core.MemoryStore:
+    made = _core.MemoryStore()
+    put(made, HEAD, b"gen1")
+    for key in DATA:
+        put(made, key, b"data")
+    return made
+
+
+def put(store: _core.MemoryStore, key: str, value: bytes) -> None:
+    store.set(key, value, ttl_s=60, deadline_s=1)
+
+
+def take(store: _core.MemoryStore, **changes: Any) -> _core.Lease:
+    settings: dict[str, Any] = {
+        "head_key": HEAD,
+        "head_value": b"gen1",
+        "slot_prefix": SLOT,
+        "owner": "me",
+        "data_keys": DATA,
+        "lease_s": 1,
+        "data_s": 60,
+        "deadline_s": 1,
+    }
+    return _core.Lease(store, **{**settings, **changes})
+
+
+def state(lease: _core.Lease) -> str:
+    return lease.status()[0]
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_head_and_slot_outlive_their_ttl_while_held(store: _core.MemoryStore) -> None:
+    lease = take(store)
+    time.sleep(1.5)
+    assert state(lease) == "live"
+    assert lease.status()[1] < 1
+    assert store.exist([HEAD, SLOT + "0", *DATA], deadline_s=1) == [True] * 5
+
+
+def test_a_dropped_lease_leaves(store: _core.MemoryStore) -> None:
+    lease = take(store)
+    del lease
+    assert store.keys() == []
+
+
+def test_who_leaves_last_erases_everything(store: _core.MemoryStore) -> None:
+    first, second = take(store), take(store)
+    assert first.sources(deadline_s=1) == 2
+    first.leave(deadline_s=1)
+    first.leave(deadline_s=1)
+    assert state(first) == "left"
+    assert sorted(store.keys()) == sorted([HEAD, SLOT + "1", *DATA])
+    second.leave(deadline_s=1)
+    assert store.keys() == []
+
+
+def test_a_withdrawn_generation_cannot_be_joined(store: _core.MemoryStore) -> None:
+    store.erase([HEAD], deadline_s=1)
+    with pytest.raises(fl.NotPublishedError):
+        take(store)
+    assert sorted(store.keys()) == sorted(DATA), "the slot is given back"
+
+
+def test_a_replaced_generation_cannot_be_joined(store: _core.MemoryStore) -> None:
+    put(store, HEAD, b"gen2")
+    with pytest.raises(fl.NotPublishedError):
+        take(store)
+
+
+def test_missing_data_cannot_be_joined(store: _core.MemoryStore) -> None:
+    store.erase(["chunk-1"], deadline_s=1)
+    with pytest.raises(fl.NotPublishedError, match="chunk-1"):
+        take(store)
+    assert HEAD in store.keys()
+
+
+def test_a_new_generation_ends_the_old_one(store: _core.MemoryStore) -> None:
+    lease = take(store)
+    put(store, HEAD, b"gen2")
+    assert wait_for(lambda: state(lease) == "superseded")
+    assert wait_for(lambda: store.keys() == [HEAD]), "the old data goes, the new head stays"
+    lease.leave(deadline_s=1)
+    assert store.get(HEAD, deadline_s=1) == b"gen2"
+
+
+def test_leaving_spares_the_head_of_a_newer_generation(store: _core.MemoryStore) -> None:
+    lease = take(store, lease_s=60)
+    put(store, HEAD, b"gen2")
+    lease.leave(deadline_s=1)
+    assert store.keys() == [HEAD]
+
+
+def test_lost_data_is_noticed(store: _core.MemoryStore) -> None:
+    lease = take(store)
+    store.erase(["chunk-0"], deadline_s=1)
+    assert wait_for(lambda: state(lease) == "lost")
+    assert "chunk-0" in lease.status()[2]
+
+
+def test_a_source_that_slept_too_long_revives_head_and_slot(store: _core.MemoryStore) -> None:
+    lease = take(store)
+    store.erase([HEAD, SLOT + "0"], deadline_s=1)  # what their TTL does while the process is stopped
+    assert wait_for(lambda: store.get(HEAD, deadline_s=1) == b"gen1")
+    assert wait_for(lambda: store.exist([SLOT + "0"], deadline_s=1) == [True])
+    assert state(lease) == "live"
+
+
+def test_slots_are_bounded(store: _core.MemoryStore) -> None:
+    for slot in range(64):
+        put(store, f"{SLOT}{slot}", b"somebody")
+    with pytest.raises(fl.ResourceExhaustedError, match="64"):
+        take(store)

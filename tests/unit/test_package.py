@@ -1,0 +1,60 @@
+"""The installed package: what importing it costs, what its extension looks for, what it exports."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import yr_fastload_native as fl
+from yr_fastload_native import _core
+
+
+def imported_by(statement: str) -> set[str]:
+    script = f"import sys, json; before = set(sys.modules); {statement}; print(json.dumps([*{{*sys.modules}} - before]))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_costs_next_to_nothing() -> None:
+    """Modules, not milliseconds, are counted: 2 ms were measured."""
+    roots = {name.partition(".")[0] for name in imported_by("import yr_fastload_native")}
+    assert roots - {"yr_fastload_native"} <= set(sys.stdlib_module_names)
+    assert "yr_fastload_native._core" not in imported_by("import yr_fastload_native")
+
+
+def test_the_loader_needs_no_framework() -> None:
+    used = imported_by("import yr_fastload_native as fl; fl.FastLoader; fl.Config; fl.LocalWorker; fl.__version__")
+    assert "yr_fastload_native._core" in used
+    assert not {"torch", "vllm", "numpy", "torch_npu"} & used
+
+
+def test_every_public_name_is_there() -> None:
+    for name in fl.__all__:
+        assert getattr(fl, name) is not None
+    assert set(fl.__all__) <= set(dir(fl))
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        fl.nothing_like_it  # noqa: B018
+
+
+def test_one_version() -> None:
+    assert fl.__version__ == _core.__version__ == importlib.metadata.version("yr-fastload-native")
+
+
+def test_the_extension_finds_the_datasystem_wherever_the_wheel_lands() -> None:
+    """Old-style RPATH, relative to itself: RUNPATH is not used for the libraries that libdatasystem.so needs."""
+    done = subprocess.run(["readelf", "-d", _core.__file__], check=True, stdout=subprocess.PIPE, text=True)
+    paths = [line for line in done.stdout.splitlines() if "PATH" in line]
+    assert len(paths) == 1
+    assert "(RPATH)" in paths[0]
+    assert paths[0].endswith("[$ORIGIN/../yr/datasystem/lib]")
+
+
+def test_typing_marker_and_stub_are_installed() -> None:
+    package = Path(fl.__file__).parent
+    assert (package / "py.typed").exists()
+    assert (package / "_core.pyi").exists()
