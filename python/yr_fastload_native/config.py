@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -147,6 +148,10 @@ class Config:
             InvalidArgumentError: A variable's text is not of its setting's type, or names no setting.
         """
         environ = os.environ if environ is None else environ
+        known = {ENVIRONMENT_PREFIX + attribute.name.upper() for attribute in attrs.fields(cls)}
+        for name in environ:
+            if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
+                raise InvalidArgumentError(f"{name} names no setting of Config", op="config")
         values: dict[str, Any] = {}
         for attribute in attrs.fields(cls):
             name = ENVIRONMENT_PREFIX + attribute.name.upper()
@@ -159,6 +164,13 @@ class Config:
         """The worker that ``DS_WORKER_ADDR`` names, None without it."""
         environ = os.environ if environ is None else environ
         return environ.get(_WORKER_VARIABLE) or None
+
+    @staticmethod
+    def runtime_directory(environ: Mapping[str, str] | None = None) -> Path | None:
+        """The user's directory for sockets and locks, ``XDG_RUNTIME_DIR``; None where the system has none."""
+        environ = os.environ if environ is None else environ
+        path = environ.get("XDG_RUNTIME_DIR")
+        return Path(path) if path and Path(path).is_dir() else None
 
 
 def _parse(name: str, text: str, kind: type) -> Any:

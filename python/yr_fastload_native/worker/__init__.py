@@ -1,0 +1,6 @@
+"""A local openYuanrong worker for machines where nobody runs one."""
+
+from yr_fastload_native.worker.home import WorkerStatus
+from yr_fastload_native.worker.local import LocalWorker
+
+__all__ = ["LocalWorker", "WorkerStatus"]

@@ -1,0 +1,138 @@
+"""Starting the worker's process through dscli."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.worker.home import Home
+
+__all__ = ["HOST", "find_dscli", "run_dscli"]
+
+HOST = "127.0.0.1"
+_PORT_ATTEMPTS = 3
+FLAGS = {
+    "start_metastore_service": "true",
+    # Streams are not used here; without their threads an idle worker takes 5 % of a core instead of 10 % (measured).
+    "sc_regular_socket_num": "0",
+    "sc_stream_socket_num": "0",
+    "sc_scan_interval_ms": "1000",
+    # The defaults, 5 files of 400 MiB a log, do not belong in a runtime directory.
+    "max_log_size": "32",
+    "max_log_file_num": "2",
+}
+
+
+def run_dscli(dscli: str, home: Home, port: int, memory_mb: int, deadline: float) -> tuple[str, str]:
+    """Start the worker and wait until it is ready.
+
+    Args:
+        dscli: Path of the program.
+        home: Directory of the worker; its data is made anew.
+        port: Of the worker on loopback; 0 takes a free one.
+        memory_mb: Size of the pool, MiB.
+        deadline: On the monotonic clock, seconds.
+
+    Returns:
+        Addresses of the worker and of its metastore.
+
+    Raises:
+        UnavailableError: It died, a port is taken, or it was not ready in time.
+    """
+    output = ""
+    for _ in range(_PORT_ATTEMPTS):
+        worker, metastore = (f"{HOST}:{each}" for each in _free_ports(port))
+        shutil.rmtree(home.data, ignore_errors=True)
+        remaining_s = max(1.0, deadline - time.monotonic())
+        flags = FLAGS | {
+            "worker_address": worker,
+            "metastore_address": metastore,
+            "shared_memory_size_mb": str(memory_mb),
+            "ready_check_path": str(home.ready),
+        }
+        command = [dscli, "start", "-t", str(math.ceil(remaining_s)), "-d", str(home.path), "-w"]
+        for name, value in flags.items():
+            command += [f"--{name}", value]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=remaining_s + 1,
+                cwd=home.path,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            output = f"not ready within {remaining_s:.0f} s"
+            break
+        if done.returncode == 0:
+            return worker, metastore
+        output = done.stdout
+        # Somebody may have taken a port between our look and the worker's bind; a port the caller gave is
+        # looked at again, and refused by name, in the next round.
+        if "Address already in use" not in output:
+            break
+    raise UnavailableError(
+        f"the openYuanrong worker did not start: {_gist(output)}; its logs are in {home.logs}",
+        op="worker start",
+    )
+
+
+def find_dscli() -> str:
+    # Beside the interpreter and not beside what it links to: a virtual environment that is not activated has it there.
+    beside = Path(sys.executable).with_name("dscli")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("dscli")
+    if found is None:
+        raise UnavailableError(
+            f"dscli is neither beside {sys.executable} nor on PATH; pip install openyuanrong-datasystem==0.8.1",
+            op="worker start",
+        )
+    return found
+
+
+def _free_ports(port: int) -> tuple[int, int]:
+    """Ports for the worker (``port`` unless 0) and its metastore; free now, though nothing reserves them."""
+    with socket.socket() as worker, socket.socket() as metastore:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            worker.bind((HOST, port))
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot listen on {HOST}:{port}: {error.strerror}{_listener(port)}; use another port, or 0 for any",
+                op="worker start",
+            ) from error
+        metastore.bind((HOST, 0))
+        return worker.getsockname()[1], metastore.getsockname()[1]
+
+
+def _listener(port: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f" (by pid {connection.pid}, {psutil.Process(connection.pid).name()})"
+    return ""
+
+
+def _gist(output: str) -> str:
+    """The last three lines of dscli's output that say why, as one line."""
+    noise = re.compile(
+        r"\[INFO\]|\[ERROR\] \[  FAILED  \] Start worker|\[ERROR\] Start failed: The worker service exited"
+        r"|WARNING: All log messages|Line of code|File\s+:|traceId\s+:"
+    )
+    # A log line is "time | level | file | pod | pid:tid | trace | cluster |  message".
+    lines = [line.rpartition(" |  ")[2].strip() for line in output.splitlines() if not noise.match(line)]
+    return " / ".join([line[:200] for line in lines if line][-3:]) or "no output"

@@ -1,0 +1,286 @@
+"""LocalWorker with a real openYuanrong worker."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import filelock
+import psutil
+import pytest
+from click.testing import CliRunner
+
+import yr_fastload_native
+from yr_fastload_native.cli.worker import worker as command
+from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.worker import LocalWorker, launch
+from yr_fastload_native.worker.home import Home
+from yr_fastload_native.worker.process import kill_strays, start_ticks, strays
+
+pytestmark = pytest.mark.worker
+
+MEMORY_MB = 512
+PACKAGES = str(Path(yr_fastload_native.__file__).parents[1])
+USER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from yr_fastload_native.worker import LocalWorker
+with LocalWorker(home=sys.argv[2], memory_mb=512):
+    print(LocalWorker.status(sys.argv[2]).pid, flush=True)
+    sys.stdin.readline()
+"""
+
+
+class User:
+    """Another process that uses the worker of a home until told to leave."""
+
+    def __init__(self, home):
+        arguments = [sys.executable, "-c", USER, PACKAGES, str(home)]
+        self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def worker_pid(self):
+        return int(self.process.stdout.readline())
+
+    def leave(self):
+        self.process.communicate("\n", timeout=60)
+        assert self.process.returncode == 0
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate(timeout=60)
+
+
+@pytest.fixture
+def user():
+    """Starts users, and kills those a failed test leaves."""
+    users = []
+
+    def start(home):
+        users.append(User(home))
+        return users[-1]
+
+    yield start
+    for each in users:
+        if each.process.poll() is None:
+            each.kill()
+
+
+def run_python(code):
+    code = f"import sys; sys.path.insert(0, {PACKAGES!r})\n{code}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def make_home():
+    return Path(tempfile.mkdtemp(prefix="yrfl-", dir="/tmp"))
+
+
+def clean(home):
+    LocalWorker(home=home).stop(force=True)
+    kill_strays(Home(home).ready)
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def home():
+    directory = make_home()
+    yield directory
+    clean(directory)
+
+
+@pytest.fixture(scope="module")
+def running():
+    """A worker that the tests share, and that none of them may end."""
+    directory = make_home()
+    with LocalWorker(home=directory, memory_mb=MEMORY_MB):
+        yield LocalWorker.status(directory)
+    clean(directory)
+
+
+def gone(pid, within_s=15.0):
+    deadline = time.monotonic() + within_s
+    while start_ticks(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return start_ticks(pid) is None
+
+
+def assert_nothing_left(home, pid):
+    assert gone(pid, within_s=0)
+    assert {path.name for path in home.iterdir()} <= {"worker.lock", "users.lock"}
+    assert strays(Home(home).ready) == []
+    assert LocalWorker.status(home) is None
+
+
+def test_worker_is_what_it_says(running):
+    process = psutil.Process(running.pid)
+    assert f"--worker_address={running.address}" in process.cmdline()
+    assert f"--shared_memory_size_mb={MEMORY_MB}" in process.cmdline()
+    assert (running.memory_mb, running.keep) == (MEMORY_MB, False)
+    assert 0 < running.uptime_s < 300
+
+
+def test_it_listens_on_loopback_only(running):
+    sockets = psutil.Process(running.pid).net_connections(kind="inet")
+    listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
+    assert {f"127.0.0.1:{each.port}" for each in listening} == {running.address, running.metastore_address}
+    assert {each.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
+
+
+def test_nobody_else_can_read_its_files(running):
+    assert running.home.stat().st_mode & 0o777 == 0o700
+
+
+def test_it_stores_and_serves(running):
+    host, port = running.address.split(":")
+    run_python(
+        "from yr.datasystem import KVClient; value = bytes(range(256)) * 4096\n"
+        f"client = KVClient(host={host!r}, port={port}); client.init(); client.set('key', value)\n"
+        "assert bytes(client.get(['key'])[0]) == value"
+    )
+
+
+def test_two_objects_of_one_process_share_it(running):
+    first, second = (LocalWorker(home=running.home) for _ in range(2))
+    with first, second:
+        assert first.address == second.address == running.address
+        assert first.start() is first
+    with pytest.raises(UnavailableError, match="not started"):
+        _ = first.address
+    assert LocalWorker.status(running.home) == running
+
+
+def test_another_process_joins_it_and_leaves_it_running(running, user):
+    other = user(running.home)
+    assert other.worker_pid() == running.pid
+    other.leave()
+    assert LocalWorker.status(running.home) == running
+
+
+def test_killed_user_leaves_it_to_the_others(running, user):
+    other = user(running.home)
+    assert other.worker_pid() == running.pid
+    other.kill()
+    time.sleep(0.5)
+    assert LocalWorker.status(running.home) == running
+
+
+def test_forked_child_does_not_stop_the_worker_of_its_parent(home):
+    run_python(
+        "import os; from yr_fastload_native.worker import LocalWorker\n"
+        f"with LocalWorker(home={str(home)!r}, memory_mb={MEMORY_MB}) as shared:\n"
+        "    child = os.fork()\n"
+        "    shared.stop() if child == 0 else os.waitpid(child, 0)\n"
+        "    os._exit(0) if child == 0 else None\n"
+        f"    assert LocalWorker.status({str(home)!r})"
+    )
+    assert LocalWorker.status(home) is None
+
+
+def test_another_port_than_the_running_worker_has_is_refused(running):
+    with pytest.raises(UnavailableError, match=rf"port 1 was asked for.*runs at {running.address}"):
+        LocalWorker(home=running.home, port=1).start()
+
+
+def test_larger_pool_than_the_running_worker_has_is_logged(running, caplog):
+    with LocalWorker(home=running.home, memory_mb=MEMORY_MB + 1):
+        assert f"has {MEMORY_MB} MiB, not {MEMORY_MB + 1}" in caplog.text
+
+
+def test_waiting_for_a_busy_lock_is_bounded(running):
+    with filelock.FileLock(running.home / "worker.lock"):
+        began = time.monotonic()
+        with pytest.raises(UnavailableError, match="another process has been starting or stopping"):
+            LocalWorker(home=running.home, start_timeout_s=0.3).start()
+        assert time.monotonic() - began < 2
+
+
+def test_last_user_stops_it_and_nothing_is_left(home, user):
+    with LocalWorker(home=home, memory_mb=MEMORY_MB):
+        pid = LocalWorker.status(home).pid
+        other = user(home)
+        assert other.worker_pid() == pid
+    assert LocalWorker.status(home).pid == pid
+    other.leave()
+    assert_nothing_left(home, pid)
+
+
+def test_users_that_start_together_get_one_worker_and_killing_them_ends_it(home, user):
+    users = [user(home), user(home)]
+    (pid,) = {each.worker_pid() for each in users}
+    assert [each.pid for each in strays(Home(home).ready)] == [pid]
+    for each in users:
+        each.kill()
+    assert gone(pid)
+    LocalWorker(home=home).stop()
+    assert_nothing_left(home, pid)
+
+
+def test_start_clears_what_an_interrupted_start_left(home, user):
+    interrupted = user(home)
+    while not (found := [each for each in strays(Home(home).ready) if "worker" in each.name()]):
+        time.sleep(0.05)
+    interrupted.kill()
+    assert LocalWorker.status(home) is None
+    with LocalWorker(home=home, memory_mb=MEMORY_MB):
+        pid = LocalWorker.status(home).pid
+        assert pid != found[0].pid
+        assert [each.pid for each in strays(Home(home).ready)] == [pid]
+        os.kill(pid, signal.SIGKILL)
+        assert gone(pid)
+        assert LocalWorker.status(home) is None
+    assert not (home / "worker.json").exists()
+    assert (home / "datasystem" / "logs").is_dir()
+
+
+def test_worker_that_is_not_ready_in_time_is_ended(home):
+    began = time.monotonic()
+    with pytest.raises(UnavailableError, match=r"not ready within 1 s.*logs are in"):
+        LocalWorker(home=home, memory_mb=MEMORY_MB, start_timeout_s=1).start()
+    assert time.monotonic() - began < 5
+    assert strays(Home(home).ready) == []
+    assert not (home / "worker.json").exists()
+
+
+def test_worker_that_dies_says_why(home, monkeypatch):
+    monkeypatch.setitem(launch.FLAGS, "nonsense", "1")
+    with pytest.raises(UnavailableError, match=r"unknown command line flag 'nonsense'.*datasystem/logs"):
+        LocalWorker(home=home, memory_mb=MEMORY_MB).start()
+    assert strays(Home(home).ready) == []
+    assert not (home / "worker.json").exists()
+
+
+def test_ports_lost_to_somebody_else_are_picked_again(home, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        picks = iter([(taken, 1), (1, taken)])
+        pick = launch._free_ports
+        monkeypatch.setattr(launch, "_free_ports", lambda port: next(picks, None) or pick(port))
+        with LocalWorker(home=home, memory_mb=MEMORY_MB) as worker:
+            assert worker.address == LocalWorker.status(home).address
+
+
+def test_command_line_keeps_the_worker_until_it_is_stopped(home):
+    def run(*arguments, exit_code=0):
+        result = CliRunner().invoke(command, [*arguments, "--home", str(home)], catch_exceptions=False)
+        assert result.exit_code == exit_code
+        return result.output
+
+    assert json.loads(run("status", "--json", exit_code=1)) == {"running": False}
+    assert "no worker is running" in run("status", exit_code=1)
+    started = json.loads(run("start", "--memory-mb", str(MEMORY_MB), "--json"))
+    assert started["running"]
+    assert started["keep"]
+    with LocalWorker(home=home, keep=False) as worker:
+        assert worker.address == started["address"]
+    assert f"export DS_WORKER_ADDR={started['address']}" in run("status")
+    again = json.loads(run("status", "--json"))
+    assert again.pop("uptime_s") >= started.pop("uptime_s")
+    assert again == started
+    assert json.loads(run("stop", "--json")) == {"stopped": True}
+    assert_nothing_left(home, started["pid"])
+    assert "no worker was running" in run("stop")
