@@ -21,19 +21,35 @@ _PREFIX = "yrfl1"
 _MAX_DEPTH = 16
 
 
+def _text(value: str, path: str, op: str) -> str:
+    """The plain text, also of an enumeration's member."""
+    text = str.__str__(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(f"identity{path} holds {text!r}, which is no Unicode text", op=op) from None
+    return text
+
+
 def _plain(value: object, path: str, depth: int, op: str) -> Any:
     """A copy made of dict, list, str, int, float, bool and None alone."""
     if depth > _MAX_DEPTH:
         raise InvalidArgumentError(f"identity{path} is nested deeper than {_MAX_DEPTH}", op=op)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
-        raise InvalidArgumentError(f"identity{path}={value} does not fit in 64 bits; use a string", op=op)
-    if value is None or isinstance(value, (str, bool, int, float)):
+        raise InvalidArgumentError(f"identity{path} is an int that does not fit in 64 bits; use a string", op=op)
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _text(value, path, op)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 raise InvalidArgumentError(f"identity{path} has the key {key!r}, which is no string", op=op)
-        return {key: _plain(item, f"{path}[{key!r}]", depth + 1, op) for key, item in value.items()}
+        return {_text(key, path, op): _plain(item, f"{path}[{key!r}]", depth + 1, op) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{path}[{index}]", depth + 1, op) for index, item in enumerate(value)]
     raise InvalidArgumentError(

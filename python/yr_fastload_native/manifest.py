@@ -23,7 +23,7 @@ from yr_fastload_native.errors import (
     ResourceExhaustedError,
 )
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.tensors import MAX_NAME_CHARS, TensorTable
 
 __all__ = ["FORMAT", "Head", "Manifest", "build_manifest", "decode_head", "decode_manifest", "mapped_addresses"]
 
@@ -32,10 +32,10 @@ _DIGEST = "nh64-1"  # names the function in csrc/core/digest.hpp
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Index = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 32) - 1)]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Shape = Annotated[list[_Size], msgspec.Meta(max_length=64)]
-_Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
-_Generation = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8,64}$")]
+_Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+_Generation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
 
 
 class TensorEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +120,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     generation: _Generation
     manifest_bytes: _Size
-    manifest_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    manifest_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     transport: str
 
 
@@ -252,20 +252,26 @@ def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: st
         raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version knows {_DIGEST!r}", op=op)
     if manifest.identity != identity.fields or manifest.generation != head.generation:
         raise refuse("it is of another identity or generation")
-    names = {tensor.name for tensor in manifest.tensors}
-    if len(names) != len(manifest.tensors):
+    tensors = {tensor.name: tensor for tensor in manifest.tensors}
+    if len(tensors) != len(manifest.tensors):
         raise refuse("two tensors have one name")
     try:
         plan = manifest.plan()
     except FastLoadError as error:
         raise refuse(str(error)) from None
+    if plan.chunks != len(manifest.chunks):  # before anything is made for each
+        raise refuse(f"it has {len(manifest.chunks)} chunks, and its tensors give {plan.chunks}")
     planned = _chunks(identity, manifest.generation, plan)
     if planned != [(chunk.key, chunk.bytes, chunk.blobs) for chunk in manifest.chunks]:
-        raise refuse(f"its {len(manifest.chunks)} chunks are not those that its tensors give ({plan.chunks})")
+        raise refuse("its chunks are not those that its tensors give")
     place = _places(plan)
     for index, tensor in enumerate(manifest.tensors):
         if (tensor.chunk, tensor.offset) != place.get(index, (-1, 0)):
             raise refuse(f"tensor {tensor.name!r} is not at offset {tensor.offset} of chunk {tensor.chunk}")
+        if tensor.alias is not None:
+            owner = tensors.get(tensor.alias[0])
+            if owner is None or owner.alias is not None or tensor.alias[1] + tensor.bytes > owner.bytes:
+                raise refuse(f"tensor {tensor.name!r} does not lie in {tensor.alias[0]!r}")
 
 
 def mapped_addresses(manifest: Manifest, table: TensorTable) -> array[int]:

@@ -33,6 +33,8 @@ _DLPACK_FLOAT8 = {
 }
 _DLPACK_CPU = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost
 
+MAX_NAME_CHARS = 4096  # a manifest holds no longer names
+
 
 @attrs.frozen(slots=True)
 class Tensor:
@@ -87,11 +89,14 @@ class _Reader:
         torch = sys.modules.get("torch")  # whoever passes torch tensors has imported it
         self._torch_tensor: type | None = None if torch is None else torch.Tensor
         self._strided: object = None if torch is None else torch.strided
+        numpy = sys.modules.get("numpy")
+        # Not by __array_interface__: that of a numpy scalar is the address of a copy that is gone already.
+        self._numpy_array: type | None = None if numpy is None else numpy.ndarray
 
     def read(self, name: str, value: Any) -> Tensor:
         if self._torch_tensor is not None and isinstance(value, self._torch_tensor):
             return self._torch(name, value)
-        if hasattr(value, "__array_interface__") and hasattr(value, "dtype"):
+        if self._numpy_array is not None and isinstance(value, self._numpy_array):
             return self._numpy(name, value)
         if hasattr(value, "__dlpack__"):
             return self._dlpack(name, value)
@@ -122,6 +127,8 @@ class _Reader:
         return Tensor(name, dtype, shape, dense, size, address if size else 0, owner)
 
     def _torch(self, name: str, value: Any) -> Tensor:
+        if getattr(value, "materialize", None) is not None:
+            raise self._refuse(name, "is not initialized yet")
         if value.layout is not self._strided or value.is_quantized:
             raise self._refuse(
                 name, f"has layout {value.layout}, quantized={value.is_quantized}; only strided ones move"
@@ -142,11 +149,12 @@ class _Reader:
         return self._make(name, dtype, tuple(value.shape), value.stride(), value.element_size(), address, value)
 
     def _numpy(self, name: str, value: Any) -> Tensor:
-        interface = value.__array_interface__
         dtype, item = value.dtype.name, value.dtype.itemsize
-        if value.dtype.hasobject or value.dtype.fields or not value.dtype.isnative:
+        # Kind V is a structure or raw bytes (type void), or a number of ml_dtypes.
+        number = value.dtype.kind in "biufc" or (value.dtype.kind == "V" and value.dtype.type.__name__ != "void")
+        if not number or value.dtype.hasobject or not value.dtype.isnative:
             raise self._refuse(name, f"has dtype {value.dtype!r}, which holds more than plain native numbers")
-        address, readonly = interface["data"]
+        address, readonly = value.__array_interface__["data"]
         self._check_writable(name, readonly)
         strides = value.strides
         if any(stride % item for stride in strides):
@@ -154,7 +162,10 @@ class _Reader:
         return self._make(name, dtype, value.shape, tuple(s // item for s in strides), item, address, value)
 
     def _dlpack(self, name: str, value: Any) -> Tensor:
-        view = _core.dlpack_view(value.__dlpack__())
+        try:
+            view = _core.dlpack_view(value.__dlpack__())
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise self._refuse(name, f"is a {type(value).__name__} that DLPack cannot export: {error}") from None
         if view.device[0] not in _DLPACK_CPU:
             raise DeviceError(
                 f"tensor {name!r} is on DLPack device {view.device}; transport 'host' moves tensors in CPU memory",
@@ -206,6 +217,15 @@ def _named(source: Any, op: str) -> Iterator[tuple[str, Any]]:
     )
 
 
+def _is_text(name: str) -> bool:
+    """False for lone surrogates, which no manifest can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class TensorTable:
     """All tensors of one publish or load, in order, with what they share.
 
@@ -229,6 +249,10 @@ class TensorTable:
         for name, value in _named(source, op):
             if not isinstance(name, str) or not name:
                 raise InvalidArgumentError(f"tensor name {name!r} is not a non-empty string", op=op)
+            if len(name) > MAX_NAME_CHARS or not _is_text(name):
+                raise InvalidArgumentError(
+                    f"tensor name {name[:40]!r} is not Unicode text of at most {MAX_NAME_CHARS} characters", op=op
+                )
             if name in self.index:
                 raise InvalidArgumentError(f"two tensors are named {name!r}", op=op, failed_keys=[name])
             if len(self.tensors) == max_tensors:

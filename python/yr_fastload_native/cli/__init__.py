@@ -1,0 +1,57 @@
+"""The command ``yr-fastload``: one module a subcommand, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from yr_fastload_native.errors import FastLoadError
+
+__all__ = ["main"]
+
+# Named here with their summaries, so that `--help` imports none of them.
+_COMMANDS = {
+    "bench": "Measure loading from disk against pulling, with every byte checked.",
+    "demo": "See a second process pull a model from a first instead of reading the disk.",
+    "worker": "Run a local openYuanrong worker on loopback, one a machine and user.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        try:
+            command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        except ImportError as error:
+            raise FastLoadError(f"{error}; reinstall yr-fastload-native", op=name) from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except FastLoadError as error:
+            click.echo(f"error: {error.code}: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("error: INTERRUPTED: ended on request", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="yr-fastload-native", message="%(prog)s %(version)s")
+def main() -> None:
+    """Load the weights of a new inference instance from a running one, through openYuanrong.
+
+    With --json a command prints its result as one line of JSON on stdout. Errors are one line on stderr. The exit
+    status is 0 for success, 1 for an error, 2 for wrong usage and 130 after Ctrl-C.
+    """

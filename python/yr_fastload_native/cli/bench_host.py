@@ -1,0 +1,187 @@
+"""Measurements behind ``yr-fastload bench --transport host``.
+
+Everything is timed in one run and in turn (pull, memcpy, disk, pull, memcpy, disk, ...), because machines are shared
+and their speed drifts: only ratios within a run mean something.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import statistics
+import time
+import uuid
+from array import array
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from yr_fastload_native import _core
+from yr_fastload_native.checkpoint import drop_page_cache, read_directory, scan_directory
+from yr_fastload_native.cli.room import touch_memory
+from yr_fastload_native.config import Config
+from yr_fastload_native.errors import IntegrityError
+from yr_fastload_native.loader import FastLoader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[Any]]
+
+__all__ = ["measure_fixed_cost", "measure_transfer"]
+
+_SMALL_TENSORS = 10_000
+_SMALL_BYTES = 4096
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _spread(samples: Iterable[float]) -> dict[str, float]:
+    values = sorted(samples)
+    return {"median": statistics.median(values), "min": values[0], "max": values[-1]}
+
+
+def _require_equal(got: Arrays, wanted: Arrays) -> None:
+    for name, array_ in wanted.items():
+        if not np.array_equal(got[name].view(np.uint8), array_.view(np.uint8)):
+            raise IntegrityError(f"tensor {name!r} differs from what was published", op="bench", failed_keys=[name])
+
+
+class _SharedCopy:
+    """The same bytes in shared memory of this process: what a pull reads, without openYuanrong around it."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._sizes = [value.nbytes for value in arrays.values()]
+        descriptor = os.memfd_create("yr-fastload-bench")
+        try:
+            os.truncate(descriptor, max(1, sum(self._sizes)))
+            self._memory = mmap.mmap(descriptor, max(1, sum(self._sizes)))
+        finally:
+            os.close(descriptor)
+        self._whole = np.frombuffer(self._memory, np.uint8)
+        offset = 0
+        for value in arrays.values():
+            self._whole[offset : offset + value.nbytes] = value.reshape(-1).view(np.uint8)
+            offset += value.nbytes
+
+    def memcpy_seconds(self, target: Arrays, threads: int) -> float:
+        base = self._whole.ctypes.data
+        sources = array("Q", [0] * len(self._sizes))
+        for i, size in enumerate(self._sizes):
+            sources[i] = base
+            base += size
+        destinations = array("Q", [value.ctypes.data for value in target.values()])
+        return _core.memcpy_seconds(destinations, sources, array("Q", self._sizes), threads)
+
+
+def _disk_reader() -> tuple[str, Callable[[Path], object]]:
+    """What loads a checkpoint from disk here: safetensors with torch as vLLM does, else this package's own reader."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        return "yr_fastload_native.checkpoint.read_directory (no torch here)", read_directory
+    return "safetensors.torch.load_file", lambda model: [
+        load_file(file) for file in sorted(model.glob("*.safetensors"))
+    ]
+
+
+def measure_transfer(worker: str, model: Path, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
+    """Publish a checkpoint, then time pulls, plain copies and loads from disk against each other.
+
+    Raises:
+        IntegrityError: A pull gave other bytes than were published.
+    """
+    stored = scan_directory(model)
+    source = read_directory(model)
+    shared = _SharedCopy(source)
+    touched = {name: np.zeros_like(value) for name, value in source.items()}
+    reader_name, read = _disk_reader()
+    total = sum(tensor.nbytes for tensor in stored.values())
+    samples: dict[str, list[float]] = {
+        key: [] for key in ("load_fresh", "load_touched", "memcpy_fresh", "memcpy_touched", "disk_warm", "disk_cold")
+    }
+    identity = {"source": "bench", "run": uuid.uuid4().hex}
+    config = Config(worker=worker)
+    with FastLoader(config) as publisher, FastLoader(config) as loader:
+        threads = loader.stats()["copy_threads"]
+        publication = publisher.publish(source, identity)
+        loader.load(touched, identity)  # maps the worker's memory into this process, once
+        for turn in range(rounds):
+            note(f"round {turn + 1} of {rounds}")
+            touch_memory(total)
+            fresh = {name: tensor.allocate() for name, tensor in stored.items()}
+            report = loader.load(fresh, identity)
+            samples["load_fresh"].append(report.seconds)
+            _require_equal(fresh, source)
+            del fresh
+            touch_memory(total)
+            fresh = {name: tensor.allocate() for name, tensor in stored.items()}
+            samples["memcpy_fresh"].append(shared.memcpy_seconds(fresh, threads))
+            del fresh
+            for value in touched.values():
+                value.reshape(-1).view(np.uint8)[:] = 0xA5
+            report = loader.load(touched, identity)
+            samples["load_touched"].append(report.seconds)
+            _require_equal(touched, source)
+            samples["memcpy_touched"].append(shared.memcpy_seconds(touched, threads))
+            gc.collect()
+            touch_memory(total)
+            samples["disk_warm"].append(_seconds(lambda: read(model)))
+            for file in model.glob("*.safetensors"):
+                drop_page_cache(file)
+            touch_memory(total)
+            samples["disk_cold"].append(_seconds(lambda: read(model)))
+    timing = {key: _spread(values) for key, values in samples.items()}
+    median = {key: values["median"] for key, values in timing.items()}
+    return {
+        "transport": report.transport,
+        "bytes": report.bytes,
+        "tensors": report.tensors,
+        "chunks": report.chunks,
+        "copy_threads": threads,
+        "rounds": rounds,
+        "publish_s": publication.seconds,
+        "load_s": median["load_touched"],
+        "load_gib_per_s": report.bytes / (1 << 30) / median["load_touched"],
+        "memcpy_gib_per_s": report.bytes / (1 << 30) / median["memcpy_touched"],
+        "memcpy_share_touched": median["memcpy_touched"] / median["load_touched"],
+        "memcpy_share_fresh": median["memcpy_fresh"] / median["load_fresh"],
+        "disk_reader": reader_name,
+        "speedup_cold": median["disk_cold"] / median["load_fresh"],
+        "speedup_warm": median["disk_warm"] / median["load_fresh"],
+        "seconds": timing,
+        "verified": True,
+    }
+
+
+def measure_fixed_cost(worker: str, rounds: int) -> dict[str, Any]:
+    """Time what does not depend on bytes: 10,000 tensors of 4 KiB."""
+    source = {f"p.{i}": np.full(_SMALL_BYTES, i % 251, np.uint8) for i in range(_SMALL_TENSORS)}
+    target = {name: np.zeros_like(value) for name, value in source.items()}
+    sizes = array("Q", [_SMALL_BYTES] * _SMALL_TENSORS)
+    config = Config(worker=worker)
+    plan, publish, load = [], [], []
+    with FastLoader(config) as publisher, FastLoader(config) as loader:
+        for _ in range(rounds):
+            identity = {"source": "bench", "run": uuid.uuid4().hex}
+            plan.append(
+                _seconds(lambda: _core.make_plan(sizes, chunk_bytes=config.chunk_bytes, max_blobs=config.max_blobs))
+            )
+            with publisher.publish(source, identity) as publication:
+                publish.append(publication.seconds)
+                load.append(loader.load(target, identity).seconds)
+            _require_equal(target, source)
+    return {
+        "tensors": _SMALL_TENSORS,
+        "tensor_bytes": _SMALL_BYTES,
+        "plan_s": statistics.median(plan),
+        "publish_s": statistics.median(publish),
+        "load_s": statistics.median(load),
+    }

@@ -1,0 +1,190 @@
+"""``yr-fastload demo``: one process reads a model from disk, a second one pulls it and checks every byte."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from yr_fastload_native.cli import output
+from yr_fastload_native.errors import IntegrityError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from yr_fastload_native.checkpoint import StoredTensor
+
+__all__ = ["demo"]
+
+_DEFAULT_MB = 1024
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+@click.command()
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of a safetensors checkpoint.  [default: one that is made for the demo]",
+)
+@click.option(
+    "--size-mb",
+    type=click.IntRange(1, 1 << 20),
+    help=f"Size of the checkpoint that is made, MiB.  [default: {_DEFAULT_MB}]",
+)
+@click.option(
+    "--transport", type=click.Choice(["auto", "host"]), default="auto", show_default=True, help="How bytes move."
+)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
+def demo(model: Path | None, size_mb: int | None, transport: str, as_json: bool) -> None:
+    """See a second process pull a model from a first instead of reading the disk.
+
+    A first process loads a checkpoint with the page cache dropped and again with it warm, and publishes it. A second
+    process pulls it into memory of its own and then compares every byte with the files. The table sets both loads
+    beside the pull and beside a plain memory copy. Dropping the page cache leaves other caches as they are: that of a
+    virtual machine's host, or of the disk, can make the first load faster than one from a disk that was never read.
+
+    Without --model a checkpoint with random weights and the tensors of Qwen2.5-7B, scaled down, is made and removed
+    again. DS_WORKER_ADDR names the openYuanrong worker to use; without it a private one is started and stopped. About
+    three times the size of the checkpoint is needed as memory. The exit status is 0 only if every byte agreed.
+    """
+    if model is not None and size_mb is not None:
+        raise click.UsageError("--size-mb is the size of a checkpoint that is made; leave it out with --model")
+    with _leaving_in_order():
+        record = _run(model, size_mb or _DEFAULT_MB, transport)
+    output.emit(record, as_json=as_json, text=lambda: _table(record))
+    if not record["verified"]:
+        raise IntegrityError(
+            f"{record['differing']} tensors differ from the files; run it again with --json and report it", op="demo"
+        )
+
+
+def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
+    from yr_fastload_native.checkpoint import fingerprint, make_qwen2, scan_directory
+    from yr_fastload_native.cli.demo_process import Process, Task
+    from yr_fastload_native.cli.room import private_worker, require_memory
+    from yr_fastload_native.config import Config
+
+    with contextlib.ExitStack() as stack:
+        external = Config.worker_from_env()
+        size = size_mb * _MIB if model is None else _total(scan_directory(model))
+        require_memory(size, copies=2 if external else 3, op="demo")  # the source's, the reader's, a private worker's
+        if model is None:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-"))
+            with output.progress_bar("making a checkpoint", size_mb * _MIB) as progress:
+                model = make_qwen2(Path(scratch) / "qwen2", size_mb=size_mb, progress=progress)
+        stored = scan_directory(model)
+        total = _total(stored)
+        if not total:
+            raise InvalidArgumentError(f"{model} holds no bytes to load; name another checkpoint", op="demo")
+        limit_s = 60 + total / (16 * _MIB)  # nobody waits for what runs at less than 16 MiB/s
+        task = Task(
+            directory=str(model.resolve()),
+            worker=external or stack.enter_context(private_worker(total)),
+            transport=transport,
+            identity={
+                "source": "demo",
+                "model": model.resolve().name,
+                "fingerprint": fingerprint(stored),
+                "run": uuid.uuid4().hex,  # two demos on one worker never meet
+            },
+            deadline_s=limit_s,
+            progress=sys.stderr.isatty(),
+        )
+        source = stack.enter_context(Process("source", task))
+        with output.progress_bar("loading, page cache dropped", total) as progress:
+            cold = source.expect("cold", limit_s, progress)
+        with output.progress_bar("loading, page cache warm", total) as progress:
+            warm = source.expect("warm", limit_s, progress)
+        with output.progress_bar("publishing", total) as progress:
+            published = source.expect("published", limit_s, progress)
+        output.note("published; a second process pulls")
+        reader = stack.enter_context(Process("reader", task))
+        with output.progress_bar("pulling", total) as progress:
+            reader.expect("pulled", limit_s, progress)
+        output.note("pulled; comparing every byte with the files")
+        pulled = reader.expect("compared", limit_s)
+        source.end()  # its memory makes room for the destination of memcpy
+        reader.tell("memcpy")
+        memcpy = reader.expect("memcpy", limit_s)
+        reader.end()
+    seconds = pulled["seconds"]
+    return {
+        "transport": pulled["transport"],
+        "bytes": pulled["bytes"],
+        "tensors": pulled["tensors"],
+        "chunks": pulled["chunks"],
+        "cold_s": cold["seconds"],
+        "warm_s": warm["seconds"],
+        "publish_s": published["seconds"],
+        "load_s": seconds,
+        "load_gib_per_s": pulled["bytes"] / _GIB / seconds,
+        "memcpy_gib_per_s": memcpy["gib_per_s"],
+        "speedup_cold": cold["seconds"] / seconds,
+        "speedup_warm": warm["seconds"] / seconds,
+        "verified": not pulled["differing"],
+        "differing": len(pulled["differing"]),
+        "cold_cached_bytes": cold["cached_bytes"],
+        "copy_threads": pulled["copy_threads"],
+        "stages": pulled["stages"],
+        "destination_memory": "fresh",
+        "model": task.identity["model"],
+        "cpu_count": os.cpu_count(),
+        "machine": platform.machine(),
+    }
+
+
+def _total(stored: Mapping[str, StoredTensor]) -> int:
+    return sum(tensor.nbytes for tensor in stored.values())
+
+
+@contextlib.contextmanager
+def _leaving_in_order() -> Iterator[None]:
+    """Turn signals that end a command into exceptions, once: a second one must not cut the cleaning up short."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _table(record: Mapping[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    size = record["bytes"] / _GIB
+    memcpy_s = size / record["memcpy_gib_per_s"]
+    table = Table("", title=f"{record['model']}: {record['tensors']} tensors, {size:.2f} GiB")
+    for heading in ("seconds", "GiB/s", "time / pull time"):
+        table.add_column(heading, justify="right")
+    for name, seconds in (
+        ("load, page cache dropped", record["cold_s"]),
+        ("load, page cache warm", record["warm_s"]),
+        ("publish", record["publish_s"]),
+        (f"pull ({record['transport']}, {record['chunks']} chunks)", record["load_s"]),
+        (f"memcpy, {record['copy_threads']} threads, memory warm", memcpy_s),
+    ):
+        factor = "" if seconds == record["load_s"] else f"{seconds / record['load_s']:.2f}x"
+        table.add_row(name, f"{seconds:.3f}", f"{size / seconds:.2f}", factor)
+    lines = [f"verified: {'yes, every byte equals the files' if record['verified'] else 'no'}"]
+    if record["cold_cached_bytes"]:
+        share = record["cold_cached_bytes"] / record["bytes"]
+        lines.append(f"note: {share:.0%} of the files stayed in the page cache, so the cold load was partly a warm one")
+    return Group(table, *lines)

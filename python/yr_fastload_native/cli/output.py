@@ -1,0 +1,67 @@
+"""What commands print: the result on stdout, as a table or one line of JSON; everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["emit", "note", "progress_bar"]
+
+
+def emit(record: Mapping[str, object], *, as_json: bool, text: Callable[[], RenderableType]) -> None:
+    """Print a command's result on stdout.
+
+    Args:
+        record: The result; with ``as_json`` it is printed as one line of JSON.
+        as_json: Print ``record``, not ``text``.
+        text: Makes what people read, a rich table for example.
+    """
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    from rich.console import Console
+
+    Console(markup=False, emoji=False, highlight=False).print(text())  # names of models are no markup
+
+
+def note(message: str) -> None:
+    """Say on stderr what goes on, if somebody watches: if stderr is a terminal."""
+    if sys.stderr.isatty():
+        click.echo(message, err=True)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show progress on stderr while the block runs, if stderr is a terminal.
+
+    Args:
+        description: What is under way.
+        total: Bytes in all.
+
+    Yields:
+        Callback that takes the bytes done so far and in all.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+        progress.update(task, completed=total)
