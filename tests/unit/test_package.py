@@ -15,7 +15,8 @@ from yr_fastload_native import _core
 
 
 def imported_by(statement: str) -> set[str]:
-    script = f"import sys, json; before = set(sys.modules); {statement}; print(json.dumps([*{{*sys.modules}} - before]))"
+    report = "print(json.dumps(sorted({*sys.modules} - before)))"
+    script = f"import sys, json; before = set(sys.modules); {statement}; {report}"
     done = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True)
     return set(json.loads(done.stdout))
 

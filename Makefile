@@ -1,0 +1,63 @@
+# Everything a checkout needs goes into .venv*; nothing needs root. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md $(shell find csrc python -type f ! -name '*.pyc')
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+ARGS ?=
+
+.PHONY: help demo test test-asan lint format stubs docs bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+demo: $(VENV)/.installed  ## a second process pulls a model from a first; ARGS="--size-mb 512 --json"
+	$(BIN)/yr-fastload demo $(ARGS)
+
+test: $(VENV)/.develop  ## all tests; ARGS="-k plan"
+	$(BIN)/python -m pytest $(ARGS)
+
+test-asan: .venv-asan/.develop  ## the same tests over a native core built with address and undefined sanitizers
+	./tools/with-asan .venv-asan/bin/python -m pytest -m "not no_asan" $(ARGS)
+
+lint: $(VENV)/.develop  ## ruff, mypy, clang-format, and that stub and generated pages are up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/python tools/stubs.py --check
+	$(BIN)/python tools/pages.py --check
+
+format: $(VENV)/.develop  ## rewrite sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+stubs: $(VENV)/.develop  ## rewrite python/yr_fastload_native/_core.pyi
+	$(BIN)/python tools/stubs.py
+
+docs: $(VENV)/.develop  ## rewrite docs/settings.md and docs/errors.md
+	$(BIN)/python tools/pages.py
+
+bench: $(VENV)/.develop  ## measure against disk and memcpy; ARGS="--json"
+	$(BIN)/yr-fastload bench $(ARGS)
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .venv-asan build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python .venv-asan/bin/python:
+	@./tools/check-python $(PYTHON)
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
+
+$(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet .
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet '.[test,lint]'
+	@touch $@ $(VENV)/.installed
+
+.venv-asan/.develop: .venv-asan/bin/python $(SOURCES)
+	.venv-asan/bin/python -m pip install --quiet -Ccmake.define.YRFL_SANITIZE=address,undefined \
+	  -Ccmake.build-type=RelWithDebInfo -Cbuild-dir=build/asan '.[test]'
+	@touch $@

@@ -1,0 +1,71 @@
+"""Write docs/settings.md and docs/errors.md from the code, or check that those in the tree are up to date.
+
+Run with the package installed: ``python tools/pages.py [--check]``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import attrs
+
+from yr_fastload_native import _core, errors
+from yr_fastload_native.config import ENVIRONMENT_PREFIX, Config
+
+_DOCS = Path(__file__).parents[1] / "docs"
+
+_SETTINGS = """# Settings
+
+Each is an argument of `yr_fastload_native.Config`, checked when the object is made, and an environment variable that
+`Config.from_env` (and a `FastLoader` made without a config) reads. `DS_WORKER_ADDR` names the worker where `worker` is
+`auto`. `FastLoader.stats()` shows bounds beside what is used of them. This page is made from the code by `make docs`.
+
+| setting | variable | default | unit | meaning |
+|---|---|---|---|---|
+"""
+
+_ERRORS = """# Errors
+
+Every error that this package raises on purpose is a `FastLoadError` with `.code`, `.op` (what was asked for),
+`.failed_keys` (keys, tensor names or paths) and `.retryable` (whether the same call may succeed later without a change
+by the caller). On the command line it is one line on stderr, `error: CODE: message`, and exit status 1. This page is
+made from the table in `csrc/core/error.hpp` by `make docs`.
+
+| class | code | is also a | retryable | meaning |
+|---|---|---|---|---|
+"""
+
+
+def settings() -> str:
+    rows = []
+    for field in attrs.fields(Config):
+        meaning, unit = field.metadata["meaning"], field.metadata["unit"]
+        variable = ENVIRONMENT_PREFIX + field.name.upper()
+        rows.append(f"| `{field.name}` | `{variable}` | `{field.default}` | {unit} | {meaning} |")
+    return _SETTINGS + "\n".join(rows) + "\n"
+
+
+def error_page() -> str:
+    rows = []
+    for code, name, retryable, meaning in _core.error_table():
+        bases = [base.__name__ for base in getattr(errors, name).__bases__ if base is not errors.FastLoadError]
+        also = f"`{bases[0]}`" if bases else ""
+        rows.append(f"| `{name}` | `{code}` | {also} | {'yes' if retryable else 'no'} | {meaning} |")
+    return _ERRORS + "\n".join(rows) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    stale = 0
+    for name, text in (("settings.md", settings()), ("errors.md", error_page())):
+        page = _DOCS / name
+        if arguments != ["--check"]:
+            page.write_text(text)
+        elif not page.exists() or page.read_text() != text:
+            sys.stderr.write(f"docs/{name} is out of date; run `make docs`\n")
+            stale = 1
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
