@@ -12,7 +12,10 @@ namespace {
 /// A multiple of every page size in use, so that a block is never larger than what the cap was checked for.
 constexpr std::size_t kGranule = std::size_t{64} << 10;
 
-std::size_t round_up(std::size_t bytes) noexcept { return (bytes + kGranule - 1) / kGranule * kGranule; }
+/// For sizes that `PinnedPool::fits` accepts, so that nothing overflows.
+std::size_t round_up(std::size_t bytes) noexcept {
+  return std::max<std::size_t>((bytes + kGranule - 1) / kGranule, 1) * kGranule;
+}
 
 }  // namespace
 
@@ -53,8 +56,8 @@ struct PinnedPool::State {
   std::unique_ptr<PageLockedMemory> take(std::size_t bytes) {
     auto memory = take_free(bytes);
     if (!memory) {
-      if (leased_bytes + cached_bytes + bytes > cap_bytes) drop_free();
-      if (leased_bytes + bytes > cap_bytes) return nullptr;
+      if (bytes > cap_bytes - leased_bytes - cached_bytes) drop_free();
+      if (bytes > cap_bytes - leased_bytes) return nullptr;
       memory = device->allocate_page_locked(bytes);
       if (memory->locked()) locked_bytes += memory->bytes();
     }
@@ -84,9 +87,13 @@ PinnedPool::Lease::~Lease() {
 PinnedPool::PinnedPool(std::shared_ptr<Device> device, std::uint64_t cap_bytes)
     : state_(std::make_shared<State>(std::move(device), cap_bytes)) {}
 
+bool PinnedPool::fits(std::uint64_t bytes) const noexcept {
+  return std::max<std::uint64_t>(bytes, 1) <= state_->cap_bytes / kGranule * kGranule;
+}
+
 std::optional<PinnedPool::Lease> PinnedPool::try_lease(std::size_t bytes) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  if (bytes > state_->cap_bytes || round_up(bytes) > state_->cap_bytes) return std::nullopt;
+  if (!fits(bytes)) return std::nullopt;
   auto memory = state_->take(round_up(bytes));
   if (!memory) return std::nullopt;
   return Lease(state_, std::move(memory));
@@ -94,7 +101,7 @@ std::optional<PinnedPool::Lease> PinnedPool::try_lease(std::size_t bytes) {
 
 PinnedPool::Lease PinnedPool::lease(std::size_t bytes, Deadline deadline) {
   std::unique_lock<std::mutex> lock(state_->mutex);
-  if (bytes > state_->cap_bytes || round_up(bytes) > state_->cap_bytes)
+  if (!fits(bytes))
     throw Error(ErrorCode::kResourceExhausted, "staging",
                 std::to_string(bytes) + " bytes of page-locked memory are above the cap of " +
                     std::to_string(state_->cap_bytes) + "; raise staging_bytes or lower chunk_bytes");

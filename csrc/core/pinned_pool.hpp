@@ -44,6 +44,9 @@ class PinnedPool {
 
   PinnedPool(std::shared_ptr<Device> device, std::uint64_t cap_bytes);
 
+  /// Whether a block of at least `bytes` can ever be had: blocks are rounded up to a granule.
+  bool fits(std::uint64_t bytes) const noexcept;
+
   /// A block of at least `bytes`, nullopt if that would pass the cap now.
   std::optional<Lease> try_lease(std::size_t bytes);
 

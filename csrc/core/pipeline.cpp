@@ -141,7 +141,7 @@ class Load {
   void check_staging() const {
     const std::uint64_t cap = pool_.stats().cap_bytes;
     for (const std::uint64_t chunk : chunks_)
-      if (stages() && plan_.chunk_bytes[chunk] > cap)
+      if (stages() && !pool_.fits(plan_.chunk_bytes[chunk]))
         throw Error(ErrorCode::kResourceExhausted, "load",
                     "chunks of " + std::to_string(plan_.chunk_bytes[chunk]) +
                         " bytes do not fit in staging_bytes=" + std::to_string(cap) + "; raise it");
@@ -149,8 +149,10 @@ class Load {
 
   void fetch_all() {
     for (std::size_t first = 0; first < chunks_.size() && !cancelled_.raised();) {
-      // The first batch is one chunk, so that copying starts at once.
-      const std::size_t count = first == 0 ? 1 : std::min<std::size_t>(batch_, chunks_.size() - first);
+      // The first batch is small, so that copying starts at once; the others are large, because a call to the store is
+      // slow while every core copies: it waits for one.
+      const std::size_t most = first == 0 ? std::min<std::size_t>(batch_, 2 * options_.copy_threads) : batch_;
+      const std::size_t count = std::min(std::max<std::size_t>(most, 1), chunks_.size() - first);
       Keys keys;
       for (std::size_t i = 0; i < count; ++i) keys.push_back(chunk_key(key_prefix_, chunks_[first + i]));
       const Stopwatch watch;

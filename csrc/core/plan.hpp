@@ -57,7 +57,8 @@ struct Sharing {
 };
 
 /// Finds tied tensors and views. Of tensors that span the same bytes the first owns them.
-/// Throws kInvalidArgument, naming both indices in failed_keys, if two overlap and neither contains the other.
+/// Views of one owner may overlap each other: only the owner moves. Throws kInvalidArgument, naming both indices in
+/// failed_keys, if two owners overlap and neither contains the other.
 Sharing find_sharing(Span<const std::uint64_t> addresses, Span<const std::uint64_t> bytes);
 
 }  // namespace yr_fastload

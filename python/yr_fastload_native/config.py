@@ -126,7 +126,7 @@ class Config:
     copy_threads: int = _setting(
         0, _number(int, 0, 256), "Threads that copy and verify; 0 takes the usable cores, at most 8."
     )
-    chunks_in_flight: int = _setting(8, _number(int, 1, 1024), "Most chunks held between fetching and copying.")
+    chunks_in_flight: int = _setting(64, _number(int, 1, 1024), "Most chunks held between fetching and copying.")
     staging_bytes: int = _setting(256 * _MIB, _number(int, 0, 1 << 40), "Most page-locked staging memory.", "bytes")
     max_tensors: int = _setting(1_000_000, _number(int, 1, 1 << 32), "Most tensors in one publication.")
     max_manifest_bytes: int = _setting(

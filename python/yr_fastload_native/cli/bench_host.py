@@ -82,14 +82,19 @@ class _SharedCopy:
 
 
 def _disk_reader() -> tuple[str, Callable[[Path], object]]:
-    """What loads a checkpoint from disk here: safetensors with torch as vLLM does, else this package's own reader."""
+    """What puts a checkpoint from disk into memory of its own here.
+
+    `load_file` maps the files and reads nothing yet; a framework then copies into its parameters, and so does this.
+    """
     try:
         from safetensors.torch import load_file
     except ImportError:
         return "yr_fastload_native.checkpoint.read_directory (no torch here)", read_directory
-    return "safetensors.torch.load_file", lambda model: [
-        load_file(file) for file in sorted(model.glob("*.safetensors"))
-    ]
+
+    def read(model: Path) -> object:
+        return [tensor.clone() for file in sorted(model.glob("*.safetensors")) for tensor in load_file(file).values()]
+
+    return "safetensors.torch.load_file and a copy of each tensor", read
 
 
 def measure_transfer(worker: str, model: Path, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:

@@ -1,0 +1,207 @@
+"""Every bound of every setting, and the environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from yr_fastload_native.config import ENVIRONMENT_PREFIX, Config, parse_address
+from yr_fastload_native.errors import InvalidArgumentError
+
+MIB = 1 << 20
+
+# Setting: lowest, highest, and what is just outside.
+BOUNDS: dict[str, tuple[Any, Any, Any, Any]] = {
+    "deadline_s": (0.01, 86400, 0.009, 86400.1),
+    "publish_deadline_s": (0.01, 86400, 0.009, 86400.1),
+    "connect_timeout_s": (0.5, 600, 0.49, 600.1),
+    "rpc_timeout_s": (0.1, 600, 0.09, 600.1),
+    "lease_s": (2, 3600, 1, 3601),
+    "chunk_bytes": (64, 1 << 30, 0, (1 << 30) + 64),
+    "max_blobs": (1, 65536, 0, 65537),
+    "copy_threads": (0, 256, -1, 257),
+    "chunks_in_flight": (1, 1024, 0, 1025),
+    "staging_bytes": (0, 1 << 40, -1, (1 << 40) + 1),
+    "max_tensors": (1, 1 << 32, 0, (1 << 32) + 1),
+    "max_manifest_bytes": (1024, 1 << 31, 1023, (1 << 31) + 1),
+    "worker_memory_mb": (0, 1 << 30, -1, (1 << 30) + 1),
+    "worker_start_timeout_s": (1, 3600, 0.9, 3601),
+}
+CHOICES = {
+    "transport": ("auto", "host"),
+    "verify": ("digest", "layout"),
+    "staging": ("auto", "always"),
+}
+TEXTS = {
+    **{name: (str(high), high) for name, (_, high, _, _) in BOUNDS.items()},
+    **{name: (last, last) for name, (_, last) in CHOICES.items()},
+    "worker": ("10.0.0.1:31501", "10.0.0.1:31501"),
+    "hold": ("0", False),
+}
+FIELDS = {field.name: field for field in attrs.fields(Config)}
+
+
+def test_the_tables_above_cover_every_setting() -> None:
+    assert {*BOUNDS, *CHOICES, "worker", "hold"} == set(FIELDS) == set(TEXTS)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name: str) -> None:
+    low, high, below, above = BOUNDS[name]
+    for value in (low, high):
+        assert getattr(Config(**{name: value}), name) == value
+    for value in (below, above):
+        with pytest.raises(InvalidArgumentError, match=f"^config: {name}=.* is not allowed; use") as caught:
+            Config(**{name: value})
+        assert str(low) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_numbers_are_numbers(name: str) -> None:
+    default = FIELDS[name].default
+    bad: list[Any] = [True, False, str(default), None, [default], float("nan"), float("inf"), complex(default)]
+    if isinstance(default, int):
+        bad.append(float(default))
+    for value in bad:
+        with pytest.raises(InvalidArgumentError, match=name):
+            Config(**{name: value})
+
+
+def test_seconds_may_be_whole_numbers() -> None:
+    assert Config(deadline_s=3).deadline_s == 3
+
+
+@pytest.mark.parametrize("chunk_bytes", [65, 100, MIB + 1])
+def test_chunks_are_aligned(chunk_bytes: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"chunk_bytes={chunk_bytes} .* multiple of 64"):
+        Config(chunk_bytes=chunk_bytes)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices(name: str) -> None:
+    for value in CHOICES[name]:
+        assert getattr(Config(**{name: value}), name) == value
+    for value in ("", "other", CHOICES[name][0].upper(), None, 1, True):
+        with pytest.raises(InvalidArgumentError, match=f"{name}=.*{' or '.join(CHOICES[name])}"):
+            Config(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", None])
+def test_hold_is_true_or_false(value: Any) -> None:
+    assert Config(hold=False).hold is False
+    with pytest.raises(InvalidArgumentError, match="hold="):
+        Config(hold=value)
+
+
+GOOD_ADDRESSES = [("h:1", ("h", 1)), ("127.0.0.1:65535", ("127.0.0.1", 65535)), ("[::1]:31501", ("[::1]", 31501))]
+BAD_ADDRESSES = ["", "host", ":1", "h:", "h:0", "h:65536", "h:-1", "h: 1", "h:1_0", "h:\u0661", "h:1.0", "h:port"]
+
+
+@pytest.mark.parametrize(("address", "parts"), GOOD_ADDRESSES)
+def test_addresses(address: str, parts: tuple[str, int]) -> None:
+    assert parse_address(address, op="connect") == parts
+    assert Config(worker=address).worker == address
+
+
+@pytest.mark.parametrize("address", BAD_ADDRESSES)
+def test_other_addresses_are_refused(address: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^connect: .*HOST:PORT"):
+        parse_address(address, op="connect")
+    with pytest.raises(InvalidArgumentError, match="HOST:PORT"):
+        Config(worker=address)
+
+
+@pytest.mark.parametrize("worker", [None, 1, b"h:1", ("h", 1)])
+def test_an_address_is_text(worker: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="worker="):
+        Config(worker=worker)
+
+
+def test_a_config_does_not_change() -> None:
+    config = Config()
+    for name, value in attrs.asdict(config).items():
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(config, name, value)
+    assert attrs.evolve(config, lease_s=7).lease_s == 7
+    assert config == Config()
+    with pytest.raises(InvalidArgumentError, match="lease_s"):
+        attrs.evolve(config, lease_s=0)
+
+
+def test_settings_have_names() -> None:
+    with pytest.raises(TypeError):
+        Config("auto")
+    with pytest.raises(TypeError, match="chunk_byte"):
+        Config(chunk_byte=64)
+
+
+def test_every_setting_says_what_it_means_and_its_unit() -> None:
+    for name, field in FIELDS.items():
+        assert field.metadata["meaning"].endswith(".")
+        unit = {"_s": "s", "_bytes": "bytes", "_mb": "MiB"}
+        expected = next((unit[end] for end in unit if name.endswith(end)), "")
+        assert field.metadata["unit"] == expected, name
+
+
+# -- environment ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_setting_comes_from_its_variable(name: str) -> None:
+    text, value = TEXTS[name]
+    config = Config.from_env({ENVIRONMENT_PREFIX + name.upper(): text, "OTHER": "1"})
+    assert getattr(config, name) == value != FIELDS[name].default
+    assert config == attrs.evolve(Config(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("true", True), ("True", True), ("0", False), ("FALSE", False)]
+)
+def test_true_and_false(text: str, value: bool) -> None:
+    assert Config.from_env({"YR_FASTLOAD_HOLD": text}).hold is value
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    assert Config.from_env({}) == Config()
+
+
+@pytest.mark.parametrize("name", [*BOUNDS, "hold"])
+def test_text_of_another_type_names_the_variable(name: str) -> None:
+    variable = ENVIRONMENT_PREFIX + name.upper()
+    for text in ("", "many", "1x", "0x10", "None", "9" * 5000 + "x"):
+        with pytest.raises(InvalidArgumentError, match=f"^config: {variable}=.* is not"):
+            Config.from_env({variable: text})
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "hold"])
+def test_text_out_of_bounds_is_refused(name: str) -> None:
+    text = {"deadline_s": "nan", "worker": "nowhere"}.get(name, "-1")
+    with pytest.raises(InvalidArgumentError):
+        Config.from_env({ENVIRONMENT_PREFIX + name.upper(): text})
+
+
+def test_what_is_given_wins_over_the_environment() -> None:
+    environ = {"YR_FASTLOAD_LEASE_S": "not read", "YR_FASTLOAD_MAX_BLOBS": "7"}
+    config = Config.from_env(environ, lease_s=5)
+    assert (config.lease_s, config.max_blobs) == (5, 7)
+
+
+def test_a_variable_that_names_no_setting_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="YR_FASTLOAD_CHUNK_BYTE names no setting"):
+        Config.from_env({"YR_FASTLOAD_CHUNK_BYTE": "64"})
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YR_FASTLOAD_LEASE_S", "77")
+    monkeypatch.setenv("DS_WORKER_ADDR", "h:1")
+    assert Config.from_env().lease_s == 77
+    assert Config().lease_s == FIELDS["lease_s"].default  # only from_env reads it
+    assert Config.worker_from_env() == "h:1"
+
+
+def test_worker_of_the_environment() -> None:
+    assert Config.worker_from_env({"DS_WORKER_ADDR": "10.0.0.1:5"}) == "10.0.0.1:5"
+    assert Config.worker_from_env({"DS_WORKER_ADDR": ""}) is None
+    assert Config.worker_from_env({}) is None

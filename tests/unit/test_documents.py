@@ -1,0 +1,71 @@
+"""What the documents name exists: files, make targets, commands, options, keys, patches."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from yr_fastload_native.cli import main
+from yr_fastload_native.cli.bench import bench
+from yr_fastload_native.cli.demo import demo
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("patches/*.md")])
+
+
+def test_there_are_pages() -> None:
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "settings.md", "errors.md", "design.md"} <= {
+        page.name for page in PAGES
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z -]+?)(?:\s+#.*)?$|`make ([a-z-]+)`", page.read_text(), re.MULTILINE))
+    for block, inline in named:
+        for target in (block or inline).split():
+            assert target in targets, target
+
+
+def test_commands_and_options_exist() -> None:
+    lines = re.findall(r"^yr-fastload (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) == 3
+    context = click.Context(main)
+    for line in lines:
+        name, *rest = line.split()
+        command = main.get_command(context, name)
+        assert command is not None, name
+        options = {option for parameter in command.params for option in parameter.opts}
+        if isinstance(command, click.Group):
+            subcommands = rest[0].split("|")
+            assert set(subcommands) == set(command.commands)
+            options = {o for sub in command.commands.values() for parameter in sub.params for o in parameter.opts}
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in options, option
+
+
+def test_every_command_speaks_json() -> None:
+    for command in (demo, bench):
+        assert "--json" in {option for parameter in command.params for option in parameter.opts}
+
+
+def test_every_patch_is_in_the_registry() -> None:
+    registry = (ROOT / "patches" / "README.md").read_text()
+    for patch in (ROOT / "patches").glob("*/*.patch"):
+        assert str(patch.relative_to(ROOT / "patches")) in registry
+
+
+def test_where_things_are_is_where_they_are() -> None:
+    for room in re.findall(r"^\| `([a-z_/]+/)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE):
+        assert (ROOT / room).is_dir(), room
