@@ -88,7 +88,11 @@ class Progress {
 
 void wait_or_time_out(Crew& crew, const Progress& progress, const TransferOptions& options, const Plan& plan,
                       const char* op) {
-  if (crew.wait(options.deadline, progress.tick())) return;
+  const Tick tick = progress.tick();
+  if (crew.wait(options.deadline, tick)) {
+    if (tick) tick();  // who watches sees the end
+    return;
+  }
   throw Error(ErrorCode::kTransferTimeout, op,
               "deadline passed with " + std::to_string(progress.bytes()) + " of " + std::to_string(plan.total_bytes) +
                   " bytes copied");

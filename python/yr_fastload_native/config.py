@@ -167,7 +167,10 @@ class Config:
 
     @staticmethod
     def runtime_directory(environ: Mapping[str, str] | None = None) -> Path | None:
-        """The user's directory for sockets and locks, ``XDG_RUNTIME_DIR``; None where the system has none."""
+        """The user's directory for sockets and locks, None where the system has none.
+
+        ``XDG_RUNTIME_DIR`` belongs to the system and is no setting of this package.
+        """
         environ = os.environ if environ is None else environ
         path = environ.get("XDG_RUNTIME_DIR")
         return Path(path) if path and Path(path).is_dir() else None

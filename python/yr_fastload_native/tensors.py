@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from array import array
@@ -80,6 +81,14 @@ def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[in
     return tuple(stride if size > 1 else want for size, stride, want in zip(shape, strides, canonical, strict=True))
 
 
+@functools.lru_cache(maxsize=256)
+def _numpy_number(dtype: Any) -> tuple[str, int] | None:
+    """Name and item size of a numpy dtype, None if it is no plain native number. Cached: numpy makes names slowly."""
+    # Kind V is a structure or raw bytes (type void), or a number of ml_dtypes.
+    number = dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type.__name__ != "void")
+    return (dtype.name, dtype.itemsize) if number and not dtype.hasobject and dtype.isnative else None
+
+
 class _Reader:
     """Reads one tensor after another; refuses with the tensor's name in the message."""
 
@@ -149,11 +158,10 @@ class _Reader:
         return self._make(name, dtype, tuple(value.shape), value.stride(), value.element_size(), address, value)
 
     def _numpy(self, name: str, value: Any) -> Tensor:
-        dtype, item = value.dtype.name, value.dtype.itemsize
-        # Kind V is a structure or raw bytes (type void), or a number of ml_dtypes.
-        number = value.dtype.kind in "biufc" or (value.dtype.kind == "V" and value.dtype.type.__name__ != "void")
-        if not number or value.dtype.hasobject or not value.dtype.isnative:
+        number = _numpy_number(value.dtype)
+        if number is None:
             raise self._refuse(name, f"has dtype {value.dtype!r}, which holds more than plain native numbers")
+        dtype, item = number
         address, readonly = value.__array_interface__["data"]
         self._check_writable(name, readonly)
         strides = value.strides

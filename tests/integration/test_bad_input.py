@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -107,9 +107,11 @@ class Stored:
 
 
 @pytest.fixture
-def stored(loader: fl.FastLoader, identity: dict[str, str]) -> Stored:
-    publication = loader.publish(weights(), identity)
-    return Stored(loader, identity, publication.generation)
+def stored(worker: str, identity: dict[str, str]) -> Iterator[Stored]:
+    # A source that looks at the head while it is damaged would take it for a newer generation and withdraw its own.
+    with fl.FastLoader(fl.Config(worker=worker, lease_s=3600)) as publisher:
+        publication = publisher.publish(weights(), identity)
+        yield Stored(publisher, identity, publication.generation)
 
 
 def refused(reader: fl.FastLoader, identity: dict[str, str], match: str) -> fl.FastLoadError:

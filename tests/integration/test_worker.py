@@ -247,7 +247,7 @@ def test_worker_that_is_not_ready_in_time_is_ended(home):
 
 
 def test_worker_that_dies_says_why(home, monkeypatch):
-    monkeypatch.setitem(launch.FLAGS, "nonsense", "1")
+    monkeypatch.setitem(launch._FLAGS, "nonsense", "1")
     with pytest.raises(UnavailableError, match=r"unknown command line flag 'nonsense'.*datasystem/logs"):
         LocalWorker(home=home, memory_mb=MEMORY_MB).start()
     assert strays(Home(home).ready) == []

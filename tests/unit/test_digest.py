@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
@@ -91,6 +91,7 @@ def test_numpy_and_torch_reach_the_same_value() -> None:
             assert value == torch_digest(torch.tensor(list(data), dtype=torch.uint8)), size
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3 * BLOCK))
 def test_numpy_and_torch_reach_the_same_value_of_any_bytes(data: bytes) -> None:
     as_tensor = torch.tensor(np.frombuffer(data, dtype=np.uint8).copy())
@@ -125,6 +126,7 @@ def test_a_flipped_bit_changes_it(size: int) -> None:
     assert _core.digest(data) == before
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(2, 3 * BLOCK // 8))
 def test_swapped_words_change_it(data: st.DataObject, words: int) -> None:
     values = np.arange(1, words + 1, dtype="<u8")
@@ -163,6 +165,7 @@ def fold(values: list[int]) -> int:
     return _core.fold_digests(array("Q", values))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, MASK), max_size=20))
 def test_fold_is_its_definition(values: list[int]) -> None:
     state = 0x9AE16A3B2F90404F
@@ -171,6 +174,7 @@ def test_fold_is_its_definition(values: list[int]) -> None:
     assert fold(values) == state
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, MASK), min_size=2, max_size=6, unique=True), st.randoms(use_true_random=False))
 def test_fold_depends_on_order_and_number(values: list[int], rng: random.Random) -> None:
     shuffled = list(values)

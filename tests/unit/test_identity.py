@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native.errors import InvalidArgumentError
@@ -41,6 +41,7 @@ def shuffled(value: Any) -> Any:
     return value
 
 
+@settings(deadline=None)
 @given(identities)
 def test_order_and_kind_of_containers_do_not_matter(fields: dict[str, Any]) -> None:
     one, two = of(fields), of(shuffled(fields))
@@ -49,12 +50,14 @@ def test_order_and_kind_of_containers_do_not_matter(fields: dict[str, Any]) -> N
     assert one.fields == fields
 
 
+@settings(deadline=None)
 @given(identities)
 def test_the_digest_is_that_of_canonical_json(fields: dict[str, Any]) -> None:
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     assert of(fields).digest == hashlib.sha256(canonical.encode()).hexdigest()
 
 
+@settings(deadline=None)
 @given(identities)
 def test_keys_are_keys_of_openyuanrong(fields: dict[str, Any]) -> None:
     who, generation = of(fields), "0123456789abcdef" * 4
@@ -64,6 +67,7 @@ def test_keys_are_keys_of_openyuanrong(fields: dict[str, Any]) -> None:
         assert len(key) <= 255
 
 
+@settings(deadline=None)
 @given(identities)
 def test_a_manifest_can_hold_it_and_gives_it_back(fields: dict[str, Any]) -> None:
     assert msgspec.json.decode(msgspec.json.encode(of(fields).fields)) == of(fields).fields

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
@@ -374,6 +374,7 @@ def test_the_sum_of_sizes_may_pass_64_bits() -> None:
     refused(changed(lambda p: p.update(tensors=entries, chunk_bytes=1 << 40)), "chunks|2\\^64")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes(data: bytes) -> None:
     refused(data)
@@ -386,6 +387,7 @@ def spans() -> st.SearchStrategy[tuple[int, int, bytes]]:
     return st.tuples(place, st.integers(0, 12), st.one_of(st.binary(max_size=12), st.sampled_from([b"9", b"]", b'"'])))
 
 
+@settings(deadline=None)
 @given(st.lists(spans(), min_size=1, max_size=3))
 def test_mutated_bytes_are_refused_or_harmless(mutations: list[tuple[int, int, bytes]]) -> None:
     data = DATA
@@ -419,6 +421,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.data(), json_values)
 def test_mutated_values_are_refused_or_harmless(data: st.DataObject, value: Any) -> None:
     plain: Any = copy.deepcopy(PLAIN)

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
@@ -169,6 +169,7 @@ def test_a_lease_outlives_its_pool() -> None:
     del lease
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.lists(st.tuples(st.booleans(), st.integers(0, 7 * GRANULE)), max_size=40))
 def test_the_cap_holds_whatever_is_asked(granules: int, steps: list[tuple[bool, int]]) -> None:
     pool = make_pool(granules)

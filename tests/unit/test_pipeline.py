@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
@@ -117,6 +118,7 @@ SIZES = st.lists(st.one_of(st.sampled_from([0, 1, 63, 64, 65, 256, 257]), st.int
 # -- byte-exact -------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 8).map(lambda n: 64 * n), st.integers(1, 5), BOUNDS, BOUNDS, st.booleans(), st.booleans())
 def test_every_byte_arrives_and_no_other_is_touched(
     sizes: list[int], chunk_bytes: int, max_blobs: int, out: Any, back: Any, stage: bool, verify: bool
@@ -138,6 +140,7 @@ def test_every_byte_arrives_and_no_other_is_touched(
     assert setup.pool.stats()["leased_bytes"] == 0
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 8).map(lambda n: 64 * n), st.integers(1, 5))
 def test_what_is_in_a_chunk(sizes: list[int], chunk_bytes: int, max_blobs: int) -> None:
     """The blobs of the plan at their offsets, zeros between them, and a digest folded from theirs."""
@@ -153,6 +156,7 @@ def test_what_is_in_a_chunk(sizes: list[int], chunk_bytes: int, max_blobs: int) 
         assert setup.digests[chunk] == _core.fold_digests(array("Q", parts))
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_digest_chunks_is_what_publishing_finds(sizes: list[int], threads: int, rng: random.Random) -> None:
     setup = Setup(sizes)
@@ -236,6 +240,7 @@ CODES = {
 }
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([None, None, *CODES]), min_size=1, max_size=12), BOUNDS, st.booleans())
 def test_exactly_the_chunks_that_fail_are_reported(faults: list[str | None], bounds: Any, stage: bool) -> None:
     setup, into = published([256] * len(faults))
@@ -363,10 +368,10 @@ def test_a_publish_that_is_late_keeps_nothing() -> None:
 
 def test_digests_end_with_the_deadline() -> None:
     plan, addresses, _data = huge_plan(4096)  # 64 GiB: seconds anywhere
-    start = time.monotonic()
-    with pytest.raises(TransferTimeoutError, match=r"^digest: deadline passed"):
+    with pytest.raises(TransferTimeoutError, match=r"^digest: deadline passed") as caught:
         _core.digest_chunks(plan, addresses, copy_threads=1, deadline_s=0.05)
-    assert time.monotonic() - start < 60
+    done, total = (int(number) for number in re.findall(r"\d+", str(caught.value)))
+    assert done < total == 64 << 30  # threads do not work on to the end
 
 
 @pytest.mark.parametrize(("pool_bytes", "size"), [(GRANULE, 2 * GRANULE), (0, 64), (100_000, 70_000)])
@@ -544,6 +549,7 @@ def test_arrays_of_another_kind_are_refused(wrong: Any) -> None:
 dtypes = st.sampled_from([*"?bBhHiIlLqQefdgFD", "u8", ">u8", "<u8", "M8[s]", "S8", "V8"])
 
 
+@settings(deadline=None)
 @given(dtypes.map(np.dtype), st.lists(st.integers(0, 3), max_size=3), st.integers(1, 3))
 def test_only_flat_uint64_of_the_right_length_is_taken(dtype: np.dtype[Any], shape: list[int], step: int) -> None:
     setup = Setup([0, 0])  # nothing moves, so that any address will do

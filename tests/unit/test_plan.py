@@ -7,7 +7,7 @@ from array import array
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
@@ -63,11 +63,13 @@ def check(sizes: list[int], chunk_bytes: int, max_blobs: int) -> None:
 small_sizes = st.lists(st.one_of(st.just(0), st.integers(0, 200), st.integers(0, 5000)), max_size=60)
 
 
+@settings(deadline=None)
 @given(small_sizes, st.integers(1, 40).map(lambda n: 64 * n), st.integers(1, 9))
 def test_every_byte_once_in_order_never_past_a_chunk(sizes: list[int], chunk_bytes: int, max_blobs: int) -> None:
     check(sizes, chunk_bytes, max_blobs)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 90 * GIB), min_size=1, max_size=30),
     st.sampled_from([GIB, 3 * GIB + 64, 1 << 40]),
@@ -95,6 +97,7 @@ def test_nothing_to_move(sizes: list[int]) -> None:
     assert (list(plan.blobs), list(plan.first_blob), list(plan.chunk_bytes)) == ([], [0], [])
 
 
+@settings(deadline=None)
 @given(small_sizes)
 def test_a_plan_is_a_pure_function(sizes: list[int]) -> None:
     one, two = plan_of(sizes), plan_of(sizes)
@@ -222,6 +225,7 @@ def reference(spans: list[tuple[int, int]]) -> list[tuple[int, int]] | None:
     return result
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), max_size=12))
 def test_sharing_is_what_all_pairs_say(spans: list[tuple[int, int]]) -> None:
     expected = reference(spans)

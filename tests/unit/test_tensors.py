@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
@@ -161,6 +161,7 @@ def test_empty_tensors_have_no_address(shape: tuple[int, ...]) -> None:
     assert read(one).strides == read(two).strides
 
 
+@settings(deadline=None)
 @given(st.permutations([0, 1, 2, 3]), st.lists(st.integers(1, 4), min_size=4, max_size=4))
 def test_permuted_tensors_are_dense(order: list[int], shape: list[int]) -> None:
     as_torch, as_numpy = torch.zeros(shape).permute(order), np.zeros(shape, np.float32).transpose(order)

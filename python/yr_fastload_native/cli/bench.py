@@ -30,7 +30,7 @@ _COPIES = 6
 @click.option("--transport", type=click.Choice(["host"]), default="host", show_default=True, help="How bytes move.")
 @click.option("--size-mb", type=click.IntRange(1, 1 << 20), default=1024, show_default=True, help="Model size, MiB.")
 @click.option(
-    "--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Repetitions; medians count."
+    "--rounds", type=click.IntRange(1, 1000), default=7, show_default=True, help="Repetitions; medians count."
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def bench(transport: str, size_mb: int, rounds: int, as_json: bool) -> None:

@@ -22,7 +22,7 @@ __all__ = ["HOST", "find_dscli", "run_dscli"]
 
 HOST = "127.0.0.1"
 _PORT_ATTEMPTS = 3
-FLAGS = {
+_FLAGS = {
     "start_metastore_service": "true",
     # Streams are not used here; without their threads an idle worker takes 5 % of a core instead of 10 % (measured).
     "sc_regular_socket_num": "0",
@@ -55,7 +55,7 @@ def run_dscli(dscli: str, home: Home, port: int, memory_mb: int, deadline: float
         worker, metastore = (f"{HOST}:{each}" for each in _free_ports(port))
         shutil.rmtree(home.data, ignore_errors=True)
         remaining_s = max(1.0, deadline - time.monotonic())
-        flags = FLAGS | {
+        flags = _FLAGS | {
             "worker_address": worker,
             "metastore_address": metastore,
             "shared_memory_size_mb": str(memory_mb),
@@ -77,7 +77,7 @@ def run_dscli(dscli: str, home: Home, port: int, memory_mb: int, deadline: float
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            output = f"not ready within {remaining_s:.0f} s"
+            output = f"not ready within {remaining_s:.3g} s"
             break
         if done.returncode == 0:
             return worker, metastore
