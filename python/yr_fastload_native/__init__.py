@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         TransferTimeoutError,
         UnavailableError,
     )
-    from yr_fastload_native.loader import FastLoader, Publication
+    from yr_fastload_native.loader import FastLoader
+    from yr_fastload_native.publication import Publication
     from yr_fastload_native.report import LoadReport
     from yr_fastload_native.worker import LocalWorker
 
@@ -49,7 +50,7 @@ _HOME = {
     "FastLoader": "loader",
     "LoadReport": "report",
     "LocalWorker": "worker",
-    "Publication": "loader",
+    "Publication": "publication",
     "__version__": "_core",
 }
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import os
 import secrets
-import socket
 import threading
 import time
 import weakref
@@ -17,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue import Catalogue, Generation, SupersededError
 from yr_fastload_native.config import Config, parse_address
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import (
@@ -29,86 +28,19 @@ from yr_fastload_native.errors import (
     UnavailableError,
 )
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import (
-    Head,
-    Manifest,
-    build_manifest,
-    decode_head,
-    decode_manifest,
-    encode_manifest,
-    mapped_addresses,
-)
+from yr_fastload_native.manifest import Manifest, build_manifest, mapped_addresses
+from yr_fastload_native.publication import LEAVE_S, Publication, close_at_exit
 from yr_fastload_native.report import LoadReport
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.worker import LocalWorker
 
-__all__ = ["FastLoader", "Progress", "Publication"]
+__all__ = ["FastLoader", "Progress"]
 
 Progress = Callable[[int, int], None]
 
 _log = logging.getLogger(__name__)
-_open: weakref.WeakSet[FastLoader | Publication] = weakref.WeakSet()
 
-# A reader that saw the head just before it expired still has this long to fetch the chunks.
-_DATA_GRACE_S = 60
-_LEAVE_S = 2.0
 _ATTEMPTS = 3
-
-
-class _SupersededError(Exception):
-    """The generation under a reader was replaced or withdrawn; start again from the head."""
-
-
-class Publication:
-    """One identity's weights, published by this process until closed.
-
-    Attributes:
-        generation: Name of this version of the weights; every publish of changed weights makes a new one.
-        joined: Whether the same bytes were published already, and this process only became one more source.
-        seconds: Wall time of the publish.
-    """
-
-    def __init__(
-        self, identity: Identity, manifest: Manifest, lease: _core.Lease, *, joined: bool, size: int, seconds: float
-    ) -> None:
-        self.identity: Mapping[str, Any] = identity.fields
-        self.generation = manifest.generation
-        self.joined = joined
-        self.bytes = size
-        self.tensors = len(manifest.tensors)
-        self.chunks = len(manifest.chunks)
-        self.seconds = seconds
-        self._lease = lease
-        _open.add(self)
-
-    @property
-    def state(self) -> str:
-        """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it) or ``left``."""
-        return self._lease.status()[0]
-
-    def sources(self) -> int:
-        """How many live sources keep this generation published, this one included."""
-        return self._lease.sources(deadline_s=_LEAVE_S)
-
-    def close(self) -> None:
-        """Stop being a source; the last one to close withdraws everything. Idempotent, bounded, never raises."""
-        _leave(self._lease)
-
-    def __enter__(self) -> Publication:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Publication {self.generation} of {dict(self.identity)!r}: {self.state}, {self.bytes} bytes>"
-
-
-def _leave(lease: _core.Lease) -> None:
-    try:
-        lease.leave(deadline_s=_LEAVE_S)
-    except FastLoadError as error:
-        _log.warning("could not withdraw at once, the publication ends with its lease: %s", error)
 
 
 class FastLoader:
@@ -144,7 +76,7 @@ class FastLoader:
         except BaseException:
             self._leave_local_worker()
             raise
-        _open.add(self)
+        close_at_exit(self)
 
     def _worker_address(self) -> str:
         address = self.config.worker
@@ -169,10 +101,10 @@ class FastLoader:
             rpc_timeout_s=self.config.rpc_timeout_s,
         )
 
-    def _open_store(self, op: str) -> _core.ObjectStore:
+    def _catalogue(self, op: str) -> Catalogue:
         if self._store is None:
             raise InvalidArgumentError("this FastLoader is closed", op=op)
-        return self._store
+        return Catalogue(self._store, self.config)
 
     # -- publish ------------------------------------------------------------------------------------------------
 
@@ -197,71 +129,74 @@ class FastLoader:
             TransferTimeoutError: Not done within ``publish_deadline_s``.
         """
         started = time.perf_counter()
-        store = self._open_store("publish")
+        catalogue = self._catalogue("publish")
         who = Identity.of(identity, op="publish")
         deadline = Deadline(self.config.publish_deadline_s, "publish")
         table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
 
         for attempt in range(_ATTEMPTS):
-            manifest = self._published_twin(store, who, table, deadline) if attempt == 0 else None
-            joined = manifest is not None
-            if manifest is None:
-                manifest, joined = self._publish_new(store, who, table, deadline, progress)
+            generation = self._twin(catalogue, who, table, deadline) if attempt == 0 else None
+            joined = generation is not None
+            if generation is None:
+                generation, joined = self._publish_new(catalogue, who, table, deadline, progress)
             try:
-                lease = self._take_lease(store, who, manifest, deadline)
+                lease = catalogue.take_lease(generation, deadline)
                 break
             except NotPublishedError as error:  # withdrawn or replaced since; what was joined is not joined again
                 _log.debug("publishing anew: %s", error)
         else:
             raise UnavailableError(f"others replaced the publication {_ATTEMPTS} times meanwhile", op="publish")
         publication = Publication(
-            who, manifest, lease, joined=joined, size=table.bytes, seconds=time.perf_counter() - started
+            generation, lease, joined=joined, size=table.bytes, seconds=time.perf_counter() - started
         )
+        self._published.add(publication)
+        self._keep(who, publication)
+        return publication
+
+    def _keep(self, who: Identity, publication: Publication) -> None:
+        """One publication of an identity at a time: the newer one takes over."""
         with self._lock:
-            self._published.add(publication)
             before = self._held.get(who.digest)
             self._held[who.digest] = publication
         if before is not None:
             before.close()
-        return publication
 
-    def _published_twin(
-        self, store: _core.ObjectStore, who: Identity, table: TensorTable, deadline: Deadline
-    ) -> Manifest | None:
+    def _twin(self, catalogue: Catalogue, who: Identity, table: TensorTable, deadline: Deadline) -> Generation | None:
         """The current generation, if it holds exactly these bytes."""
         try:
-            _, manifest = self._read_manifest(store, who, deadline, "publish")
-            manifest.check_layout(table, op="publish")
-        except (NotPublishedError, LayoutMismatchError, IntegrityError, _SupersededError):
+            current = catalogue.current(who, deadline, op="publish")
+            current.manifest.check_layout(table, op="publish")
+        except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
             return None
         digests = _core.digest_chunks(
-            manifest.plan(),
-            mapped_addresses(manifest, table),
+            current.manifest.plan(),
+            mapped_addresses(current.manifest, table),
             copy_threads=self._copy_threads,
             deadline_s=deadline.left(),
         )
-        return manifest if list(digests) == list(manifest.digests()) else None
+        return current if list(digests) == list(current.manifest.digests()) else None
 
     def _publish_new(
         self,
-        store: _core.ObjectStore,
+        catalogue: Catalogue,
         who: Identity,
         table: TensorTable,
         deadline: Deadline,
         progress: Progress | None,
-    ) -> tuple[Manifest, bool]:
-        generation = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+    ) -> tuple[Generation, bool]:
+        """Store a new generation and let the head name it; or join an equal one that came first (then True)."""
+        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
         limits = (self.config.chunk_bytes, self.config.max_blobs)
         sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
         plan = _core.make_plan(sizes, chunk_bytes=limits[0], max_blobs=limits[1])
         # Until the lease renews it, the first chunk must live as long as the last one takes.
-        data_ttl_s = math.ceil(self.config.publish_deadline_s) + self._data_ttl_s()
+        ttl_s = math.ceil(self.config.publish_deadline_s) + catalogue.data_ttl_s
         digests, seconds = _core.publish_chunks(
-            store,
+            catalogue.store,
             plan,
             table.addresses,
-            key_prefix=who.chunk_prefix(generation),
-            ttl_s=data_ttl_s,
+            key_prefix=who.chunk_prefix(name),
+            ttl_s=ttl_s,
             copy_threads=self._copy_threads,
             chunks_in_flight=self.config.chunks_in_flight,
             verify=True,
@@ -270,56 +205,20 @@ class FastLoader:
         )
         _log.debug("published %d chunks: %s", plan.chunks, seconds)
         try:
-            manifest = build_manifest(who, generation, table, plan, digests, limits)
-            data, head = encode_manifest(manifest, max_bytes=self.config.max_manifest_bytes, transport=store.transport)
-            store.set(who.manifest_key(generation), data, ttl_s=data_ttl_s, deadline_s=deadline.left())
-            if store.set_if_absent(who.head_key, head, ttl_s=self.config.lease_s, deadline_s=deadline.left()):
-                return manifest, False
+            manifest = build_manifest(who, name, table, plan, digests, limits)
+            made = catalogue.describe(who, manifest, ttl_s=ttl_s, deadline=deadline)
+            if catalogue.announce(made, deadline, replace=False):
+                return made, False
             # Somebody published while we copied. The same bytes: theirs will do. Other bytes: the later one counts.
-            twin = self._published_twin(store, who, table, deadline)
-            if twin is not None:
-                self._erase(store, who, manifest)
-                return twin, True
-            store.set(who.head_key, head, ttl_s=self.config.lease_s, deadline_s=deadline.left())
+            twin = self._twin(catalogue, who, table, deadline)
+            if twin is None:
+                catalogue.announce(made, deadline, replace=True)
+                return made, False
         except BaseException:
-            self._erase(store, who, generation=generation, chunks=plan.chunks)
+            catalogue.erase_data(who, name, plan.chunks)
             raise
-        return manifest, False
-
-    def _erase(
-        self,
-        store: _core.ObjectStore,
-        who: Identity,
-        manifest: Manifest | None = None,
-        *,
-        generation: str = "",
-        chunks: int = 0,
-    ) -> None:
-        if manifest is not None:
-            generation, chunks = manifest.generation, len(manifest.chunks)
-        try:
-            store.erase(_data_keys(who, generation, chunks), deadline_s=_LEAVE_S)
-        except FastLoadError as error:
-            _log.warning("could not erase generation %s, it ends with its TTL: %s", generation, error)
-
-    def _data_ttl_s(self) -> int:
-        return self.config.lease_s + _DATA_GRACE_S
-
-    def _take_lease(
-        self, store: _core.ObjectStore, who: Identity, manifest: Manifest, deadline: Deadline
-    ) -> _core.Lease:
-        _, head = encode_manifest(manifest, max_bytes=self.config.max_manifest_bytes, transport=store.transport)
-        return _core.Lease(
-            store,
-            head_key=who.head_key,
-            head_value=head,
-            slot_prefix=who.slot_prefix(manifest.generation),
-            owner=f"{socket.gethostname()}:{os.getpid()}",
-            data_keys=_data_keys(who, manifest.generation, len(manifest.chunks)),
-            lease_s=self.config.lease_s,
-            data_s=self._data_ttl_s(),
-            deadline_s=deadline.left(),
-        )
+        catalogue.erase_data(who, name, plan.chunks)
+        return twin, True
 
     # -- load ---------------------------------------------------------------------------------------------------
 
@@ -354,26 +253,26 @@ class FastLoader:
             InvalidArgumentError: A tensor cannot be loaded into, or the identity cannot be hashed.
         """
         started = time.perf_counter()
-        store = self._open_store("load")
+        catalogue = self._catalogue("load")
         who = Identity.of(identity, op="load")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
         table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
         stages = {"layout": time.perf_counter() - started, "manifest": 0.0, "fetch": 0.0, "copy": 0.0}
         for _ in range(_ATTEMPTS):
             try:
-                manifest, retried = self._load_current(store, who, table, deadline, stages, progress)
+                generation, retried = self._load_current(catalogue, who, table, deadline, stages, progress)
                 break
-            except _SupersededError:
+            except SupersededError:
                 continue
         else:
             raise PartialTransferError(f"the publication was replaced {_ATTEMPTS} times while it was read", op="load")
         report = LoadReport(
             bytes=table.bytes,
             tensors=len(table.tensors),
-            chunks=len(manifest.chunks),
+            chunks=len(generation.manifest.chunks),
             seconds=time.perf_counter() - started,
-            transport=store.transport,
-            generation=manifest.generation,
+            transport=catalogue.store.transport,
+            generation=generation.manifest.generation,
             verified=self.config.verify == "digest",
             chunks_retried=retried,
             stages=stages,
@@ -383,42 +282,22 @@ class FastLoader:
             self._loaded_bytes += report.bytes
             self._retried_chunks += retried
         if self.config.hold:
-            self._hold(store, who, manifest, report)
+            self._hold(catalogue, generation, report)
         return report
-
-    def _read_manifest(
-        self, store: _core.ObjectStore, who: Identity, deadline: Deadline, op: str
-    ) -> tuple[Head, Manifest]:
-        data = store.get(who.head_key, deadline_s=deadline.left())
-        if data is None:
-            raise NotPublishedError(
-                f"no live source publishes {who.fields}; load from disk", op=op, failed_keys=[who.head_key]
-            )
-        head = decode_head(data, op=op)
-        body = store.get(who.manifest_key(head.generation), deadline_s=deadline.left())
-        if body is None:
-            raise _SupersededError
-        return head, decode_manifest(
-            body,
-            head,
-            who,
-            max_bytes=self.config.max_manifest_bytes,
-            max_tensors=self.config.max_tensors,
-            op=op,
-        )
 
     def _load_current(
         self,
-        store: _core.ObjectStore,
+        catalogue: Catalogue,
         who: Identity,
         table: TensorTable,
         deadline: Deadline,
         stages: dict[str, float],
         progress: Progress | None,
-    ) -> tuple[Manifest, int]:
+    ) -> tuple[Generation, int]:
         """Load the current generation; what failed is asked for once more, and nothing else."""
         started = time.perf_counter()
-        head, manifest = self._read_manifest(store, who, deadline, "load")
+        generation = catalogue.current(who, deadline, op="load")
+        manifest = generation.manifest
         manifest.check_layout(table, op="load")
         plan = manifest.plan()
         addresses = mapped_addresses(manifest, table)
@@ -427,13 +306,13 @@ class FastLoader:
         retried = 0
         while True:
             _, seconds, failures = _core.load_chunks(
-                store,
+                catalogue.store,
                 self._device,
                 self._pool,
                 plan,
                 addresses,
                 wanted,
-                key_prefix=who.chunk_prefix(manifest.generation),
+                key_prefix=generation.chunk_prefix,
                 digests=manifest.digests(),
                 copy_threads=self._copy_threads,
                 chunks_in_flight=self.config.chunks_in_flight,
@@ -445,10 +324,9 @@ class FastLoader:
             stages["fetch"] += seconds["fetch"]
             stages["copy"] += seconds["copy"]
             if not failures:
-                return manifest, retried
-            current = store.get(who.head_key, deadline_s=deadline.left())
-            if current is None or decode_head(current, op="load") != head:
-                raise _SupersededError
+                return generation, retried
+            if not catalogue.is_current(generation, deadline):
+                raise SupersededError
             if retried:
                 raise self._failed(manifest, plan, failures)
             wanted = array("Q", [chunk for chunk, _, _ in failures])
@@ -468,23 +346,19 @@ class FastLoader:
             failed_keys=[manifest.chunks[chunk].key for chunk, _, _ in failures],
         )
 
-    def _hold(self, store: _core.ObjectStore, who: Identity, manifest: Manifest, report: LoadReport) -> None:
+    def _hold(self, catalogue: Catalogue, generation: Generation, report: LoadReport) -> None:
         """Become a source of what was loaded. Not being one is no error: the weights are here."""
+        who = generation.who
         with self._lock:
             held = self._held.get(who.digest)
-        if held is not None and held.generation == manifest.generation and held.state == "live":
+        if held is not None and held.generation == report.generation and held.state == "live":
             return
         try:
-            lease = self._take_lease(store, who, manifest, Deadline(_LEAVE_S, "load"))
+            lease = catalogue.take_lease(generation, Deadline(LEAVE_S, "load"))
         except FastLoadError as error:
             _log.debug("did not become a source: %s", error)
             return
-        publication = Publication(who, manifest, lease, joined=True, size=report.bytes, seconds=report.seconds)
-        with self._lock:
-            before = self._held.get(who.digest)
-            self._held[who.digest] = publication
-        if before is not None:
-            before.close()
+        self._keep(who, Publication(generation, lease, joined=True, size=report.bytes, seconds=report.seconds))
 
     # -- the rest -----------------------------------------------------------------------------------------------
 
@@ -519,7 +393,6 @@ class FastLoader:
             publication.close()
         del store
         self._leave_local_worker()
-        _open.discard(self)
 
     def __enter__(self) -> FastLoader:
         return self
@@ -531,14 +404,3 @@ class FastLoader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _data_keys(who: Identity, generation: str, chunks: int) -> list[str]:
-    return [who.manifest_key(generation), *_core.chunk_keys(who.chunk_prefix(generation), chunks)]
-
-
-@atexit.register
-def _close_all() -> None:
-    """Withdraw in order while the interpreter still runs: native threads must not outlive it."""
-    for each in list(_open):
-        each.close()

@@ -284,3 +284,23 @@ def test_command_line_keeps_the_worker_until_it_is_stopped(home):
     assert json.loads(run("stop", "--json")) == {"stopped": True}
     assert_nothing_left(home, started["pid"])
     assert "no worker was running" in run("stop")
+
+
+def test_a_loader_without_a_worker_starts_one_and_shares_it(home, monkeypatch):
+    """`worker="auto"` without DS_WORKER_ADDR: one worker a machine and user, gone with its last loader."""
+    monkeypatch.delenv("DS_WORKER_ADDR", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
+    config = yr_fastload_native.Config(worker_memory_mb=MEMORY_MB)
+    first = yr_fastload_native.FastLoader(config)
+    second = yr_fastload_native.FastLoader(config)
+    pid = LocalWorker.status().pid
+    assert first.worker == second.worker == LocalWorker.status().address
+    first.publish({"w": bytearray(b"weights")}, {"model": "auto"})
+    target = bytearray(7)
+    second.load({"w": target}, {"model": "auto"})
+    assert target == b"weights"
+    first.close()
+    assert LocalWorker.status().pid == pid
+    second.close()
+    assert LocalWorker.status() is None
+    assert gone(pid)
