@@ -72,10 +72,12 @@ class FastLoader:
         self._device = _core.cpu_device()
         self._pool = _core.PinnedPool(self._device, self.config.staging_bytes)
         try:
-            self._store: _core.ObjectStore | None = self._connect()
+            store = self._connect()
         except BaseException:
             self._leave_local_worker()
             raise
+        self._store: _core.ObjectStore | None = store
+        self.transport = store.transport
         close_at_exit(self)
 
     def _worker_address(self) -> str:
@@ -271,7 +273,7 @@ class FastLoader:
             tensors=len(table.tensors),
             chunks=len(generation.manifest.chunks),
             seconds=time.perf_counter() - started,
-            transport=catalogue.store.transport,
+            transport=self.transport,
             generation=generation.manifest.generation,
             verified=self.config.verify == "digest",
             chunks_retried=retried,
@@ -373,7 +375,7 @@ class FastLoader:
             }
         return {
             "worker": self.worker,
-            "transport": "host",
+            "transport": self.transport,
             "copy_threads": self._copy_threads,
             "chunks_in_flight": self.config.chunks_in_flight,
             "deadline_s": self.config.deadline_s,

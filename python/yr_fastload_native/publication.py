@@ -71,7 +71,8 @@ class Publication:
         try:
             self._lease.leave(deadline_s=LEAVE_S)
         except FastLoadError as error:
-            _log.warning("could not withdraw at once, the publication ends with its lease: %s", error)
+            # As text: a handler that keeps records would keep the traceback, and with it the connection.
+            _log.warning("could not withdraw at once, the publication ends with its lease: %s", str(error))
 
     def __enter__(self) -> Publication:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -184,6 +185,31 @@ def test_a_damaged_chunk_is_named(stored: Stored, other_loader: fl.FastLoader, i
     assert error.failed_keys == (key,)
 
 
+def test_only_what_failed_is_fetched_again(worker: str, identity: dict[str, str]) -> None:
+    """One chunk of three is damaged, and repaired once the others have arrived: one is asked for again."""
+    source = {name: np.full(1024, number, np.uint8) for number, name in enumerate("abc")}
+    target = {name: np.full(1024, 9, np.uint8) for name in source}
+    told: list[int] = []
+    with fl.FastLoader(fl.Config(worker=worker, chunk_bytes=1024, lease_s=3600)) as both:
+        publication = both.publish(source, identity)
+        stored = Stored(both, identity, publication.generation)
+        key = stored.who.chunk_prefix(stored.generation) + "1"
+        good = stored.get(key)
+        stored.set(key, b"\x07" * len(good))
+
+        def repair(done: int, total: int) -> None:
+            told.append(done)
+            if done == total:
+                stored.set(key, good)
+
+        report = both.load(target, identity, progress=repair)
+    assert report.chunks == 3
+    assert report.chunks_retried == 1
+    assert both.stats()["chunks_retried"] == 1
+    assert told[-1] == 1024, "the second pass moved one chunk"
+    assert all(np.array_equal(target[name], tensor) for name, tensor in source.items())
+
+
 def test_staged_loads_never_show_damaged_bytes(stored: Stored, worker: str, identity: dict[str, str]) -> None:
     stored.set(stored.who.chunk_prefix(stored.generation) + "0", b"\x07" * (64 * 32 * 4 + 64 * 4))
     with fl.FastLoader(fl.Config(worker=worker, staging="always")) as careful:
@@ -278,6 +304,7 @@ def test_a_frozen_worker_keeps_nobody(own_worker: fl.LocalWorker, short_tmp: Any
         with pytest.raises(fl.UnavailableError):
             fl.FastLoader(fl.Config(worker=own_worker.address, connect_timeout_s=1))
         assert time.monotonic() - started < 6
+    gc.collect()  # tracebacks of the errors above still hold the connections
     end = time.monotonic() + 40
     while _core.threads_left_behind() and time.monotonic() < end:
         time.sleep(0.2)
