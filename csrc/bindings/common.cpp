@@ -31,4 +31,17 @@ std::function<void(std::uint64_t)> progress_callback(const Progress& progress, s
   };
 }
 
+std::shared_ptr<void> keep_python(py::object object) {
+  return {object.release().ptr(), [](void* pointer) {
+#if PY_VERSION_HEX >= 0x030D0000
+            const bool ending = Py_IsInitialized() == 0 || Py_IsFinalizing() != 0;
+#else
+            const bool ending = Py_IsInitialized() == 0 || _Py_IsFinalizing() != 0;
+#endif
+            if (ending) return;  // a thread that asked for the GIL now would never get it
+            const py::gil_scoped_acquire gil;
+            Py_DECREF(static_cast<PyObject*>(pointer));
+          }};
+}
+
 }  // namespace yr_fastload::bindings

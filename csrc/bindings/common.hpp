@@ -37,6 +37,10 @@ using Progress = std::optional<py::typing::Callable<void(std::uint64_t, std::uin
 /// Looks at signals (Ctrl-C) and calls `progress`; throws what they raise. To be called without the GIL.
 std::function<void(std::uint64_t)> progress_callback(const Progress& progress, std::uint64_t total_bytes);
 
+/// Owns a Python object from any thread: the last owner gives it back with the GIL, or leaves it to a process that
+/// ends.
+std::shared_ptr<void> keep_python(py::object object);
+
 /// Shares an object whose destructor may wait for the worker: it runs without the GIL, whoever drops the last owner.
 template <typename T>
 std::shared_ptr<T> share_without_gil(std::unique_ptr<T> object) {
@@ -52,7 +56,9 @@ void register_errors(py::module_& module);
 void register_plan(py::module_& module);
 void register_digest(py::module_& module);
 void register_tensors(py::module_& module);
+void register_devices(py::module_& module);
 void register_stores(py::module_& module);
+void register_hetero(py::module_& module);
 void register_transfer(py::module_& module);
 void register_lease(py::module_& module);
 

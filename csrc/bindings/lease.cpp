@@ -14,8 +14,9 @@ void register_lease(py::module_& module) {
   py::class_<Lease, std::shared_ptr<Lease>>(module, "Lease", "One source's part in keeping a generation published.")
       .def(py::init([](std::shared_ptr<ObjectStore> store, const std::string& head_key, const py::bytes& head_value,
                        const std::string& slot_prefix, const std::string& owner, const Keys& data_keys,
-                       std::uint32_t lease_s, std::uint32_t data_s, double deadline_s) {
-             LeaseKeys keys{head_key, head_value, slot_prefix, owner, data_keys};
+                       std::uint32_t lease_s, std::uint32_t data_s, double deadline_s, const std::string& place_key,
+                       const py::bytes& place_value) {
+             LeaseKeys keys{head_key, head_value, slot_prefix, owner, data_keys, place_key, place_value};
              std::unique_ptr<Lease> lease;
              {
                const py::gil_scoped_release release;
@@ -25,7 +26,8 @@ void register_lease(py::module_& module) {
              return share_without_gil(std::move(lease));
            }),
            py::arg("store"), py::kw_only(), py::arg("head_key"), py::arg("head_value"), py::arg("slot_prefix"),
-           py::arg("owner"), py::arg("data_keys"), py::arg("lease_s"), py::arg("data_s"), py::arg("deadline_s"))
+           py::arg("owner"), py::arg("data_keys"), py::arg("lease_s"), py::arg("data_s"), py::arg("deadline_s"),
+           py::arg("place_key") = "", py::arg("place_value") = py::bytes())
       .def(
           "status",
           [](const Lease& lease) {

@@ -8,7 +8,9 @@ PYBIND11_MODULE(_core, module) {
   register_plan(module);
   register_digest(module);
   register_tensors(module);
+  register_devices(module);
   register_stores(module);
+  register_hetero(module);
   register_transfer(module);
   register_lease(module);
 }

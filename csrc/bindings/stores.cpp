@@ -8,8 +8,7 @@
 
 #include "bindings/common.hpp"
 #include "core/call_runner.hpp"
-#include "core/pinned_pool.hpp"
-#include "devices/cpu_device.hpp"
+#include "core/store_reader.hpp"
 #include "stores/host_store.hpp"
 #include "stores/memory_store.hpp"
 
@@ -24,41 +23,6 @@ std::shared_ptr<ObjectStore> connect(const std::string& host, int port, double c
     store = connect_host_store({host, port, connect_timeout_s, rpc_timeout_s});
   }
   return share_without_gil(std::move(store));
-}
-
-std::map<std::string, std::uint64_t> pool_stats(const PinnedPool& pool) {
-  const PinnedPoolStats stats = pool.stats();
-  return {{"cap_bytes", stats.cap_bytes},
-          {"leased_bytes", stats.leased_bytes},
-          {"cached_bytes", stats.cached_bytes},
-          {"peak_bytes", stats.peak_bytes},
-          {"locked_bytes", stats.locked_bytes}};
-}
-
-void register_pool(py::module_& module) {
-  py::class_<Device, std::shared_ptr<Device>>(module, "Device", "The memory that tensors live in.")
-      .def_property_readonly("name", &Device::name);
-  module.def(
-      "cpu_device", [] { return std::shared_ptr<Device>(std::make_shared<CpuDevice>()); },
-      "Tensors in ordinary memory.");
-
-  using Lease = PinnedPool::Lease;
-  py::class_<Lease>(module, "PinnedLease", "Page-locked memory on loan; goes back with the object.")
-      .def_property_readonly("address",
-                             [](const Lease& lease) { return reinterpret_cast<std::uint64_t>(lease.data()); })
-      .def_property_readonly("bytes", &Lease::bytes);
-  py::class_<PinnedPool, std::shared_ptr<PinnedPool>>(module, "PinnedPool", "Page-locked memory up to a cap.")
-      .def(py::init<std::shared_ptr<Device>, std::uint64_t>(), py::arg("device"), py::arg("cap_bytes"))
-      .def("try_lease", &PinnedPool::try_lease, py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
-           "A block, None if that would pass the cap now.")
-      .def(
-          "lease",
-          [](PinnedPool& pool, std::size_t bytes, double deadline_s) {
-            return pool.lease(bytes, Deadline::after(deadline_s));
-          },
-          py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), py::call_guard<py::gil_scoped_release>(),
-          "Wait for a block.")
-      .def("stats", &pool_stats);
 }
 
 void register_memory_store(py::module_& module) {
@@ -80,7 +44,6 @@ void register_memory_store(py::module_& module) {
 }  // namespace
 
 void register_stores(py::module_& module) {
-  register_pool(module);
   const auto nogil = py::call_guard<py::gil_scoped_release>();
   py::class_<ObjectStore, std::shared_ptr<ObjectStore>>(
       module, "ObjectStore",
@@ -117,6 +80,19 @@ void register_stores(py::module_& module) {
           },
           py::arg("key"), py::kw_only(), py::arg("deadline_s"), "The value, None if there is none.")
       .def(
+          "get_many",
+          [](ObjectStore& store, const Keys& keys, double deadline_s) {
+            std::vector<std::optional<std::string>> values;
+            {
+              const py::gil_scoped_release release;
+              values = store.get_many(keys, Deadline::after(deadline_s));
+            }
+            std::vector<std::optional<py::bytes>> each;
+            for (const auto& value : values) each.push_back(value ? std::optional<py::bytes>(*value) : std::nullopt);
+            return each;
+          },
+          py::arg("keys"), py::kw_only(), py::arg("deadline_s"), "The value of each key, None where there is none.")
+      .def(
           "exist",
           [](ObjectStore& store, const Keys& keys, double deadline_s) {
             return store.exist(keys, Deadline::after(deadline_s));
@@ -138,6 +114,13 @@ void register_stores(py::module_& module) {
   register_memory_store(module);
   module.def("connect_host_store", &connect, py::arg("host"), py::arg("port"), py::kw_only(),
              py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"), "Connect to an openYuanrong worker.");
+  py::class_<ChunkReader, std::shared_ptr<ChunkReader>>(
+      module, "ChunkReader", "Brings the chunks of one generation to where they can be copied from.")
+      .def_property_readonly("transport", &ChunkReader::transport);
+  py::class_<StoreReader, ChunkReader, std::shared_ptr<StoreReader>>(module, "StoreReader",
+                                                                     "Reads chunks that are objects of a store.")
+      .def(py::init<std::shared_ptr<ObjectStore>, std::string, std::size_t, std::size_t>(), py::arg("store"),
+           py::arg("key_prefix"), py::kw_only(), py::arg("first_batch"), py::arg("batch"));
   module.def("threads_left_behind", &CallRunner::left_behind,
              "Threads that a frozen worker kept from ending with their store.");
 }

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 
 #include "bindings/common.hpp"
 #include "core/pipeline.hpp"
+#include "stores/d2d_source.hpp"
 
 namespace yr_fastload::bindings {
 namespace {
@@ -39,12 +42,12 @@ Seconds seconds_of(const StageSeconds& seconds) {
   return {{"fetch", seconds.fetch}, {"reserve", seconds.reserve}, {"copy", seconds.copy}, {"seal", seconds.seal}};
 }
 
-std::tuple<std::uint64_t, Seconds, Failures> load(ObjectStore& store, Device& device, PinnedPool& pool,
-                                                  const Plan& plan, const py::buffer& addresses,
-                                                  const py::buffer& chunks, const std::string& key_prefix,
-                                                  const py::buffer& digests, unsigned copy_threads,
-                                                  unsigned chunks_in_flight, bool verify, bool stage, double deadline_s,
-                                                  const Progress& progress) {
+std::tuple<std::uint64_t, bool, Seconds, Failures> load(ChunkReader& reader, Device& device, PinnedPool& pool,
+                                                        const Plan& plan, const py::buffer& addresses,
+                                                        const py::buffer& chunks, const py::buffer& digests,
+                                                        unsigned copy_threads, unsigned chunks_in_flight, bool verify,
+                                                        bool stage, double deadline_s, const Progress& progress,
+                                                        const std::optional<std::shared_ptr<D2dSource>>& source) {
   const U64Array address_array(addresses, "addresses");
   const U64Array chunk_array(chunks, "chunks");
   const U64Array digest_array(digests, "digests");
@@ -54,16 +57,17 @@ std::tuple<std::uint64_t, Seconds, Failures> load(ObjectStore& store, Device& de
   if (verify && digest_array.size() != plan.chunks()) refuse("the plan's chunks and the digests differ in number");
   TransferOptions options = options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
   options.stage = stage;
+  if (source) options.arrived = [&source](std::uint64_t chunk) { (*source)->offer(chunk); };
   LoadResult result;
   {
     const py::gil_scoped_release nogil;
-    result = load_chunks(store, device, pool, plan, address_array.span(), chunk_array.span(), key_prefix,
-                         digest_array.span(), options);
+    result =
+        load_chunks(reader, device, pool, plan, address_array.span(), chunk_array.span(), digest_array.span(), options);
   }
   Failures failures;
   for (const ChunkFailure& failure : result.failures)
     failures.emplace_back(failure.chunk, kErrorTable[static_cast<std::size_t>(failure.code)].name, failure.detail);
-  return {result.bytes, seconds_of(result.seconds), failures};
+  return {result.bytes, result.verified, seconds_of(result.seconds), failures};
 }
 
 std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan, const py::buffer& addresses,
@@ -125,11 +129,12 @@ double memcpy_seconds(const py::buffer& destinations, const py::buffer& sources,
 
 void register_transfer(py::module_& module) {
   module.def("chunk_keys", &chunk_keys, py::arg("prefix"), py::arg("count"), "The key of every chunk.");
-  module.def("load_chunks", &load, py::arg("store"), py::arg("device"), py::arg("pool"), py::arg("plan"),
-             py::arg("addresses"), py::arg("chunks"), py::kw_only(), py::arg("key_prefix"), py::arg("digests"),
-             py::arg("copy_threads"), py::arg("chunks_in_flight"), py::arg("verify"), py::arg("stage"),
-             py::arg("deadline_s"), py::arg("progress") = py::none(),
-             "Copy chunks into tensors; returns (bytes, seconds by stage, [(chunk, code, detail)] of failures).");
+  module.def("load_chunks", &load, py::arg("reader"), py::arg("device"), py::arg("pool"), py::arg("plan"),
+             py::arg("addresses"), py::arg("chunks"), py::kw_only(), py::arg("digests"), py::arg("copy_threads"),
+             py::arg("chunks_in_flight"), py::arg("verify"), py::arg("stage"), py::arg("deadline_s"),
+             py::arg("progress") = py::none(), py::arg("source") = py::none(),
+             "Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were "
+             "verified, seconds by stage, [(chunk, code, detail)] of failures).");
   module.def("publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
              py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"),
              py::arg("verify"), py::arg("deadline_s"), py::arg("progress") = py::none(),

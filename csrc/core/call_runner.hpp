@@ -37,6 +37,12 @@ class CallRunner {
     return result.get();
   }
 
+  /// Runs `task`, which must not throw, and does not wait for it.
+  void post(std::function<void()> task) { submit(std::move(task)); }
+
+  /// Changes how long the destructor waits for busy threads.
+  void close_within(double seconds) noexcept { close_timeout_s_ = seconds; }
+
   /// Threads of all runners of this process that were left behind and have not ended yet.
   static std::size_t left_behind();
 

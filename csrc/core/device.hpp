@@ -3,20 +3,22 @@
 #include <cstddef>
 #include <memory>
 
+#include "core/deadline.hpp"
+
 namespace yr_fastload {
 
-/// Page-aligned host memory that a device can read without a copy in between; freed with the object.
-class PageLockedMemory {
+/// A block of memory that a device allocated or locked; freed with the object.
+class Memory {
  public:
-  PageLockedMemory() = default;
-  PageLockedMemory(const PageLockedMemory&) = delete;
-  PageLockedMemory& operator=(const PageLockedMemory&) = delete;
-  virtual ~PageLockedMemory() = default;
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  virtual ~Memory() = default;
 
   virtual std::byte* data() const noexcept = 0;
   virtual std::size_t bytes() const noexcept = 0;
-  /// False where the system refused to lock it (RLIMIT_MEMLOCK): still usable, but it may be paged.
-  virtual bool locked() const noexcept = 0;
+  /// False for host memory that the system refused to lock (RLIMIT_MEMLOCK): still usable, but it may be paged.
+  virtual bool locked() const noexcept { return true; }
 };
 
 /// Copies in the order they were asked for. Used by one thread at a time.
@@ -29,10 +31,12 @@ class Stream {
 
   /// Starts a copy; both sides must live until `synchronize` returns.
   virtual void copy_to_device(std::byte* device, const std::byte* host, std::size_t bytes) = 0;
-  virtual void synchronize() = 0;
+  virtual void copy_on_device(std::byte* destination, const std::byte* source, std::size_t bytes) = 0;
+  /// Waits until all copies are done. Throws kTransferTimeout at the deadline, kDevice if one failed.
+  virtual void synchronize(Deadline deadline) = 0;
 };
 
-/// The memory that tensors live in.
+/// The memory that tensors live in. Safe to use from many threads.
 class Device {
  public:
   Device() = default;
@@ -41,9 +45,16 @@ class Device {
   virtual ~Device() = default;
 
   virtual const char* name() const noexcept = 0;
-  /// Whether bytes have to pass through page-locked staging memory, because the CPU cannot store to the device.
-  virtual bool needs_staging() const noexcept = 0;
-  virtual std::unique_ptr<PageLockedMemory> allocate_page_locked(std::size_t bytes) = 0;
+  /// Number of the device on this machine; -1 for ordinary memory.
+  virtual int index() const noexcept = 0;
+  /// Whether the CPU can load from and store to it. Where it cannot, bytes pass through page-locked staging memory.
+  virtual bool cpu_accessible() const noexcept = 0;
+  /// Makes it the current device of the calling thread, which a thread needs before it calls anything else.
+  virtual void bind_thread() = 0;
+  /// Host memory that the device can copy from without a copy in between.
+  virtual std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes) = 0;
+  /// Memory of the device itself. Throws kResourceExhausted if it has none left.
+  virtual std::unique_ptr<Memory> allocate(std::size_t bytes) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
 };
 

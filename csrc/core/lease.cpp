@@ -40,7 +40,7 @@ Lease::Lease(std::shared_ptr<ObjectStore> store, LeaseKeys keys, LeaseTimes time
     thread_ = std::thread([this] { renew_until_told(); });
   } catch (...) {
     try {
-      store_->erase({slot_}, Deadline::after(kLeaveSeconds));
+      store_->erase(own(), Deadline::after(kLeaveSeconds));
     } catch (const Error&) {
       // The slot ends with its TTL.
     }
@@ -60,6 +60,13 @@ Keys Lease::slots() const {
   Keys slots;
   for (unsigned i = 0; i < kSlots; ++i) slots.push_back(keys_.slot_prefix + std::to_string(i));
   return slots;
+}
+
+/// What is this source's alone.
+Keys Lease::own() const {
+  Keys keys{slot_};
+  if (!keys_.place.empty()) keys.push_back(keys_.place);
+  return keys;
 }
 
 void Lease::take_slot(Deadline deadline) {
@@ -99,17 +106,21 @@ void Lease::renew(Deadline deadline) {
   const auto head = store_->get(keys_.head, deadline);
   if (head && *head != keys_.head_value) return settle(LeaseState::kSuperseded, "another generation was published");
   Keys missing = store_->expire(keys_.data, times_.data_s, deadline);
-  if (missing.empty()) missing = revive(store_->expire({keys_.head, slot_}, times_.lease_s, deadline), deadline);
+  Keys short_lived = own();
+  short_lived.push_back(keys_.head);
+  if (missing.empty()) missing = revive(store_->expire(short_lived, times_.lease_s, deadline), deadline);
   if (!missing.empty()) return settle(LeaseState::kLost, "the store lost " + abbreviate(missing));
   settle(LeaseState::kLive, {});
 }
 
-/// Sets head and slot again where they ended because this process was stopped for longer than a lease: the data is
-/// still there. Returns what somebody else has taken meanwhile.
+/// Sets head, slot and place again where they ended because this process was stopped for longer than a lease: the data
+/// is still there. Returns what somebody else has taken meanwhile.
 Keys Lease::revive(const Keys& missing, Deadline deadline) {
   Keys taken;
   for (const auto& key : missing) {
-    const std::string& value = key == keys_.head ? keys_.head_value : keys_.owner;
+    const std::string& value = key == keys_.head    ? keys_.head_value
+                               : key == keys_.place ? keys_.place_value
+                                                    : keys_.owner;
     if (!store_->set_if_absent(key, value, times_.lease_s, deadline)) taken.push_back(key);
   }
   return taken;
@@ -146,7 +157,7 @@ void Lease::leave(Deadline deadline) {
 }
 
 void Lease::withdraw(Deadline deadline) {
-  store_->erase({slot_}, deadline);
+  store_->erase(own(), deadline);
   if (sources(deadline) > 0) return;
   // The head first: who still finds it must find the data. A generation published meanwhile keeps its head.
   const auto head = store_->get(keys_.head, deadline);

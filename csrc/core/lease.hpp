@@ -18,6 +18,8 @@ struct LeaseKeys {
   std::string slot_prefix;  ///< slot_prefix + "0".."63": one a live source of this generation.
   std::string owner;        ///< What this source writes into its slot.
   Keys data;                ///< Manifest and chunks.
+  std::string place;        ///< A key this source has set already, renewed and erased with its slot; may be empty.
+  std::string place_value;  ///< What it holds.
 };
 
 struct LeaseTimes {
@@ -71,6 +73,7 @@ class Lease {
   void withdraw(Deadline deadline);
   void settle(LeaseState state, std::string why);
   Keys slots() const;
+  Keys own() const;
 
   const std::shared_ptr<ObjectStore> store_;
   const LeaseKeys keys_;

@@ -19,6 +19,8 @@ class ObjectView {
   ObjectView& operator=(const ObjectView&) = delete;
   virtual ~ObjectView() = default;
   virtual Span<const std::byte> bytes() const noexcept = 0;
+  /// True where the bytes lie in the memory of the device that they are for.
+  virtual bool on_device() const noexcept { return false; }
 };
 
 /// Room for an object that nobody can see before `ObjectStore::seal`; given back if it is dropped.
@@ -32,6 +34,10 @@ class ObjectDraft {
 };
 
 using Keys = std::vector<std::string>;
+
+/// The key of chunk `index`.
+std::string chunk_key(const std::string& prefix, std::uint64_t index);
+Keys chunk_keys(const std::string& prefix, std::uint64_t count);
 
 /// Where chunks and small values are kept. Safe to use from many threads.
 /// Every call returns or throws by its deadline, whatever the store's other end does; an `Error` names the keys.
@@ -50,6 +56,8 @@ class ObjectStore {
   virtual bool set_if_absent(const std::string& key, const std::string& value, std::uint32_t ttl_s,
                              Deadline deadline) = 0;
   virtual std::optional<std::string> get(const std::string& key, Deadline deadline) = 0;
+  /// One entry a key.
+  virtual std::vector<std::optional<std::string>> get_many(const Keys& keys, Deadline deadline) = 0;
 
   /// Of any number of objects of any size. `expire` and `erase` return the keys that were not there.
   virtual std::vector<bool> exist(const Keys& keys, Deadline deadline) = 0;

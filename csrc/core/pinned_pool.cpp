@@ -20,20 +20,22 @@ std::size_t round_up(std::size_t bytes) noexcept {
 }  // namespace
 
 struct PinnedPool::State {
-  State(std::shared_ptr<Device> owner, std::uint64_t cap) : device(std::move(owner)), cap_bytes(cap) {}
+  State(std::shared_ptr<Device> owner, std::uint64_t cap, MemoryKind of)
+      : device(std::move(owner)), cap_bytes(cap), kind(of) {}
 
   const std::shared_ptr<Device> device;
   const std::uint64_t cap_bytes;
+  const MemoryKind kind;
   std::mutex mutex;
   std::condition_variable returned;
-  std::vector<std::unique_ptr<PageLockedMemory>> free;
+  std::vector<std::unique_ptr<Memory>> free;
   std::uint64_t leased_bytes = 0;
   std::uint64_t cached_bytes = 0;
   std::uint64_t peak_bytes = 0;
   std::uint64_t locked_bytes = 0;
 
   /// The smallest free block that is large enough but wastes no more than it uses.
-  std::unique_ptr<PageLockedMemory> take_free(std::size_t bytes) {
+  std::unique_ptr<Memory> take_free(std::size_t bytes) {
     auto best = free.end();
     for (auto it = free.begin(); it != free.end(); ++it) {
       const std::size_t size = (*it)->bytes();
@@ -53,12 +55,12 @@ struct PinnedPool::State {
     cached_bytes = 0;
   }
 
-  std::unique_ptr<PageLockedMemory> take(std::size_t bytes) {
+  std::unique_ptr<Memory> take(std::size_t bytes) {
     auto memory = take_free(bytes);
     if (!memory) {
       if (bytes > cap_bytes - leased_bytes - cached_bytes) drop_free();
       if (bytes > cap_bytes - leased_bytes) return nullptr;
-      memory = device->allocate_page_locked(bytes);
+      memory = kind == MemoryKind::kDevice ? device->allocate(bytes) : device->allocate_page_locked(bytes);
       if (memory->locked()) locked_bytes += memory->bytes();
     }
     leased_bytes += memory->bytes();
@@ -66,7 +68,7 @@ struct PinnedPool::State {
     return memory;
   }
 
-  void give_back(std::unique_ptr<PageLockedMemory> memory) {
+  void give_back(std::unique_ptr<Memory> memory) {
     {
       const std::lock_guard<std::mutex> lock(mutex);
       leased_bytes -= memory->bytes();
@@ -77,15 +79,15 @@ struct PinnedPool::State {
   }
 };
 
-PinnedPool::Lease::Lease(std::shared_ptr<State> state, std::unique_ptr<PageLockedMemory> memory) noexcept
+PinnedPool::Lease::Lease(std::shared_ptr<State> state, std::unique_ptr<Memory> memory) noexcept
     : state_(std::move(state)), memory_(std::move(memory)) {}
 PinnedPool::Lease::Lease(Lease&&) noexcept = default;
 PinnedPool::Lease::~Lease() {
   if (memory_) state_->give_back(std::move(memory_));
 }
 
-PinnedPool::PinnedPool(std::shared_ptr<Device> device, std::uint64_t cap_bytes)
-    : state_(std::make_shared<State>(std::move(device), cap_bytes)) {}
+PinnedPool::PinnedPool(std::shared_ptr<Device> device, std::uint64_t cap_bytes, MemoryKind kind)
+    : state_(std::make_shared<State>(std::move(device), cap_bytes, kind)) {}
 
 bool PinnedPool::fits(std::uint64_t bytes) const noexcept {
   return std::max<std::uint64_t>(bytes, 1) <= state_->cap_bytes / kGranule * kGranule;
@@ -99,19 +101,25 @@ std::optional<PinnedPool::Lease> PinnedPool::try_lease(std::size_t bytes) {
   return Lease(state_, std::move(memory));
 }
 
-PinnedPool::Lease PinnedPool::lease(std::size_t bytes, Deadline deadline) {
+std::optional<PinnedPool::Lease> PinnedPool::lease_until(std::size_t bytes, Deadline deadline) {
   std::unique_lock<std::mutex> lock(state_->mutex);
   if (!fits(bytes))
     throw Error(ErrorCode::kResourceExhausted, "staging",
-                std::to_string(bytes) + " bytes of page-locked memory are above the cap of " +
+                std::to_string(bytes) + " bytes of staging memory are above the cap of " +
                     std::to_string(state_->cap_bytes) + "; raise staging_bytes or lower chunk_bytes");
-  std::unique_ptr<PageLockedMemory> memory;
+  std::unique_ptr<Memory> memory;
   const bool room = state_->returned.wait_until(lock, deadline.at(), [&] {
     memory = state_->take(round_up(bytes));
     return memory != nullptr;
   });
-  if (!room) throw Error(ErrorCode::kTransferTimeout, "staging", "no page-locked memory became free in time");
+  if (!room) return std::nullopt;
   return Lease(state_, std::move(memory));
+}
+
+PinnedPool::Lease PinnedPool::lease(std::size_t bytes, Deadline deadline) {
+  std::optional<Lease> lease = lease_until(bytes, deadline);
+  if (!lease) throw Error(ErrorCode::kTransferTimeout, "staging", "no staging memory became free in time");
+  return std::move(*lease);
 }
 
 PinnedPoolStats PinnedPool::stats() const {

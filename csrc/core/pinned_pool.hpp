@@ -20,7 +20,10 @@ struct PinnedPoolStats {
   std::uint64_t locked_bytes;  ///< Of what is allocated now, what the system agreed to lock.
 };
 
-/// Page-locked memory that is kept and lent again, because locking pages is slow; never more than the cap.
+enum class MemoryKind : std::uint8_t { kPageLocked, kDevice };
+
+/// Memory that is kept and lent again, because locking pages and allocating on a device are slow; never more than the
+/// cap.
 /// Safe to use from many threads. Leases may outlive the pool object.
 class PinnedPool {
   struct State;
@@ -37,18 +40,21 @@ class PinnedPool {
 
    private:
     friend class PinnedPool;
-    Lease(std::shared_ptr<State> state, std::unique_ptr<PageLockedMemory> memory) noexcept;
+    Lease(std::shared_ptr<State> state, std::unique_ptr<Memory> memory) noexcept;
     std::shared_ptr<State> state_;
-    std::unique_ptr<PageLockedMemory> memory_;
+    std::unique_ptr<Memory> memory_;
   };
 
-  PinnedPool(std::shared_ptr<Device> device, std::uint64_t cap_bytes);
+  PinnedPool(std::shared_ptr<Device> device, std::uint64_t cap_bytes, MemoryKind kind = MemoryKind::kPageLocked);
 
   /// Whether a block of at least `bytes` can ever be had: blocks are rounded up to a granule.
   bool fits(std::uint64_t bytes) const noexcept;
 
   /// A block of at least `bytes`, nullopt if that would pass the cap now.
   std::optional<Lease> try_lease(std::size_t bytes);
+
+  /// Waits for room; nullopt at the deadline. Throws kResourceExhausted if `bytes` alone passes the cap.
+  std::optional<Lease> lease_until(std::size_t bytes, Deadline deadline);
 
   /// Waits for room. Throws kResourceExhausted if `bytes` alone passes the cap, kTransferTimeout at the deadline.
   Lease lease(std::size_t bytes, Deadline deadline);

@@ -110,28 +110,27 @@ struct FetchedChunk {
 
 class Load {
  public:
-  Load(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan, Span<const std::uint64_t> addresses,
-       Span<const std::uint64_t> chunks, const std::string& key_prefix, Span<const std::uint64_t> digests,
-       const TransferOptions& options)
-      : store_(store),
+  Load(ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan, Span<const std::uint64_t> addresses,
+       Span<const std::uint64_t> chunks, Span<const std::uint64_t> digests, const TransferOptions& options)
+      : reader_(reader),
         device_(device),
         pool_(pool),
         plan_(plan),
         addresses_(addresses),
         chunks_(chunks),
-        key_prefix_(key_prefix),
         digests_(digests),
         options_(options),
-        batch_(std::max(1U, options.chunks_in_flight / 2)),
-        fetched_(std::max<std::size_t>(1, options.chunks_in_flight - batch_)) {}
+        fetched_(std::max<std::size_t>(1, options.chunks_in_flight / 2)) {
+    result_.verified = options.verify;
+  }
 
   LoadResult run() {
     check_staging();
     crew_.on_cancel([this] { fetched_.close(); });
-    crew_.start([this] { fetch_all(); });
+    crew_.start([this] { read_all(); });
     for (unsigned i = 0; i < crew_size(options_, chunks_.size()); ++i) crew_.start([this] { copy_all(); });
     wait_or_time_out(crew_, progress_, options_, plan_, "load");
-    result_.seconds.fetch = fetch_seconds_.total();
+    result_.seconds.fetch = fetch_seconds_;
     result_.seconds.copy = copy_seconds_.total();
     std::sort(result_.failures.begin(), result_.failures.end(),
               [](const ChunkFailure& a, const ChunkFailure& b) { return a.chunk < b.chunk; });
@@ -139,77 +138,92 @@ class Load {
   }
 
  private:
-  bool stages() const noexcept { return options_.stage || device_.needs_staging(); }
+  bool stages(bool on_device) const noexcept { return options_.stage || (!on_device && !device_.cpu_accessible()); }
 
   /// Before the first byte is written, not when the first large chunk comes.
   void check_staging() const {
     const std::uint64_t cap = pool_.stats().cap_bytes;
     for (const std::uint64_t chunk : chunks_)
-      if (stages() && !pool_.fits(plan_.chunk_bytes[chunk]))
+      if (stages(false) && !pool_.fits(plan_.chunk_bytes[chunk]))
         throw Error(ErrorCode::kResourceExhausted, "load",
                     "chunks of " + std::to_string(plan_.chunk_bytes[chunk]) +
                         " bytes do not fit in staging_bytes=" + std::to_string(cap) + "; raise it");
   }
 
-  void fetch_all() {
-    for (std::size_t first = 0; first < chunks_.size() && !cancelled_.raised();) {
-      // The first batch is small, so that copying starts at once; the others are large, because a call to the store is
-      // slow while every core copies: it waits for one.
-      const std::size_t most = first == 0 ? std::min<std::size_t>(batch_, 2 * options_.copy_threads) : batch_;
-      const std::size_t count = std::min(std::max<std::size_t>(most, 1), chunks_.size() - first);
-      Keys keys;
-      for (std::size_t i = 0; i < count; ++i) keys.push_back(chunk_key(key_prefix_, chunks_[first + i]));
-      const Stopwatch watch;
-      auto views = store_.fetch(keys, options_.deadline);
-      fetch_seconds_.add(watch);
-      for (std::size_t i = 0; i < count; ++i)
-        if (!hand_over(chunks_[first + i], std::move(views[i]))) return;
-      first += count;
-    }
+  void read_all() {
+    double waited_s = 0;
+    const Stopwatch watch;
+    const Deliver deliver = [&](Arrival arrival) {
+      const Stopwatch handing;
+      const bool more = hand_over(std::move(arrival));
+      waited_s += handing.seconds();
+      return more;
+    };
+    reader_.read(chunks_, deliver, cancelled_, options_.deadline);
+    fetch_seconds_ = watch.seconds() - waited_s;
     fetched_.close();
   }
 
-  bool hand_over(std::uint64_t chunk, std::unique_ptr<ObjectView> view) {
-    if (!view) {
-      fail(chunk, ErrorCode::kPartialTransfer, "is not in the store any more");
-      return true;
+  bool hand_over(Arrival arrival) {
+    const std::uint64_t chunk = arrival.chunk;
+    if (!arrival.view) {
+      fail(chunk, arrival.code, std::move(arrival.detail));
+      return !cancelled_.raised();
     }
-    if (view->bytes().size() != plan_.chunk_bytes[chunk]) {
+    if (arrival.view->bytes().size() != plan_.chunk_bytes[chunk]) {
       fail(chunk, ErrorCode::kIntegrity,
-           "has " + std::to_string(view->bytes().size()) + " bytes, not " + std::to_string(plan_.chunk_bytes[chunk]));
-      return true;
+           "has " + std::to_string(arrival.view->bytes().size()) + " bytes, not " +
+               std::to_string(plan_.chunk_bytes[chunk]));
+      return !cancelled_.raised();
     }
-    return fetched_.push({chunk, std::move(view)});
+    return fetched_.push({chunk, std::move(arrival.view)});
   }
 
   void copy_all() {
-    const bool stage = stages();
-    const std::unique_ptr<Stream> stream = stage ? device_.make_stream() : nullptr;
+    device_.bind_thread();
+    const std::unique_ptr<Stream> stream = device_.make_stream();
     while (auto item = fetched_.pop()) {
       const Stopwatch watch;
-      const bool done = stage ? copy_staged(*item, *stream) : copy_direct(*item);
+      const bool done = copy_one(*item, *stream);
       copy_seconds_.add(watch);
       if (!done) return;
     }
   }
 
+  /// False if the crew was cancelled.
+  bool copy_one(const FetchedChunk& item, Stream& stream) {
+    if (stages(item.view->on_device())) return copy_staged(item, stream);
+    if (device_.cpu_accessible()) return copy_direct(item);
+    return copy_on_device(item, stream);
+  }
+
   bool copy_direct(const FetchedChunk& item) {
-    return copy_blobs(
-        item, [this](const Blob& blob) { return at(addresses_[blob.tensor], blob.tensor_offset); },
-        [this](std::uint64_t chunk) { arrived(chunk); });
+    return copy_blobs(item, [this](const Blob& blob) { return tensor(blob); }, [] {});
   }
 
   bool copy_staged(const FetchedChunk& item, Stream& stream) {
     const PinnedPool::Lease staging = pool_.lease(plan_.chunk_bytes[item.chunk], options_.deadline);
     return copy_blobs(
         item, [&](const Blob& blob) { return staging.data() + blob.chunk_offset; },
-        [&](std::uint64_t chunk) {
-          for (const Blob& blob : plan_.chunk(chunk))
-            stream.copy_to_device(at(addresses_[blob.tensor], blob.tensor_offset), staging.data() + blob.chunk_offset,
-                                  blob.bytes);
-          stream.synchronize();
-          arrived(chunk);
+        [&] {
+          for (const Blob& blob : plan_.chunk(item.chunk))
+            stream.copy_to_device(tensor(blob), staging.data() + blob.chunk_offset, blob.bytes);
+          stream.synchronize(options_.deadline);
         });
+  }
+
+  /// The CPU sees nothing of it, so nothing is verified here.
+  bool copy_on_device(const FetchedChunk& item, Stream& stream) {
+    const std::byte* source = item.view->bytes().data();
+    for (const Blob& blob : plan_.chunk(item.chunk))
+      stream.copy_on_device(tensor(blob), source + blob.chunk_offset, blob.bytes);
+    stream.synchronize(options_.deadline);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      result_.verified = false;
+    }
+    arrived(item.chunk);
+    return !cancelled_.raised();
   }
 
   /// False if the crew was cancelled; a chunk of another digest is a failure, not the end.
@@ -220,18 +234,25 @@ class Load {
     for (const Blob& blob : plan_.chunk(item.chunk))
       if (!progress_.copy(destination(blob), source + blob.chunk_offset, blob.bytes, options_.verify ? &fold : nullptr))
         return false;
-    if (options_.verify && fold.value() != digests_[item.chunk])
+    if (options_.verify && fold.value() != digests_[item.chunk]) {
       fail(item.chunk, ErrorCode::kIntegrity, "does not match its digest");
-    else
-      accept(item.chunk);
+      return true;
+    }
+    accept();
+    arrived(item.chunk);
     return true;
   }
+
+  std::byte* tensor(const Blob& blob) const noexcept { return at(addresses_[blob.tensor], blob.tensor_offset); }
 
   void arrived(std::uint64_t chunk) {
     std::uint64_t bytes = 0;
     for (const Blob& blob : plan_.chunk(chunk)) bytes += blob.bytes;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    result_.bytes += bytes;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      result_.bytes += bytes;
+    }
+    if (options_.arrived) options_.arrived(chunk);
   }
 
   void fail(std::uint64_t chunk, ErrorCode code, std::string detail) {
@@ -239,20 +260,18 @@ class Load {
     result_.failures.push_back({chunk, code, std::move(detail)});
   }
 
-  ObjectStore& store_;
+  ChunkReader& reader_;
   Device& device_;
   PinnedPool& pool_;
   const Plan& plan_;
   const Span<const std::uint64_t> addresses_;
   const Span<const std::uint64_t> chunks_;
-  const std::string& key_prefix_;
   const Span<const std::uint64_t> digests_;
   const TransferOptions& options_;
-  const std::size_t batch_;
 
   std::mutex mutex_;
   LoadResult result_;
-  SharedSeconds fetch_seconds_;
+  double fetch_seconds_ = 0;
   SharedSeconds copy_seconds_;
   Channel<FetchedChunk> fetched_;
   CancelFlag cancelled_;
@@ -375,20 +394,10 @@ class Publish {
 
 }  // namespace
 
-std::string chunk_key(const std::string& prefix, std::uint64_t index) { return prefix + std::to_string(index); }
-
-Keys chunk_keys(const std::string& prefix, std::uint64_t count) {
-  Keys keys;
-  keys.reserve(count);
-  for (std::uint64_t i = 0; i < count; ++i) keys.push_back(chunk_key(prefix, i));
-  return keys;
-}
-
-LoadResult load_chunks(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan,
+LoadResult load_chunks(ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan,
                        Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
-                       const std::string& key_prefix, Span<const std::uint64_t> digests,
-                       const TransferOptions& options) {
-  return Load(store, device, pool, plan, addresses, chunks, key_prefix, digests, options).run();
+                       Span<const std::uint64_t> digests, const TransferOptions& options) {
+  return Load(reader, device, pool, plan, addresses, chunks, digests, options).run();
 }
 
 PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,

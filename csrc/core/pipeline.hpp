@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/chunk_reader.hpp"
 #include "core/crew.hpp"
 #include "core/device.hpp"
 #include "core/error.hpp"
@@ -22,11 +23,13 @@ struct TransferOptions {
   Deadline deadline = Deadline::after(30.0);
   /// Called by the waiting thread every few milliseconds with the bytes copied so far; throws to give up.
   std::function<void(std::uint64_t)> progress;
+  /// A load: called by the thread that copied a chunk once it is in the tensors, and verified if asked for.
+  std::function<void(std::uint64_t)> arrived;
 };
 
 /// Seconds of wall time in calls to the store, and of thread time in copies.
 struct StageSeconds {
-  double fetch = 0;    ///< load: asking the store for chunks
+  double fetch = 0;    ///< load: until the last chunk was read, without waiting for room to put it
   double reserve = 0;  ///< publish: asking the store for room
   double copy = 0;     ///< copying and taking digests, summed over threads
   double seal = 0;     ///< publish: making chunks visible
@@ -40,7 +43,9 @@ struct ChunkFailure {
 };
 
 struct LoadResult {
-  std::uint64_t bytes = 0;  ///< That arrived, and with `verify` match their digest.
+  std::uint64_t bytes = 0;  ///< That arrived.
+  /// Whether all of them were compared with their digest: asked for, and the CPU could see them on their way.
+  bool verified = false;
   StageSeconds seconds;
   std::vector<ChunkFailure> failures;  ///< In order of chunks.
 };
@@ -50,19 +55,15 @@ struct PublishResult {
   StageSeconds seconds;
 };
 
-/// The key of chunk `index`.
-std::string chunk_key(const std::string& prefix, std::uint64_t index);
-Keys chunk_keys(const std::string& prefix, std::uint64_t count);
-
-/// Copies `chunks` of a plan from the store to the tensors at `addresses` (0 where a tensor owns no bytes).
+/// Copies `chunks` of a plan from where `reader` brings them to the tensors at `addresses` (0 where a tensor owns no
+/// bytes).
 ///
-/// One thread asks the store for the next chunks while `copy_threads` copy and verify those that came. After it has
-/// returned or thrown nothing writes to the tensors any more. Throws kTransferTimeout at the deadline, and what the
-/// store throws; chunks that are missing, of another size or of another digest are in the result.
-LoadResult load_chunks(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan,
+/// One thread reads chunks while `copy_threads` copy and verify those that came. After it has returned or thrown
+/// nothing writes to the tensors any more. Throws kTransferTimeout at the deadline, and what the reader throws; chunks
+/// that failed, are of another size or of another digest are in the result.
+LoadResult load_chunks(ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan,
                        Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
-                       const std::string& key_prefix, Span<const std::uint64_t> digests,
-                       const TransferOptions& options);
+                       Span<const std::uint64_t> digests, const TransferOptions& options);
 
 /// Copies all chunks of a plan into the store. All or nothing: when it throws, what it stored is erased.
 PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,

@@ -86,9 +86,12 @@ Plan make_plan(Span<const std::uint64_t> tensor_bytes, PlanLimits limits) {
   plan.first_blob.push_back(0);
   plan.blobs.reserve(tensor_bytes.size());
   Builder builder(plan, limits);
-  for (std::uint64_t tensor = 0; tensor < tensor_bytes.size(); ++tensor)
-    if (tensor_bytes[tensor] > 0) builder.add(tensor, tensor_bytes[tensor]);
-  builder.close();
+  for (const bool large : {true, false}) {
+    for (std::uint64_t tensor = 0; tensor < tensor_bytes.size(); ++tensor)
+      if (tensor_bytes[tensor] > 0 && large == (tensor_bytes[tensor] > kSmallTensorBytes))
+        builder.add(tensor, tensor_bytes[tensor]);
+    builder.close();
+  }
   return plan;
 }
 

@@ -15,6 +15,11 @@ struct PlanLimits {
 /// Every blob starts at a multiple of this in its chunk, so that a tensor could alias the chunk's memory.
 inline constexpr std::uint64_t kBlobAlignment = 64;
 
+/// Tensors up to this size share chunks of their own. openYuanrong gathers the blobs of a key into one send if their
+/// average is at most this, and sends them one by one if not (acl_pipeline_p2p_task.cpp, 0.8.1): the first is right for
+/// small blobs, and two copies too many for large ones, so that the two must not mix.
+inline constexpr std::uint64_t kSmallTensorBytes = std::uint64_t{1} << 20;
+
 /// Bounds what a plan, which may come from a hostile manifest, can make this process allocate.
 inline constexpr std::uint64_t kMaxChunks = 1'000'000;
 
@@ -28,10 +33,11 @@ struct Blob {
 
 /// How tensors are cut into chunks, one openYuanrong key each:
 ///
-///     tensors   |--a--|-b-|--------------c--------------|-d-|
-///     chunks    [ a  . b  .        ][ c0      ][ c1     ][ c2 . d ]      '.': alignment
+///     tensors   |-a-|--------------b--------------|--c--|-d-|
+///     chunks    [ b0      ][ b1      ][ b2 . c      ][ a . d ]      '.': alignment; a and d are small
 ///
-/// A tensor that fits into a chunk is never cut; a larger one starts a chunk and spans several.
+/// Large tensors come first, then small ones, each in the order given. A tensor that fits into a chunk is never cut; a
+/// larger one starts a chunk and spans several.
 struct Plan {
   std::vector<Blob> blobs;
   std::vector<std::uint64_t> first_blob;   ///< K+1 entries: chunk i owns blobs first_blob[i] .. first_blob[i+1].

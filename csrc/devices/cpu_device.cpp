@@ -12,7 +12,7 @@
 namespace yr_fastload {
 namespace {
 
-class LockedPages final : public PageLockedMemory {
+class LockedPages final : public Memory {
  public:
   explicit LockedPages(std::size_t bytes) {
     const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -41,12 +41,15 @@ class CpuStream final : public Stream {
   void copy_to_device(std::byte* device, const std::byte* host, std::size_t bytes) override {
     std::memcpy(device, host, bytes);
   }
-  void synchronize() override {}
+  void copy_on_device(std::byte* destination, const std::byte* source, std::size_t bytes) override {
+    std::memcpy(destination, source, bytes);
+  }
+  void synchronize(Deadline) override {}
 };
 
 }  // namespace
 
-std::unique_ptr<PageLockedMemory> CpuDevice::allocate_page_locked(std::size_t bytes) {
+std::unique_ptr<Memory> CpuDevice::allocate_page_locked(std::size_t bytes) {
   return std::make_unique<LockedPages>(bytes);
 }
 

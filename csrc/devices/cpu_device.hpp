@@ -9,8 +9,11 @@ namespace yr_fastload {
 class CpuDevice final : public Device {
  public:
   const char* name() const noexcept override { return "cpu"; }
-  bool needs_staging() const noexcept override { return false; }
-  std::unique_ptr<PageLockedMemory> allocate_page_locked(std::size_t bytes) override;
+  int index() const noexcept override { return -1; }
+  bool cpu_accessible() const noexcept override { return true; }
+  void bind_thread() override {}
+  std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes) override;
+  std::unique_ptr<Memory> allocate(std::size_t bytes) override { return allocate_page_locked(bytes); }
   std::unique_ptr<Stream> make_stream() override;
 };
 

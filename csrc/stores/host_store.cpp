@@ -9,6 +9,7 @@
 
 #include "core/call_runner.hpp"
 #include "core/error.hpp"
+#include "stores/status.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -22,48 +23,7 @@ constexpr std::size_t kBatchKeys = 1000;
 
 using Client = std::shared_ptr<ds::KVClient>;
 
-ErrorCode code_of(ds::StatusCode code) noexcept {
-  switch (code) {
-    case ds::K_INVALID:
-    case ds::K_OUT_OF_RANGE:
-    case ds::K_FILE_NAME_TOO_LONG:
-    case ds::K_NOT_SUPPORTED:
-      return ErrorCode::kInvalidArgument;
-    case ds::K_OUT_OF_MEMORY:
-    case ds::K_NO_SPACE:
-    case ds::K_LRU_HARD_LIMIT:
-    case ds::K_LRU_SOFT_LIMIT:
-      return ErrorCode::kResourceExhausted;
-    case ds::K_NOT_FOUND:
-      return ErrorCode::kPartialTransfer;
-    default:
-      return ErrorCode::kUnavailable;
-  }
-}
-
-/// "K_NOT_FOUND(3): first line of the message".
-std::string describe(const ds::Status& status) {
-  const std::string message = status.GetMsg();
-  return ds::Status::StatusCodeName(status.GetCode()) + " (" + std::to_string(status.GetCode()) +
-         "): " + message.substr(0, message.find('\n'));
-}
-
-void check(const ds::Status& status, const char* op, const Keys& keys) {
-  if (status.IsOk()) return;
-  throw Error(code_of(status.GetCode()), op, describe(status) + " " + abbreviate(keys), keys);
-}
-
 bool not_found(const ds::Status& status) noexcept { return status.GetCode() == ds::K_NOT_FOUND; }
-
-/// Calls `act(batch)` for runs of at most kBatchKeys keys.
-template <typename Act>
-void in_batches(const Keys& keys, const Act& act) {
-  for (std::size_t first = 0; first < keys.size(); first += kBatchKeys) {
-    const auto begin = keys.begin() + static_cast<std::ptrdiff_t>(first);
-    const auto end = keys.begin() + static_cast<std::ptrdiff_t>(std::min(first + kBatchKeys, keys.size()));
-    act(Keys(begin, end));
-  }
-}
 
 class View final : public ObjectView {
  public:
@@ -165,10 +125,23 @@ class HostStore final : public ObjectStore {
     });
   }
 
+  std::vector<std::optional<std::string>> get_many(const Keys& keys, Deadline deadline) override {
+    std::vector<std::optional<std::string>> values;
+    for (const auto& view : fetch(keys, deadline)) {
+      if (!view) {
+        values.emplace_back();
+        continue;
+      }
+      const auto bytes = view->bytes();
+      values.emplace_back(std::in_place, reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    }
+    return values;
+  }
+
   std::vector<bool> exist(const Keys& keys, Deadline deadline) override {
     return call("exist", deadline, [keys](ds::KVClient& client) {
       std::vector<bool> all;
-      in_batches(keys, [&](const Keys& batch) {
+      in_batches(keys, kBatchKeys, [&](const Keys& batch) {
         std::vector<bool> some;
         check(client.Exist(batch, some), "exist", batch);
         all.insert(all.end(), some.begin(), some.end());
@@ -180,7 +153,7 @@ class HostStore final : public ObjectStore {
   Keys expire(const Keys& keys, std::uint32_t ttl_s, Deadline deadline) override {
     return call("expire", deadline, [keys, ttl_s](ds::KVClient& client) {
       Keys missing;
-      in_batches(keys, [&](const Keys& batch) {
+      in_batches(keys, kBatchKeys, [&](const Keys& batch) {
         Keys failed;
         const ds::Status status = client.Expire(batch, ttl_s, failed);
         if (not_found(status) && failed.empty()) failed = batch;
@@ -193,7 +166,7 @@ class HostStore final : public ObjectStore {
 
   void erase(const Keys& keys, Deadline deadline) override {
     call("erase", deadline, [keys](ds::KVClient& client) {
-      in_batches(keys, [&](const Keys& batch) {
+      in_batches(keys, kBatchKeys, [&](const Keys& batch) {
         Keys failed;
         const ds::Status status = client.Del(batch, failed);
         if (!not_found(status)) check(status, "erase", batch);
@@ -209,7 +182,7 @@ class HostStore final : public ObjectStore {
       ds::SetParam param;
       param.ttlSecond = ttl_s;
       std::size_t first = 0;
-      in_batches(keys, [&](const Keys& batch) {
+      in_batches(keys, kBatchKeys, [&](const Keys& batch) {
         const auto begin = owned_sizes.begin() + static_cast<std::ptrdiff_t>(first);
         const std::vector<std::uint64_t> batch_sizes(begin, begin + static_cast<std::ptrdiff_t>(batch.size()));
         std::vector<std::shared_ptr<ds::Buffer>> buffers;
@@ -237,7 +210,7 @@ class HostStore final : public ObjectStore {
   std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) override {
     return call("fetch", deadline, [client = client_, keys](ds::KVClient&) {
       std::vector<std::unique_ptr<ObjectView>> views;
-      in_batches(keys, [&](const Keys& batch) {
+      in_batches(keys, kBatchKeys, [&](const Keys& batch) {
         std::vector<ds::Optional<ds::Buffer>> buffers;
         const ds::Status status = client->Get(batch, buffers);
         if (!not_found(status)) check(status, "fetch", batch);

@@ -87,6 +87,12 @@ std::optional<std::string> MemoryStore::get(const std::string& key, Deadline) {
   return std::string(reinterpret_cast<const char*>(entry->bytes->data()), entry->bytes->size());
 }
 
+std::vector<std::optional<std::string>> MemoryStore::get_many(const Keys& keys, Deadline deadline) {
+  std::vector<std::optional<std::string>> values;
+  for (const auto& key : keys) values.push_back(get(key, deadline));
+  return values;
+}
+
 std::vector<bool> MemoryStore::exist(const Keys& keys, Deadline) {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<bool> exist;

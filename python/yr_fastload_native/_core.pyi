@@ -8,15 +8,24 @@ import typing
 import typing_extensions
 
 __all__: list[str] = [
+    "ChunkReader",
+    "D2dReader",
+    "D2dSource",
     "DIGEST_BLOCK_BYTES",
     "Device",
+    "HeteroReceiver",
     "Lease",
     "MemoryStore",
     "ObjectStore",
     "PinnedLease",
     "PinnedPool",
     "Plan",
+    "STAGED_CHUNK_BYTES",
+    "StagedReader",
+    "StoreReader",
     "TensorView",
+    "acl_device",
+    "acl_device_count",
     "buffer_view",
     "chunk_keys",
     "connect_host_store",
@@ -34,6 +43,7 @@ __all__: list[str] = [
     "make_plan",
     "memcpy_seconds",
     "publish_chunks",
+    "publish_staged",
     "threads_left_behind",
 ]
 
@@ -82,6 +92,16 @@ class Device:
     """
     The memory that tensors live in.
     """
+    @property
+    def cpu_accessible(self) -> bool:
+        """
+        Whether the CPU can load from and store to it.
+        """
+    @property
+    def index(self) -> int:
+        """
+        Number on this machine; -1 for ordinary memory.
+        """
     @property
     def name(self) -> str: ...
 
@@ -138,6 +158,12 @@ class ObjectStore:
         """
         The value, None if there is none.
         """
+    def get_many(
+        self, keys: collections.abc.Sequence[str], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
+    ) -> list[bytes | None]:
+        """
+        The value of each key, None where there is none.
+        """
     def set(
         self,
         key: str,
@@ -174,6 +200,122 @@ class MemoryStore(ObjectStore):
         capacity_bytes: typing.SupportsInt | typing.SupportsIndex = 18446744073709551615,
     ) -> None: ...
 
+class ChunkReader:
+    """
+    Brings the chunks of one generation to where they can be copied from.
+    """
+    @property
+    def transport(self) -> str: ...
+
+class StoreReader(ChunkReader):
+    """
+    Reads chunks that are objects of a store.
+    """
+    def __init__(
+        self,
+        store: ObjectStore,
+        key_prefix: str,
+        *,
+        first_batch: typing.SupportsInt | typing.SupportsIndex,
+        batch: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+
+class D2dSource:
+    """
+    Serves chunks from the memory of tensors on a device, by reference.
+    """
+    def __init__(
+        self,
+        host: str,
+        port: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+        rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+        device: Device,
+        key_prefix: str,
+        plan: Plan,
+        addresses: typing_extensions.Buffer,
+        owners: typing.Any,
+    ) -> None: ...
+    def offer(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Queue a chunk whose bytes are in the tensors.
+        """
+    def serving(self) -> int:
+        """
+        How many chunks can be read.
+        """
+    def start(self) -> None:
+        """
+        Begin to name what was offered.
+        """
+    def wait(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Wait until all that was offered can be read.
+        """
+    def withdraw(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Take all keys back and let go of the tensors. Idempotent.
+        """
+
+class HeteroReceiver:
+    """
+    A connection for one device, and device memory where chunks land.
+    """
+    def __init__(
+        self,
+        host: str,
+        port: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+        rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+        device: Device,
+        landing_bytes: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def greet(self, key_prefix: str) -> None:
+        """
+        Start to set up the way to a source in the background.
+        """
+    def prepare(self) -> None:
+        """
+        Start to connect in the background.
+        """
+    def stats(self) -> dict[str, int]: ...
+
+class D2dReader(ChunkReader):
+    """
+    Reads chunks from other processes' device memory.
+    """
+    def __init__(
+        self,
+        receiver: HeteroReceiver,
+        plan: Plan,
+        *,
+        peers: collections.abc.Sequence[tuple[str, str]],
+        stall_s: typing.SupportsFloat | typing.SupportsIndex,
+        chunks_ahead: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None:
+        """
+        peers: (name for messages, key prefix), in the order to ask them.
+        """
+    def uses(self) -> list[tuple[str, int, str]]:
+        """
+        (peer, chunks that came from it, why it was left) of each peer that was asked.
+        """
+
+class StagedReader(ChunkReader):
+    """
+    Reads chunks of a staged publication.
+    """
+    def __init__(
+        self,
+        receiver: HeteroReceiver,
+        plan: Plan,
+        key_prefix: str,
+        *,
+        chunks_ahead: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+
 class Lease:
     """
     One source's part in keeping a generation published.
@@ -190,6 +332,8 @@ class Lease:
         lease_s: typing.SupportsInt | typing.SupportsIndex,
         data_s: typing.SupportsInt | typing.SupportsIndex,
         deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+        place_key: str = "",
+        place_value: bytes = b"",
     ) -> None: ...
     def leave(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def sources(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> int: ...
@@ -197,6 +341,16 @@ class Lease:
         """
         (state, seconds since the last renewal, last error): live, superseded, lost or left.
         """
+
+def acl_device(index: typing.SupportsInt | typing.SupportsIndex) -> Device:
+    """
+    A device of Ascend's runtime, real or simulated; raises DeviceError where there is none.
+    """
+
+def acl_device_count() -> int:
+    """
+    How many devices Ascend's runtime knows; 0 where it cannot be loaded. Loads it.
+    """
 
 def buffer_view(object: typing_extensions.Buffer) -> TensorView:
     """
@@ -279,14 +433,13 @@ def fold_digests(digests: typing_extensions.Buffer) -> int:
     """
 
 def load_chunks(
-    store: ObjectStore,
+    reader: ChunkReader,
     device: Device,
     pool: PinnedPool,
     plan: Plan,
     addresses: typing_extensions.Buffer,
     chunks: typing_extensions.Buffer,
     *,
-    key_prefix: str,
     digests: typing_extensions.Buffer,
     copy_threads: typing.SupportsInt | typing.SupportsIndex,
     chunks_in_flight: typing.SupportsInt | typing.SupportsIndex,
@@ -294,9 +447,10 @@ def load_chunks(
     stage: bool,
     deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     progress: collections.abc.Callable[[int, int], None] | None = None,
-) -> tuple[int, dict[str, float], list[tuple[int, str, str]]]:
+    source: D2dSource | None = None,
+) -> tuple[int, bool, dict[str, float], list[tuple[int, str, str]]]:
     """
-    Copy chunks into tensors; returns (bytes, seconds by stage, [(chunk, code, detail)] of failures).
+    Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were verified, seconds by stage, [(chunk, code, detail)] of failures).
     """
 
 def make_plan(
@@ -336,10 +490,25 @@ def publish_chunks(
     Copy tensors into chunks; returns (digest of each chunk, seconds by stage).
     """
 
+def publish_staged(
+    connection: HeteroReceiver,
+    plan: Plan,
+    addresses: typing_extensions.Buffer,
+    *,
+    owners: typing.Any,
+    key_prefix: str,
+    ttl_s: typing.SupportsInt | typing.SupportsIndex,
+    deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+) -> None:
+    """
+    Copy all chunks from the device into objects of the worker.
+    """
+
 def threads_left_behind() -> int:
     """
     Threads that a frozen worker kept from ending with their store.
     """
 
 DIGEST_BLOCK_BYTES: int = 8192
+STAGED_CHUNK_BYTES: int = 8388608
 __version__: str = "0.1.0"

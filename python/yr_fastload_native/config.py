@@ -11,11 +11,13 @@ import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
 
-__all__ = ["ENVIRONMENT_PREFIX", "Config", "parse_address"]
+__all__ = ["ENVIRONMENT_PREFIX", "TRANSPORTS", "Config", "parse_address"]
 
 ENVIRONMENT_PREFIX = "YR_FASTLOAD_"
+_SIMULATED = ENVIRONMENT_PREFIX + "SIM"  # the simulated devices read theirs themselves
 _WORKER_VARIABLE = "DS_WORKER_ADDR"
 _MIB = 1 << 20
+TRANSPORTS = ("d2d", "staged", "host")  # from the fastest to the one that works everywhere
 
 _Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
@@ -67,6 +69,12 @@ def _chunk_bytes(instance: object, attribute: attrs.Attribute[Any], value: Any) 
         raise _refuse(attribute, value, "a multiple of 64 (the alignment of a blob in a chunk)")
 
 
+def _publish_as(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    names = value.split("+") if isinstance(value, str) else []
+    if value != "auto" and (not names or set(names) - set(TRANSPORTS) or len(set(names)) != len(names)):
+        raise _refuse(attribute, value, f"'auto', or some of {', '.join(TRANSPORTS)} joined by '+'")
+
+
 def _boolean(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, bool):
         raise _refuse(attribute, value, "True or False")
@@ -93,7 +101,23 @@ class Config:
         "that is started once a machine and user.",
     )
     transport: str = _setting(
-        "auto", _one_of("auto", "host"), "How bytes move. `host`: through the worker's shared memory."
+        "auto",
+        _one_of("auto", *TRANSPORTS),
+        "How bytes move. `d2d`: from the memory of one NPU into another's. `staged`: through the worker's memory, "
+        "between NPUs. `host`: through the worker's memory, between processes of one machine. `auto`: the first of "
+        "these that the publication offers and this machine has, then the next where one fails.",
+    )
+    publish_as: str = _setting(
+        "auto",
+        _publish_as,
+        "Transports that a publication offers, joined by `+`: `d2d+staged` keeps a copy in the worker that outlives "
+        "the publisher. `auto` takes that of `transport`, and where this is `auto` too `d2d` on an NPU and `host` "
+        "elsewhere.",
+    )
+    device_index: int = _setting(
+        -1,
+        _number(int, -1, 1023),
+        "NPU of this process; -1 takes that of the tensors, and the first one where devices are simulated.",
     )
     verify: str = _setting(
         "digest",
@@ -126,8 +150,23 @@ class Config:
     copy_threads: int = _setting(
         0, _number(int, 0, 256), "Threads that copy and verify; 0 takes the usable cores, at most 8."
     )
+    chunks_ahead: int = _setting(
+        4, _number(int, 1, 64), "Chunks that are asked for ahead of their arrival, `d2d` and `staged`."
+    )
+    source_stall_s: float = _setting(
+        5.0,
+        _number(float, 0.05, 3600),
+        "A source that sends nothing for so long is left for the next one (`d2d`); half of the time that is left if "
+        "that is less.",
+        "s",
+    )
     chunks_in_flight: int = _setting(64, _number(int, 1, 1024), "Most chunks held between fetching and copying.")
-    staging_bytes: int = _setting(256 * _MIB, _number(int, 0, 1 << 40), "Most page-locked staging memory.", "bytes")
+    staging_bytes: int = _setting(
+        256 * _MIB,
+        _number(int, 0, 1 << 40),
+        "Most page-locked staging memory, and as much device memory for chunks that land.",
+        "bytes",
+    )
     max_tensors: int = _setting(1_000_000, _number(int, 1, 1 << 32), "Most tensors in one publication.")
     max_manifest_bytes: int = _setting(
         256 * _MIB, _number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"
@@ -150,7 +189,8 @@ class Config:
         environ = os.environ if environ is None else environ
         known = {ENVIRONMENT_PREFIX + attribute.name.upper() for attribute in attrs.fields(cls)}
         for name in environ:
-            if name.startswith(ENVIRONMENT_PREFIX) and name not in known:
+            of_simulator = name == _SIMULATED or name.startswith(_SIMULATED + "_")
+            if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not of_simulator:
                 raise InvalidArgumentError(f"{name} names no setting of Config", op="config")
         values: dict[str, Any] = {}
         for attribute in attrs.fields(cls):

@@ -95,5 +95,18 @@ class Identity:
     def chunk_prefix(self, generation: str) -> str:
         return f"{_PREFIX}-chunk-{self.digest}-{generation}-"
 
+    def digests_key(self, generation: str) -> str:
+        return f"{_PREFIX}-digests-{self.digest}-{generation}"
+
+    def staged_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-staged-{self.digest}-{generation}-"
+
+    def d2d_prefix(self, token: str) -> str:
+        """Of the chunks that one source serves device to device."""
+        return f"{_PREFIX}-d2d-{self.digest}-{token}-"
+
+    def place_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-place-{self.digest}-{generation}-"
+
     def slot_prefix(self, generation: str) -> str:
         return f"{_PREFIX}-source-{self.digest}-{generation}-"

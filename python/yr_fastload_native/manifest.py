@@ -25,7 +25,18 @@ from yr_fastload_native.errors import (
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.tensors import MAX_NAME_CHARS, TensorTable
 
-__all__ = ["FORMAT", "Head", "Manifest", "build_manifest", "decode_head", "decode_manifest", "mapped_addresses"]
+__all__ = [
+    "FORMAT",
+    "Head",
+    "Manifest",
+    "build_manifest",
+    "decode_digests",
+    "decode_head",
+    "decode_manifest",
+    "encode_digests",
+    "encode_manifest",
+    "mapped_addresses",
+]
 
 FORMAT = 1
 _DIGEST = "nh64-1"  # names the function in csrc/core/digest.hpp
@@ -55,7 +66,16 @@ class ChunkEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     key: _Name
     bytes: _Size
     blobs: _Size
-    digest: _Hex64
+    digest: _Hex64 | None
+
+
+class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The digests of a generation whose publisher took them after it had announced it."""
+
+    format: int
+    digest: str
+    generation: _Generation
+    chunks: list[_Hex64]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,8 +95,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sizes = array("Q", [0 if tensor.alias else tensor.bytes for tensor in self.tensors])
         return _core.make_plan(sizes, chunk_bytes=self.chunk_bytes, max_blobs=self.max_blobs)
 
-    def digests(self) -> array[int]:
-        return array("Q", [int(chunk.digest, 16) for chunk in self.chunks])
+    def digests(self) -> array[int] | None:
+        """The digest of each chunk; None if they are published beside it."""
+        values = [chunk.digest for chunk in self.chunks if chunk.digest is not None]
+        return array("Q", [int(value, 16) for value in values]) if len(values) == len(self.chunks) else None
 
     def chunk_tensors(self, plan: _core.Plan, chunk: int) -> list[str]:
         """Names of the tensors that have bytes in a chunk."""
@@ -121,7 +143,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: _Generation
     manifest_bytes: _Size
     manifest_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    transport: str
+    transports: Annotated[list[_Name], msgspec.Meta(max_length=16)]
 
 
 def _difference(published: tuple[Any, ...], mine: tuple[Any, ...]) -> str:
@@ -152,7 +174,7 @@ def build_manifest(
     generation: str,
     table: TensorTable,
     plan: _core.Plan,
-    digests: memoryview,
+    digests: memoryview | None,
     limits: tuple[int, int],
 ) -> Manifest:
     """Describe tensors that were published under a plan made with ``limits`` (chunk_bytes, max_blobs)."""
@@ -169,7 +191,10 @@ def build_manifest(
         )
         for index, tensor in enumerate(table.tensors)
     ]
-    chunks = [ChunkEntry(*chunk, f"{digests[i]:016x}") for i, chunk in enumerate(_chunks(identity, generation, plan))]
+    chunks = [
+        ChunkEntry(*chunk, None if digests is None else f"{digests[i]:016x}")
+        for i, chunk in enumerate(_chunks(identity, generation, plan))
+    ]
     return Manifest(
         FORMAT,
         _DIGEST,
@@ -183,7 +208,7 @@ def build_manifest(
     )
 
 
-def encode_manifest(manifest: Manifest, *, max_bytes: int, transport: str) -> tuple[bytes, bytes]:
+def encode_manifest(manifest: Manifest, *, max_bytes: int, transports: list[str]) -> tuple[bytes, bytes]:
     """The bytes of a manifest, and those of the head that pins it.
 
     Raises:
@@ -194,7 +219,7 @@ def encode_manifest(manifest: Manifest, *, max_bytes: int, transport: str) -> tu
         raise ResourceExhaustedError(
             f"the manifest has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op="publish"
         )
-    head = Head(FORMAT, manifest.generation, len(data), hashlib.sha256(data).hexdigest(), transport)
+    head = Head(FORMAT, manifest.generation, len(data), hashlib.sha256(data).hexdigest(), transports)
     return data, msgspec.json.encode(head)
 
 
@@ -244,6 +269,24 @@ def decode_manifest(
     return manifest
 
 
+def encode_digests(generation: str, digests: memoryview) -> bytes:
+    return msgspec.json.encode(Digests(FORMAT, _DIGEST, generation, [f"{value:016x}" for value in digests]))
+
+
+def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> array[int]:
+    """Parse the digests that belong to a manifest.
+
+    Raises:
+        IntegrityError: They are damaged, or of another generation or format.
+    """
+    digests = _decode(data, Digests, "the list of digests", op)
+    assert isinstance(digests, Digests)
+    mine = (_DIGEST, manifest.generation, len(manifest.chunks))
+    if (digests.digest, digests.generation, len(digests.chunks)) != mine:
+        raise IntegrityError("the list of digests is of another generation or format", op=op)
+    return array("Q", [int(value, 16) for value in digests.chunks])
+
+
 def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: str) -> None:
     def refuse(why: str) -> IntegrityError:
         return IntegrityError(f"the manifest contradicts itself: {why}", op=op)
@@ -252,6 +295,8 @@ def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: st
         raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version knows {_DIGEST!r}", op=op)
     if manifest.identity != identity.fields or manifest.generation != head.generation:
         raise refuse("it is of another identity or generation")
+    if len({chunk.digest is None for chunk in manifest.chunks}) > 1:
+        raise refuse("some of its chunks have a digest and some have none")
     tensors = {tensor.name: tensor for tensor in manifest.tensors}
     if len(tensors) != len(manifest.tensors):
         raise refuse("two tensors have one name")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
+import signal
+import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, Protocol
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.settle import Settling
+from yr_fastload_native.transports.d2d import Member
 
-__all__ = ["LEAVE_S", "Publication", "close_at_exit"]
+__all__ = ["LEAVE_S", "Publication", "close_at_exit", "withdraw_on_sigterm"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +43,28 @@ def _close_all() -> None:
         each.close()
 
 
+def withdraw_on_sigterm() -> None:
+    """Have SIGTERM withdraw everything first, where it would end this process without running any of its code.
+
+    A program's own handler is left alone: it ends the process in a way that runs `_close_all`, or means to go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    _close_all()
+    os.kill(os.getpid(), number)  # and end as the signal would have
+
+
 class Publication:
     """One identity's weights, published by this process until closed.
+
+    One that is served device to device (`d2d`) is by reference: until it is closed it keeps its tensors, and they must
+    not change.
 
     Attributes:
         generation: Name of this version of the weights; every publish of changed weights makes a new one.
@@ -46,7 +72,16 @@ class Publication:
         seconds: Wall time of the publish.
     """
 
-    def __init__(self, generation: Generation, lease: _core.Lease, *, joined: bool, size: int, seconds: float) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        lease: _core.Lease,
+        *,
+        joined: bool,
+        size: int,
+        seconds: float,
+        member: Member | None = None,
+    ) -> None:
         self.identity: Mapping[str, Any] = generation.who.fields
         self.generation = generation.manifest.generation
         self.joined = joined
@@ -55,12 +90,34 @@ class Publication:
         self.chunks = len(generation.manifest.chunks)
         self.seconds = seconds
         self._lease = lease
+        self._member = member
+        self._settling: Settling | None = None
+        self._failed = ""
         close_at_exit(self)
+        if member is not None:
+            withdraw_on_sigterm()
+
+    def settle(self, settling: Callable[[Callable[[str], None]], Settling]) -> None:
+        """Have digests taken in the background; the publication is withdrawn if they cannot be."""
+        self._settling = settling(self._give_up)
+
+    def wait_settled(self, timeout_s: float) -> bool:
+        """Whether every chunk is served and its digest stored, at the latest after ``timeout_s``.
+
+        Readers need not wait for it, and get the same bytes before; they only wait for the digests themselves.
+        """
+        return self._settling is None or self._settling.wait(timeout_s)
+
+    def _give_up(self, why: str) -> None:
+        self._failed = why
+        self.close()
 
     @property
     def state(self) -> str:
-        """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it) or ``left``."""
-        return self._lease.status()[0]
+        """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it), ``left``, or
+        ``failed`` (the chunks could not be served, or changed before their digests were taken).
+        """
+        return "failed" if self._failed else self._lease.status()[0]
 
     def sources(self) -> int:
         """How many live sources keep this generation published, this one included."""
@@ -68,11 +125,17 @@ class Publication:
 
     def close(self) -> None:
         """Stop being a source; the last one to close withdraws everything. Idempotent, bounded, never raises."""
+        if self._settling is not None:
+            self._settling.stop()
         try:
             self._lease.leave(deadline_s=LEAVE_S)
         except FastLoadError as error:
             # As text: a handler that keeps records would keep the traceback, and with it the connection.
             _log.warning("could not withdraw at once, the publication ends with its lease: %s", str(error))
+        if self._member is not None:
+            self._member.leave()
+        if self._settling is not None:
+            self._settling.join()
 
     def __enter__(self) -> Publication:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,7 +17,10 @@ class LoadReport:
     Attributes:
         bytes: Bytes written to tensors; tied tensors count once.
         seconds: Wall time of the call, without joining the lease afterwards.
-        transport: ``"host"``.
+        transport: ``"d2d"``, ``"staged"`` or ``"host"``: the one that brought the most bytes.
+        steps: What was tried, in order: each with ``transport``, ``outcome`` (``"loaded"``, ``"partial"``,
+            ``"failed"`` or ``"skipped"``), ``why``, ``bytes``, ``seconds`` and ``sources`` (who was asked, how many
+            chunks came from there, why it was left).
         verified: Whether every byte was compared with the publisher's digest.
         chunks_retried: Chunks that were asked for again because they were missing or damaged.
         stages: Seconds by stage: ``layout``, ``manifest``, ``fetch`` (wall time of one thread) and ``copy`` (digest
@@ -33,6 +36,7 @@ class LoadReport:
     verified: bool
     chunks_retried: int
     stages: Mapping[str, float]
+    steps: Sequence[Mapping[str, Any]] = ()
 
     @property
     def gib_per_s(self) -> float:

@@ -47,6 +47,7 @@ class Tensor:
         bytes: Of the storage it spans, which is dense: product(shape) * item size.
         address: 0 if it is empty.
         owner: Object that keeps the memory where it is.
+        npu: Number of the NPU it is on; None for CPU memory.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Tensor:
     bytes: int
     address: int
     owner: object
+    npu: int | None = None
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,6 +89,10 @@ def _numpy_number(dtype: Any) -> tuple[str, int] | None:
     # Kind V is a structure or raw bytes (type void), or a number of ml_dtypes.
     number = dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type.__name__ != "void")
     return (dtype.name, dtype.itemsize) if number and not dtype.hasobject and dtype.isnative else None
+
+
+def _place(npu: int | None) -> str:
+    return "the CPU" if npu is None else f"NPU {npu}"
 
 
 class _Reader:
@@ -123,6 +129,7 @@ class _Reader:
         item: int,
         address: int,
         owner: object,
+        npu: int | None = None,
     ) -> Tensor:
         dense = _dense_strides(shape, strides)
         if dense is None:
@@ -133,7 +140,7 @@ class _Reader:
         size = math.prod(shape) * item
         if size and not address:
             raise self._refuse(name, "has no memory of its own")
-        return Tensor(name, dtype, shape, dense, size, address if size else 0, owner)
+        return Tensor(name, dtype, shape, dense, size, address if size else 0, owner, npu)
 
     def _torch(self, name: str, value: Any) -> Tensor:
         if getattr(value, "materialize", None) is not None:
@@ -142,9 +149,9 @@ class _Reader:
             raise self._refuse(
                 name, f"has layout {value.layout}, quantized={value.is_quantized}; only strided ones move"
             )
-        if value.device.type != "cpu":
+        if value.device.type not in ("cpu", "npu"):
             raise DeviceError(
-                f"tensor {name!r} is on {value.device}; transport 'host' moves tensors in CPU memory",
+                f"tensor {name!r} is on {value.device}; only tensors in CPU memory and on NPUs move",
                 op=self._op,
                 failed_keys=[name],
             )
@@ -155,7 +162,8 @@ class _Reader:
         except RuntimeError as error:
             raise self._refuse(name, f"has no memory: {error}") from None
         dtype = str(value.dtype).removeprefix("torch.")
-        return self._make(name, dtype, tuple(value.shape), value.stride(), value.element_size(), address, value)
+        npu = value.device.index or 0 if value.device.type == "npu" else None
+        return self._make(name, dtype, tuple(value.shape), value.stride(), value.element_size(), address, value, npu)
 
     def _numpy(self, name: str, value: Any) -> Tensor:
         number = _numpy_number(value.dtype)
@@ -176,7 +184,8 @@ class _Reader:
             raise self._refuse(name, f"is a {type(value).__name__} that DLPack cannot export: {error}") from None
         if view.device[0] not in _DLPACK_CPU:
             raise DeviceError(
-                f"tensor {name!r} is on DLPack device {view.device}; transport 'host' moves tensors in CPU memory",
+                f"tensor {name!r} is on DLPack device {view.device}; only tensors in CPU memory, and torch tensors on "
+                "NPUs, move",
                 op=self._op,
                 failed_keys=[name],
             )
@@ -241,6 +250,7 @@ class TensorTable:
         tensors: In the source's order; names are unique.
         owner: For each the index of the tensor whose memory it lies in (its own, unless tied or a view).
         offset: For each its offset there, bytes.
+        npu: Number of the NPU that all of them are on; None for CPU memory.
     """
 
     def __init__(self, source: Any, *, op: str, writable: bool, max_tensors: int) -> None:
@@ -267,8 +277,21 @@ class TensorTable:
                 raise ResourceExhaustedError(f"more than max_tensors={max_tensors} tensors", op=op)
             self.index[name] = len(self.tensors)
             self.tensors.append(reader.read(name, value))
+        self.npu = self._device(op)
         self.addresses = array("Q", [tensor.address for tensor in self.tensors])
         self.owner, self.offset = self._sharing(op)
+
+    def _device(self, op: str) -> int | None:
+        """Number of the NPU that all of them are on; None for CPU memory."""
+        for tensor in self.tensors:
+            if tensor.npu != self.tensors[0].npu:
+                raise InvalidArgumentError(
+                    f"tensor {tensor.name!r} is on {_place(tensor.npu)} and {self.tensors[0].name!r} on "
+                    f"{_place(self.tensors[0].npu)}; publish and load the tensors of one device at a time",
+                    op=op,
+                    failed_keys=[tensor.name],
+                )
+        return self.tensors[0].npu if self.tensors else None
 
     def _sharing(self, op: str) -> tuple[memoryview, memoryview]:
         try:

@@ -79,7 +79,7 @@ class Stored:
     """The raw objects of a publication, to be damaged."""
 
     def __init__(self, loader: fl.FastLoader, identity: dict[str, str], generation: str) -> None:
-        self.store = loader._catalogue("test").store
+        self.store = loader._worker("test").catalogue.store
         self.who = Identity.of(identity, op="test")
         self.manifest_key = self.who.manifest_key(generation)
         self.generation = generation
@@ -233,7 +233,7 @@ def test_a_missing_manifest(stored: Stored, other_loader: fl.FastLoader, identit
 
 
 def test_keys_that_openyuanrong_refuses(loader: fl.FastLoader) -> None:
-    store = loader._catalogue("test").store
+    store = loader._worker("test").catalogue.store
     for key in ("with.dot", "with/slash", "k" * 256, "", "umläut"):
         with pytest.raises(fl.InvalidArgumentError):
             store.set(key, b"x", ttl_s=5, deadline_s=5)

@@ -97,7 +97,7 @@ def test_closing_the_last_source_withdraws(
     publication = loader.publish(weights(1), identity)
     who = Identity.of(identity, op="test")
     keys = [who.head_key, who.manifest_key(publication.generation), who.chunk_prefix(publication.generation) + "0"]
-    store = loader._catalogue("test").store
+    store = loader._worker("test").catalogue.store
     assert store.exist(keys, deadline_s=5) == [True] * 3
     assert published(guest, identity)
     publication.close()

@@ -236,7 +236,7 @@ def test_staging_stays_under_its_cap(config: fl.Config, identity: dict[str, str]
     with fl.FastLoader(bounds) as both:
         both.publish(source, identity)
         both.load(target, identity)
-        staging = both.stats()["staging"]
+        staging = both.stats()["devices"]["cpu"]["staging"]
     assert 0 < staging["peak_bytes"] <= 2 * chunk
     assert staging["leased_bytes"] == 0
     assert all(np.array_equal(target[name], value) for name, value in source.items())
@@ -256,5 +256,5 @@ def test_stats_name_every_bound(loader: fl.FastLoader) -> None:
     stats = loader.stats()
     assert stats["worker"] == loader.worker
     assert stats["copy_threads"] >= 1
-    assert stats["staging"]["cap_bytes"] == loader.config.staging_bytes
+    assert stats["devices"] == {}  # none was used yet
     assert stats["threads_left_behind"] == _core.threads_left_behind() == 0

@@ -22,6 +22,9 @@ BOUNDS: dict[str, tuple[Any, Any, Any, Any]] = {
     "chunk_bytes": (64, 1 << 30, 0, (1 << 30) + 64),
     "max_blobs": (1, 65536, 0, 65537),
     "copy_threads": (0, 256, -1, 257),
+    "device_index": (-1, 1023, -2, 1024),
+    "chunks_ahead": (1, 64, 0, 65),
+    "source_stall_s": (0.05, 3600, 0.04, 3601),
     "chunks_in_flight": (1, 1024, 0, 1025),
     "staging_bytes": (0, 1 << 40, -1, (1 << 40) + 1),
     "max_tensors": (1, 1 << 32, 0, (1 << 32) + 1),
@@ -30,21 +33,22 @@ BOUNDS: dict[str, tuple[Any, Any, Any, Any]] = {
     "worker_start_timeout_s": (1, 3600, 0.9, 3601),
 }
 CHOICES = {
-    "transport": ("auto", "host"),
+    "transport": ("auto", "d2d", "staged", "host"),
     "verify": ("digest", "layout"),
     "staging": ("auto", "always"),
 }
 TEXTS = {
     **{name: (str(high), high) for name, (_, high, _, _) in BOUNDS.items()},
-    **{name: (last, last) for name, (_, last) in CHOICES.items()},
+    **{name: (last, last) for name, (*_, last) in CHOICES.items()},
     "worker": ("10.0.0.1:31501", "10.0.0.1:31501"),
     "hold": ("0", False),
+    "publish_as": ("d2d+staged", "d2d+staged"),
 }
 FIELDS = {field.name: field for field in attrs.fields(Config)}
 
 
 def test_the_tables_above_cover_every_setting() -> None:
-    assert {*BOUNDS, *CHOICES, "worker", "hold"} == set(FIELDS) == set(TEXTS)
+    assert {*BOUNDS, *CHOICES, "worker", "hold", "publish_as"} == set(FIELDS) == set(TEXTS)
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -177,7 +181,7 @@ def test_text_of_another_type_names_the_variable(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if name != "hold"])
 def test_text_out_of_bounds_is_refused(name: str) -> None:
-    text = {"deadline_s": "nan", "worker": "nowhere"}.get(name, "-1")
+    text = {"deadline_s": "nan", "worker": "nowhere", "device_index": "-2"}.get(name, "-1")
     with pytest.raises(InvalidArgumentError):
         Config.from_env({ENVIRONMENT_PREFIX + name.upper(): text})
 

@@ -133,7 +133,7 @@ def test_the_deadline_ends_the_wait() -> None:
     pool = make_pool(1)
     kept = pool.lease(1, deadline_s=1)
     start = time.monotonic()
-    with pytest.raises(TransferTimeoutError, match="no page-locked memory"):
+    with pytest.raises(TransferTimeoutError, match="no staging memory"):
         pool.lease(1, deadline_s=0.2)
     assert 0.19 <= time.monotonic() - start < 20
     assert check_stats(pool)["leased_bytes"] == kept.bytes

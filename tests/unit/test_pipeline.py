@@ -92,14 +92,18 @@ class Setup:
 
     def load(self, into: Memory, chunks: Any = None, **changed: Any) -> tuple[int, dict[str, float], list[Any]]:
         settings: dict[str, Any] = {
-            "key_prefix": "chunk-", "digests": self.digests, "copy_threads": 2, "chunks_in_flight": 2, "verify": True,
-            "stage": False, "deadline_s": 120,
+            "digests": self.digests, "copy_threads": 2, "chunks_in_flight": 2, "verify": True, "stage": False,
+            "deadline_s": 120,
         }  # fmt: skip
         chunks = array("Q", range(self.plan.chunks)) if chunks is None else chunks
         addresses = changed.pop("addresses", into.addresses)
-        return _core.load_chunks(
-            self.store, self.device, self.pool, self.plan, addresses, chunks, **(settings | changed)
+        settings |= changed
+        reader = _core.StoreReader(self.store, "chunk-", first_batch=4, batch=max(1, settings["chunks_in_flight"] // 2))
+        done, verified, seconds, failures = _core.load_chunks(
+            reader, self.device, self.pool, self.plan, addresses, chunks, **settings
         )
+        assert verified == settings["verify"]
+        return done, seconds, failures
 
     def keys(self, *chunks: int) -> list[str]:
         return [f"chunk-{chunk}" for chunk in chunks]

@@ -14,6 +14,7 @@ from yr_fastload_native import _core
 from yr_fastload_native.errors import InvalidArgumentError, ResourceExhaustedError
 
 GIB = 1 << 30
+SMALL = 1 << 20
 
 
 def plan_of(sizes: list[int], *, chunk_bytes: int = 1024, max_blobs: int = 8) -> _core.Plan:
@@ -48,7 +49,7 @@ def check(sizes: list[int], chunk_bytes: int, max_blobs: int) -> None:
         assert end == size <= chunk_bytes
 
     expected = iter(in_order)
-    for tensor, size in enumerate(sizes):
+    for tensor, size in sorted(enumerate(sizes), key=lambda pair: pair[1] <= SMALL):  # large ones first
         done, pieces = 0, 0
         while done < size:
             owner, offset, length = next(expected)
@@ -88,6 +89,11 @@ def test_what_a_plan_looks_like() -> None:
         [(3, 2048, 52, 0), (4, 0, 10, 64)],
     ]
     assert list(plan.chunk_bytes) == [192, 1024, 1024, 74]
+
+
+def test_small_tensors_share_no_chunk_with_large_ones() -> None:
+    plan = plan_of([10, SMALL + 1, SMALL, 2 * SMALL, 20], chunk_bytes=16 * SMALL)
+    assert [[blob[0] for blob in chunk] for chunk in blobs_of(plan)] == [[1, 3], [0, 2, 4]]
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0, 0]])

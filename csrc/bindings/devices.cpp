@@ -1,0 +1,60 @@
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "bindings/common.hpp"
+#include "core/pinned_pool.hpp"
+#include "devices/acl_device.hpp"
+#include "devices/cpu_device.hpp"
+
+namespace yr_fastload::bindings {
+namespace {
+
+std::map<std::string, std::uint64_t> pool_stats(const PinnedPool& pool) {
+  const PinnedPoolStats stats = pool.stats();
+  return {{"cap_bytes", stats.cap_bytes},
+          {"leased_bytes", stats.leased_bytes},
+          {"cached_bytes", stats.cached_bytes},
+          {"peak_bytes", stats.peak_bytes},
+          {"locked_bytes", stats.locked_bytes}};
+}
+
+}  // namespace
+
+void register_devices(py::module_& module) {
+  py::class_<Device, std::shared_ptr<Device>>(module, "Device", "The memory that tensors live in.")
+      .def_property_readonly("name", &Device::name)
+      .def_property_readonly("index", &Device::index, "Number on this machine; -1 for ordinary memory.")
+      .def_property_readonly("cpu_accessible", &Device::cpu_accessible,
+                             "Whether the CPU can load from and store to it.");
+  module.def(
+      "cpu_device", [] { return std::shared_ptr<Device>(std::make_shared<CpuDevice>()); },
+      "Tensors in ordinary memory.");
+  module.def("acl_device", &open_acl_device, py::arg("index"), py::call_guard<py::gil_scoped_release>(),
+             "A device of Ascend's runtime, real or simulated; raises DeviceError where there is none.");
+  module.def("acl_device_count", &acl_device_count, py::call_guard<py::gil_scoped_release>(),
+             "How many devices Ascend's runtime knows; 0 where it cannot be loaded. Loads it.");
+
+  using Lease = PinnedPool::Lease;
+  py::class_<Lease>(module, "PinnedLease", "Page-locked memory on loan; goes back with the object.")
+      .def_property_readonly("address",
+                             [](const Lease& lease) { return reinterpret_cast<std::uint64_t>(lease.data()); })
+      .def_property_readonly("bytes", &Lease::bytes);
+  py::class_<PinnedPool, std::shared_ptr<PinnedPool>>(module, "PinnedPool", "Page-locked memory up to a cap.")
+      .def(py::init<std::shared_ptr<Device>, std::uint64_t>(), py::arg("device"), py::arg("cap_bytes"))
+      .def("try_lease", &PinnedPool::try_lease, py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
+           "A block, None if that would pass the cap now.")
+      .def(
+          "lease",
+          [](PinnedPool& pool, std::size_t bytes, double deadline_s) {
+            return pool.lease(bytes, Deadline::after(deadline_s));
+          },
+          py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), py::call_guard<py::gil_scoped_release>(),
+          "Wait for a block.")
+      .def("stats", &pool_stats);
+}
+
+}  // namespace yr_fastload::bindings

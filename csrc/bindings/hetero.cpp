@@ -1,0 +1,125 @@
+#include <pybind11/stl.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "bindings/common.hpp"
+#include "stores/d2d_reader.hpp"
+#include "stores/d2d_source.hpp"
+#include "stores/staged.hpp"
+
+namespace yr_fastload::bindings {
+namespace {
+
+/// What openYuanrong and HCCL will read by address: checked here, where an array can still be wrong.
+TensorMemory memory_of(const Plan& plan, const py::buffer& addresses, py::object owners) {
+  const U64Array array(addresses, "addresses");
+  if (array.size() != plan.tensors)
+    throw Error(ErrorCode::kInvalidArgument, "binding",
+                std::to_string(array.size()) + " addresses for a plan of " + std::to_string(plan.tensors) + " tensors");
+  for (const Blob& blob : plan.blobs)
+    if (array.span()[blob.tensor] == 0)
+      throw Error(ErrorCode::kInvalidArgument, "binding", "tensor " + std::to_string(blob.tensor) + " has no address");
+  return {{array.span().begin(), array.span().end()}, keep_python(std::move(owners))};
+}
+
+void register_source(py::module_& module) {
+  const auto nogil = py::call_guard<py::gil_scoped_release>();
+  py::class_<D2dSource, std::shared_ptr<D2dSource>>(
+      module, "D2dSource", "Serves chunks from the memory of tensors on a device, by reference.")
+      .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
+                       std::shared_ptr<Device> device, const std::string& key_prefix, std::shared_ptr<Plan> plan,
+                       const py::buffer& addresses, py::object owners) {
+             TensorMemory memory = memory_of(*plan, addresses, std::move(owners));
+             std::unique_ptr<D2dSource> source;
+             {
+               const py::gil_scoped_release release;
+               source = std::make_unique<D2dSource>(HostStoreOptions{host, port, connect_timeout_s, rpc_timeout_s},
+                                                    std::move(device), key_prefix, std::move(plan), std::move(memory));
+             }
+             return share_without_gil(std::move(source));
+           }),
+           py::arg("host"), py::arg("port"), py::kw_only(), py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"),
+           py::arg("device"), py::arg("key_prefix"), py::arg("plan"), py::arg("addresses"), py::arg("owners"))
+      .def("offer", &D2dSource::offer, py::arg("chunk"), nogil, "Queue a chunk whose bytes are in the tensors.")
+      .def("start", &D2dSource::start, nogil, "Begin to name what was offered.")
+      .def(
+          "wait", [](D2dSource& source, double deadline_s) { source.wait(Deadline::after(deadline_s)); }, py::kw_only(),
+          py::arg("deadline_s"), nogil, "Wait until all that was offered can be read.")
+      .def("serving", &D2dSource::serving, nogil, "How many chunks can be read.")
+      .def(
+          "withdraw", [](D2dSource& source, double deadline_s) { source.withdraw(Deadline::after(deadline_s)); },
+          py::kw_only(), py::arg("deadline_s"), nogil, "Take all keys back and let go of the tensors. Idempotent.");
+}
+
+void register_readers(py::module_& module) {
+  const auto nogil = py::call_guard<py::gil_scoped_release>();
+  py::class_<HeteroReceiver, std::shared_ptr<HeteroReceiver>>(
+      module, "HeteroReceiver", "A connection for one device, and device memory where chunks land.")
+      .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
+                       std::shared_ptr<Device> device, std::uint64_t landing_bytes) {
+             return share_without_gil(std::make_unique<HeteroReceiver>(
+                 HostStoreOptions{host, port, connect_timeout_s, rpc_timeout_s}, std::move(device), landing_bytes));
+           }),
+           py::arg("host"), py::arg("port"), py::kw_only(), py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"),
+           py::arg("device"), py::arg("landing_bytes"))
+      .def("prepare", &HeteroReceiver::prepare, nogil, "Start to connect in the background.")
+      .def(
+          "greet",
+          [](HeteroReceiver& receiver, const std::string& key_prefix) { receiver.greet(greeting_key(key_prefix)); },
+          py::arg("key_prefix"), nogil, "Start to set up the way to a source in the background.")
+      .def("stats", [](const HeteroReceiver& receiver) {
+        const PinnedPoolStats stats = receiver.landing_stats();
+        return std::map<std::string, std::uint64_t>{
+            {"cap_bytes", stats.cap_bytes}, {"leased_bytes", stats.leased_bytes}, {"peak_bytes", stats.peak_bytes}};
+      });
+  py::class_<D2dReader, ChunkReader, std::shared_ptr<D2dReader>>(module, "D2dReader",
+                                                                 "Reads chunks from other processes' device memory.")
+      .def(py::init([](std::shared_ptr<HeteroReceiver> receiver, std::shared_ptr<Plan> plan,
+                       const std::vector<std::tuple<std::string, std::string>>& peers, double stall_s,
+                       std::size_t chunks_ahead) {
+             std::vector<D2dPeer> each;
+             for (const auto& [name, key_prefix] : peers) each.push_back({name, key_prefix});
+             return std::make_shared<D2dReader>(std::move(receiver), std::move(plan), std::move(each),
+                                                D2dReaderOptions{stall_s, chunks_ahead});
+           }),
+           py::arg("receiver"), py::arg("plan"), py::kw_only(), py::arg("peers"), py::arg("stall_s"),
+           py::arg("chunks_ahead"), "peers: (name for messages, key prefix), in the order to ask them.")
+      .def(
+          "uses",
+          [](const D2dReader& reader) {
+            std::vector<std::tuple<std::string, std::uint64_t, std::string>> uses;
+            for (const D2dPeerUse& use : reader.uses()) uses.emplace_back(use.name, use.chunks, use.left_because);
+            return uses;
+          },
+          "(peer, chunks that came from it, why it was left) of each peer that was asked.");
+  py::class_<StagedReader, ChunkReader, std::shared_ptr<StagedReader>>(module, "StagedReader",
+                                                                       "Reads chunks of a staged publication.")
+      .def(py::init<std::shared_ptr<HeteroReceiver>, std::shared_ptr<Plan>, std::string, std::size_t>(),
+           py::arg("receiver"), py::arg("plan"), py::arg("key_prefix"), py::kw_only(), py::arg("chunks_ahead"));
+}
+
+}  // namespace
+
+void register_hetero(py::module_& module) {
+  register_source(module);
+  register_readers(module);
+  module.attr("STAGED_CHUNK_BYTES") = kStagedChunkBytes;
+  module.def(
+      "publish_staged",
+      [](const std::shared_ptr<HeteroReceiver>& connection, std::shared_ptr<Plan> plan, const py::buffer& addresses,
+         py::object owners, const std::string& key_prefix, std::uint32_t ttl_s, double deadline_s) {
+        TensorMemory memory = memory_of(*plan, addresses, std::move(owners));
+        const py::gil_scoped_release nogil;
+        publish_staged(*connection, std::move(plan), std::move(memory), key_prefix, ttl_s, Deadline::after(deadline_s));
+      },
+      py::arg("connection"), py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("owners"),
+      py::arg("key_prefix"), py::arg("ttl_s"), py::arg("deadline_s"),
+      "Copy all chunks from the device into objects of the worker.");
+}
+
+}  // namespace yr_fastload::bindings

@@ -1,0 +1,193 @@
+#include "devices/acl_device.hpp"
+
+#include <dlfcn.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace yr_fastload {
+namespace {
+
+// Values of CANN's ABI (acl_base.h, acl_rt.h; https://www.hiascend.com/document, AscendCL API reference).
+using AclError = int;
+constexpr AclError kSuccess = 0;
+constexpr AclError kRepeatInitialize = 100002;
+constexpr AclError kMemoryAllocation = 207001;
+constexpr AclError kEventSyncTimeout = 507047;
+constexpr AclError kStreamSyncTimeout = 507046;
+constexpr int kHugePagesFirst = 0;
+constexpr int kHostToDevice = 1;
+constexpr int kDeviceToDevice = 3;
+
+/// The functions of libascendcl.so that are used here.
+class Acl {
+ public:
+  /// Loaded and initialised once a process, and never finalised: others in the process use it too.
+  static const Acl& instance() {
+    static const Acl acl;
+    return acl;
+  }
+
+  AclError (*set_device)(std::int32_t) = nullptr;
+  AclError (*device_count)(std::uint32_t*) = nullptr;
+  AclError (*malloc)(void**, std::size_t, int) = nullptr;
+  AclError (*free)(void*) = nullptr;
+  AclError (*malloc_host)(void**, std::size_t) = nullptr;
+  AclError (*free_host)(void*) = nullptr;
+  AclError (*create_stream)(void**) = nullptr;
+  AclError (*destroy_stream)(void*) = nullptr;
+  AclError (*memcpy_async)(void*, std::size_t, const void*, std::size_t, int, void*) = nullptr;
+  AclError (*create_event)(void**) = nullptr;
+  AclError (*destroy_event)(void*) = nullptr;
+  AclError (*record_event)(void*, void*) = nullptr;
+  AclError (*synchronize_event)(void*, std::int32_t) = nullptr;
+  bool simulated = false;
+
+ private:
+  Acl() {
+    library_ = ::dlopen("libascendcl.so", RTLD_NOW | RTLD_LOCAL);
+    if (library_ == nullptr)
+      throw Error(ErrorCode::kDevice, "device",
+                  std::string("libascendcl.so cannot be loaded: ") + ::dlerror() +
+                      "; source CANN's set_env.sh, or run under `yr-fastload sim --`");
+    load(set_device, "aclrtSetDevice");
+    load(device_count, "aclrtGetDeviceCount");
+    load(malloc, "aclrtMalloc");
+    load(free, "aclrtFree");
+    load(malloc_host, "aclrtMallocHost");
+    load(free_host, "aclrtFreeHost");
+    load(create_stream, "aclrtCreateStream");
+    load(destroy_stream, "aclrtDestroyStream");
+    load(memcpy_async, "aclrtMemcpyAsync");
+    load(create_event, "aclrtCreateEvent");
+    load(destroy_event, "aclrtDestroyEvent");
+    load(record_event, "aclrtRecordEvent");
+    load(synchronize_event, "aclrtSynchronizeEventWithTimeout");
+    simulated = ::dlsym(library_, "yrfl_sim_counters") != nullptr;
+    AclError (*initialize)(const char*) = nullptr;
+    load(initialize, "aclInit");
+    const AclError result = initialize(nullptr);
+    if (result != kSuccess && result != kRepeatInitialize)
+      throw Error(ErrorCode::kDevice, "device", "aclInit failed with " + std::to_string(result));
+  }
+
+  template <typename Function>
+  void load(Function& function, const char* name) {
+    function = reinterpret_cast<Function>(::dlsym(library_, name));
+    if (function == nullptr)
+      throw Error(ErrorCode::kDevice, "device", std::string("libascendcl.so has no ") + name + "; update CANN");
+  }
+
+  void* library_ = nullptr;  // stays loaded
+};
+
+void check(AclError result, const char* call) {
+  if (result == kSuccess) return;
+  const ErrorCode code = result == kMemoryAllocation ? ErrorCode::kResourceExhausted : ErrorCode::kDevice;
+  throw Error(code, "device", std::string(call) + " failed with ACL error " + std::to_string(result));
+}
+
+class AclMemory final : public Memory {
+ public:
+  AclMemory(int device, std::size_t bytes, bool on_host) : device_(device), bytes_(bytes), on_host_(on_host) {
+    const Acl& acl = Acl::instance();
+    void* data = nullptr;
+    if (on_host)
+      check(acl.malloc_host(&data, bytes), "aclrtMallocHost");
+    else
+      check(acl.malloc(&data, bytes, kHugePagesFirst), "aclrtMalloc");
+    data_ = static_cast<std::byte*>(data);
+  }
+  ~AclMemory() override {
+    const Acl& acl = Acl::instance();
+    static_cast<void>(acl.set_device(device_));  // whichever thread drops the last owner
+    static_cast<void>(on_host_ ? acl.free_host(data_) : acl.free(data_));
+  }
+  std::byte* data() const noexcept override { return data_; }
+  std::size_t bytes() const noexcept override { return bytes_; }
+
+ private:
+  const int device_;
+  const std::size_t bytes_;
+  const bool on_host_;
+  std::byte* data_ = nullptr;
+};
+
+class AclStream final : public Stream {
+ public:
+  AclStream() {
+    check(acl_.create_stream(&stream_), "aclrtCreateStream");
+    const AclError result = acl_.create_event(&event_);
+    if (result != kSuccess) acl_.destroy_stream(stream_);
+    check(result, "aclrtCreateEvent");
+  }
+  ~AclStream() override {
+    static_cast<void>(acl_.destroy_event(event_));
+    static_cast<void>(acl_.destroy_stream(stream_));
+  }
+
+  void copy_to_device(std::byte* device, const std::byte* host, std::size_t bytes) override {
+    check(acl_.memcpy_async(device, bytes, host, bytes, kHostToDevice, stream_), "aclrtMemcpyAsync");
+  }
+  void copy_on_device(std::byte* destination, const std::byte* source, std::size_t bytes) override {
+    check(acl_.memcpy_async(destination, bytes, source, bytes, kDeviceToDevice, stream_), "aclrtMemcpyAsync");
+  }
+  void synchronize(Deadline deadline) override {
+    check(acl_.record_event(event_, stream_), "aclrtRecordEvent");
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at() - Deadline::Clock::now());
+    const AclError result = acl_.synchronize_event(
+        event_, static_cast<std::int32_t>(std::clamp<std::int64_t>(left.count(), 1, std::int64_t{1} << 30)));
+    if (result == kEventSyncTimeout || result == kStreamSyncTimeout)
+      throw Error(ErrorCode::kTransferTimeout, "device", "copies on the device were not done by the deadline");
+    check(result, "aclrtSynchronizeEventWithTimeout");
+  }
+
+ private:
+  const Acl& acl_ = Acl::instance();
+  void* stream_ = nullptr;
+  void* event_ = nullptr;
+};
+
+class AclDevice final : public Device {
+ public:
+  explicit AclDevice(int index) : index_(index) { bind_thread(); }
+
+  const char* name() const noexcept override { return acl_.simulated ? "simulated-npu" : "npu"; }
+  int index() const noexcept override { return index_; }
+  bool cpu_accessible() const noexcept override { return acl_.simulated; }
+  void bind_thread() override { check(acl_.set_device(index_), "aclrtSetDevice"); }
+  std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes) override { return allocate(bytes, true); }
+  std::unique_ptr<Memory> allocate(std::size_t bytes) override { return allocate(bytes, false); }
+  std::unique_ptr<Stream> make_stream() override {
+    bind_thread();
+    return std::make_unique<AclStream>();
+  }
+
+ private:
+  std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host) {
+    bind_thread();
+    return std::make_unique<AclMemory>(index_, bytes, on_host);
+  }
+
+  const Acl& acl_ = Acl::instance();
+  const int index_;
+};
+
+}  // namespace
+
+std::shared_ptr<Device> open_acl_device(int index) { return std::make_shared<AclDevice>(index); }
+
+unsigned acl_device_count() noexcept {
+  try {
+    std::uint32_t count = 0;
+    return Acl::instance().device_count(&count) == kSuccess ? count : 0;
+  } catch (...) {
+    return 0;
+  }
+}
+
+}  // namespace yr_fastload

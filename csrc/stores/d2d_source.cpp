@@ -1,0 +1,215 @@
+#include "stores/d2d_source.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <thread>
+#include <utility>
+
+#include "stores/hetero_receiver.hpp"
+#include "stores/status.hpp"
+
+namespace yr_fastload {
+namespace {
+
+/// Keys in one call: few, so that a withdrawal need not wait long for the thread.
+constexpr std::size_t kPublishKeys = 16;
+constexpr double kLeaveSeconds = 1.0;
+constexpr std::chrono::milliseconds kRetryInterval{20};
+
+BlobList one_blob(int device, std::byte* data, std::size_t bytes) {
+  BlobList list;
+  list.deviceIdx = device;
+  list.blobs.push_back({data, bytes});
+  return list;
+}
+
+}  // namespace
+
+struct D2dSource::State {
+  std::string key_prefix;
+  std::shared_ptr<const Plan> plan;
+  std::vector<std::uint64_t> addresses;
+  std::shared_ptr<Device> device;
+  HostStoreOptions options;
+
+  std::mutex mutex;
+  std::shared_ptr<void> owners;  ///< Of the tensors; from the connection on, the session keeps them.
+  std::unique_ptr<HeteroSession> session;
+  std::condition_variable changed;
+  std::deque<std::uint64_t> offered;
+  Keys served;  ///< The greeting first.
+  Keys failed;
+  std::string why;
+  std::shared_ptr<Memory> greeting;
+  bool started = false;
+  bool pumping = false;
+  bool ended = false;
+
+  /// On a thread of its own.
+  static void connect(const std::shared_ptr<State>& self) {
+    std::unique_ptr<HeteroSession> made;
+    std::string failure;
+    try {
+      self->greeting = self->device->allocate(kGreetingBytes);
+      made = std::make_unique<HeteroSession>(self->options, self->device);
+      made->keep(self->owners);
+      made->keep(self->greeting);
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+    const std::lock_guard<std::mutex> lock(self->mutex);
+    self->pumping = false;
+    if (!made) {
+      self->failed = {self->key_prefix};
+      self->why = failure;
+      self->ended = true;
+    } else if (!self->ended) {
+      self->session = std::move(made);
+      if (!self->offered.empty()) post_pump(self);
+    }
+    self->changed.notify_all();
+  }
+
+  /// The caller holds the mutex, and has seen that there is a session and no pump.
+  static void post_pump(const std::shared_ptr<State>& self) {
+    self->pumping = true;
+    self->session->post([self](::datasystem::HeteroClient& client) { self->pump(client); });
+  }
+
+  /// Names what is offered until nothing is left; on a thread of the session.
+  void pump(::datasystem::HeteroClient& client) {
+    std::unique_lock<std::mutex> lock(mutex);
+    while (!ended && !offered.empty()) {
+      const auto end = offered.begin() + static_cast<std::ptrdiff_t>(std::min(kPublishKeys, offered.size()));
+      const std::vector<std::uint64_t> batch(offered.begin(), end);
+      offered.erase(offered.begin(), end);
+      Keys keys;
+      std::vector<BlobList> lists;
+      if (served.empty()) {
+        keys.push_back(greeting_key(key_prefix));
+        lists.push_back(one_blob(device->index(), greeting->data(), kGreetingBytes));
+      }
+      for (const std::uint64_t chunk : batch) {
+        keys.push_back(chunk_key(key_prefix, chunk));
+        lists.push_back(blobs(chunk));
+      }
+      // Before the call, and also those that will fail: a call that is late may have named them all the same.
+      served.insert(served.end(), keys.begin(), keys.end());
+      lock.unlock();
+      Keys refused;
+      // DevMSet answers OK also when every key failed: the truth is in the list.
+      const ::datasystem::Status status = client.DevMSet(keys, lists, refused);
+      lock.lock();
+      if (status.IsError()) refused = keys;
+      if (!refused.empty()) {
+        failed = refused;
+        why = status.IsError() ? describe(status) : "openYuanrong refused them";
+        ended = true;
+      }
+    }
+    pumping = false;
+    changed.notify_all();
+  }
+
+  BlobList blobs(std::uint64_t chunk) const {
+    BlobList list;
+    list.deviceIdx = device->index();
+    for (const Blob& blob : plan->chunk(chunk))
+      list.blobs.push_back({reinterpret_cast<void*>(addresses[blob.tensor] + blob.tensor_offset), blob.bytes});
+    return list;
+  }
+};
+
+D2dSource::D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, std::string key_prefix,
+                     std::shared_ptr<const Plan> plan, TensorMemory memory)
+    : state_(std::make_shared<State>()), runner_(1, 0.0) {
+  state_->key_prefix = std::move(key_prefix);
+  state_->plan = std::move(plan);
+  state_->addresses = std::move(memory.addresses);
+  state_->device = std::move(device);
+  state_->options = options;
+  state_->owners = std::move(memory.owners);
+}
+
+D2dSource::~D2dSource() {
+  try {
+    withdraw(Deadline::after(kLeaveSeconds));
+  } catch (...) {
+    // The worker is gone or stuck; its directory forgets a client that does not answer.
+  }
+}
+
+void D2dSource::offer(std::uint64_t chunk) {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  state_->offered.push_back(chunk);
+  pump_if_idle();
+}
+
+void D2dSource::start() {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  if (state_->started || state_->ended) return;
+  state_->started = true;
+  state_->pumping = true;  // until connected
+  runner_.post([state = state_] { State::connect(state); });
+}
+
+void D2dSource::pump_if_idle() {
+  if (!state_->pumping && state_->started && !state_->ended && !state_->offered.empty()) State::post_pump(state_);
+}
+
+std::size_t D2dSource::serving() const {
+  const std::lock_guard<std::mutex> lock(state_->mutex);
+  return state_->served.empty() ? 0 : state_->served.size() - 1;  // without the greeting
+}
+
+void D2dSource::wait(Deadline deadline) {
+  std::unique_lock<std::mutex> lock(state_->mutex);
+  const bool idle = state_->changed.wait_until(lock, deadline.at(), [this] {
+    return state_->ended || (state_->started && state_->offered.empty() && !state_->pumping);
+  });
+  if (!state_->failed.empty())
+    throw Error(ErrorCode::kPartialTransfer, "publish",
+                std::to_string(state_->failed.size()) + " keys cannot be served: " + state_->why + " " +
+                    abbreviate(state_->failed),
+                state_->failed);
+  if (!idle) throw Error(ErrorCode::kTransferTimeout, "publish", "not all chunks were named to the worker in time");
+}
+
+void D2dSource::withdraw(Deadline deadline) {
+  const std::lock_guard<std::mutex> one_at_a_time(withdraw_mutex_);
+  Keys left;
+  bool stuck = false;
+  std::unique_ptr<HeteroSession> session;
+  std::shared_ptr<void> owners;  // dropped last, and not under the lock
+  {
+    std::unique_lock<std::mutex> lock(state_->mutex);
+    state_->ended = true;
+    state_->offered.clear();
+    state_->changed.notify_all();
+    stuck = !state_->changed.wait_until(lock, deadline.at(), [this] { return !state_->pumping; });
+    left = state_->served;
+    session = std::move(state_->session);
+    if (!stuck) owners = std::move(state_->owners);
+  }
+  if (!session) return;
+  // A key that somebody was sent to and has not confirmed yet is refused: in a moment it is free, or its reader died.
+  while (!left.empty() && !stuck && !deadline.passed()) {
+    try {
+      left = session->call("withdraw", deadline, [left](::datasystem::HeteroClient& client) {
+        Keys refused;
+        const ::datasystem::Status status = client.DevLocalDelete(left, refused);
+        if (refused.empty()) check(status, "withdraw", left);
+        return refused;
+      });
+    } catch (const Error&) {
+      stuck = true;
+    }
+    if (!left.empty() && !stuck)
+      std::this_thread::sleep_until(std::min(deadline.at(), Deadline::Clock::now() + kRetryInterval));
+  }
+  if (stuck) session->give_up();
+  session.reset();  // disconnecting takes back what is left
+}
+
+}  // namespace yr_fastload

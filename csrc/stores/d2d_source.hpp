@@ -1,0 +1,52 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/plan.hpp"
+#include "stores/hetero_session.hpp"
+
+namespace yr_fastload {
+
+/// Serves chunks from the memory of tensors, by reference: DevMSet names the memory, and openYuanrong reads it whenever
+/// somebody asks. So the owners of the tensors are kept until openYuanrong's client is gone, not only until the keys
+/// are.
+///
+/// Chunks are offered one by one, also while this process itself still pulls others; a thread of the session names them
+/// to the worker, which takes one call a key. Keys belong to one source: whoever reads knows whom it asks.
+class D2dSource {
+ public:
+  /// Costs nothing yet. `key_prefix` + number is the key of a chunk.
+  D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, std::string key_prefix,
+            std::shared_ptr<const Plan> plan, TensorMemory memory);
+  D2dSource(const D2dSource&) = delete;
+  D2dSource& operator=(const D2dSource&) = delete;
+  ~D2dSource();  ///< Withdraws, within two seconds or so; never throws.
+
+  /// Queues a chunk whose bytes are in the tensors. Cheap, and from any thread.
+  void offer(std::uint64_t chunk);
+
+  /// Connects, and begins to name what was offered, in the background. Until then nobody can read it.
+  void start();
+
+  /// Waits until all that was offered can be read. Throws kPartialTransfer with the keys that cannot, kTransferTimeout.
+  void wait(Deadline deadline);
+
+  /// Chunks that can be read.
+  std::size_t serving() const;
+
+  /// Takes all keys back and disconnects. Idempotent. Late calls are left behind, and with them the tensors.
+  void withdraw(Deadline deadline);
+
+ private:
+  struct State;
+  void pump_if_idle();  // the caller holds the state's mutex
+
+  std::mutex withdraw_mutex_;
+  const std::shared_ptr<State> state_;  // shared with threads that may be left behind
+  CallRunner runner_;                   // connects
+};
+
+}  // namespace yr_fastload

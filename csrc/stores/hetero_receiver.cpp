@@ -1,0 +1,115 @@
+#include "stores/hetero_receiver.hpp"
+
+#include <utility>
+
+namespace yr_fastload {
+namespace {
+
+constexpr double kMomentSeconds = 0.05;
+
+class LandingView final : public ObjectView {
+ public:
+  LandingView(Landing landing, std::uint64_t bytes) : landing_(std::move(landing)), bytes_(bytes) {}
+  Span<const std::byte> bytes() const noexcept override { return {landing_->data(), bytes_}; }
+  bool on_device() const noexcept override { return true; }
+
+ private:
+  const Landing landing_;
+  const std::uint64_t bytes_;
+};
+
+}  // namespace
+
+std::string greeting_key(const std::string& key_prefix) { return key_prefix + "hello"; }
+
+HeteroReceiver::HeteroReceiver(HostStoreOptions options, std::shared_ptr<Device> device, std::uint64_t landing_bytes)
+    : options_(std::move(options)),
+      device_(std::move(device)),
+      landing_(device_, landing_bytes, MemoryKind::kDevice),
+      runner_(2, 0.0) {}
+
+HeteroReceiver::Connecting HeteroReceiver::connecting() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (connecting_.valid()) return connecting_;
+  auto promise = std::make_shared<std::promise<std::shared_ptr<HeteroSession>>>();
+  connecting_ = promise->get_future().share();
+  runner_.post([promise, options = options_, device = device_] {
+    try {
+      promise->set_value(std::make_shared<HeteroSession>(options, device));
+    } catch (...) {
+      promise->set_exception(std::current_exception());
+    }
+  });
+  return connecting_;
+}
+
+void HeteroReceiver::prepare() { connecting(); }
+
+void HeteroReceiver::greet(const std::string& key) {
+  const Connecting pending = connecting();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!greeted_.insert(key).second) return;
+  }
+  runner_.post([pending, key] {
+    try {
+      const std::shared_ptr<HeteroSession> session = pending.get();
+      const std::shared_ptr<Memory> memory = session->device()->allocate(kGreetingBytes);
+      session->keep(memory);
+      BlobList list;
+      list.deviceIdx = session->device()->index();
+      list.blobs.push_back({memory->data(), kGreetingBytes});
+      session->post([key, list](::datasystem::HeteroClient& client) {
+        std::vector<::datasystem::Future> unused;
+        static_cast<void>(client.DevSubscribe({key}, {list}, unused));
+      });
+    } catch (...) {
+      // Whoever asks for chunks meets the same and reports it.
+    }
+  });
+}
+
+std::shared_ptr<HeteroSession> HeteroReceiver::session(Deadline deadline) {
+  const Connecting pending = connecting();
+  if (pending.wait_until(deadline.at()) != std::future_status::ready)
+    throw Error(ErrorCode::kTransferTimeout, "connect", "the openYuanrong worker did not answer before the deadline");
+  try {
+    return pending.get();
+  } catch (...) {
+    discard(nullptr);  // the next call tries again
+    throw;
+  }
+}
+
+Landing HeteroReceiver::land(std::size_t bytes, bool wait) {
+  auto lease = wait ? landing_.lease_until(bytes, Deadline::after(kMomentSeconds)) : landing_.try_lease(bytes);
+  return lease ? std::make_shared<PinnedPool::Lease>(std::move(*lease)) : nullptr;
+}
+
+void HeteroReceiver::discard(const std::shared_ptr<HeteroSession>& session) {
+  if (session) session->give_up();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!connecting_.valid() || connecting_.wait_for(std::chrono::seconds(0)) != std::future_status::ready) return;
+  bool same = session == nullptr;
+  try {
+    same = same || connecting_.get() == session;
+  } catch (...) {
+    same = true;
+  }
+  if (!same) return;
+  connecting_ = {};
+  greeted_.clear();
+}
+
+BlobList landing_blobs(const Plan& plan, std::uint64_t chunk, const Landing& landing, int device) {
+  BlobList list;
+  list.deviceIdx = device;
+  for (const Blob& blob : plan.chunk(chunk)) list.blobs.push_back({landing->data() + blob.chunk_offset, blob.bytes});
+  return list;
+}
+
+std::unique_ptr<ObjectView> landing_view(Landing landing, std::uint64_t bytes) {
+  return std::make_unique<LandingView>(std::move(landing), bytes);
+}
+
+}  // namespace yr_fastload

@@ -1,0 +1,64 @@
+"""Which transports a publication offers, and which ones a load tries, in which order: decided here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from yr_fastload_native.config import TRANSPORTS, Config
+from yr_fastload_native.errors import DeviceError
+
+__all__ = ["Candidate", "to_offer", "to_try"]
+
+_NEEDS_NPU = ("d2d", "staged")
+
+
+@attrs.frozen
+class Candidate:
+    """A transport for a load.
+
+    Attributes:
+        why_not: Why it is not tried; None if it is.
+    """
+
+    transport: str
+    why_not: str | None
+
+
+def to_offer(config: Config, *, is_npu: bool) -> list[str]:
+    """The transports that a new publication offers.
+
+    ``publish_as`` names them; by default that of ``transport``, and for ``auto`` the fastest one that the tensors'
+    device has: by reference on an NPU, a copy in the worker's memory elsewhere.
+
+    Raises:
+        DeviceError: One of them needs an NPU, and the tensors are in ordinary memory.
+    """
+    named = config.publish_as if config.publish_as != "auto" else config.transport
+    if named == "auto":
+        named = "d2d" if is_npu else "host"
+    wanted = named.split("+")
+    missing = [transport for transport in wanted if transport in _NEEDS_NPU and not is_npu]
+    if missing:
+        raise DeviceError(
+            f"transport {missing[0]!r} moves tensors on an NPU, and these are in CPU memory; use 'auto' or 'host', or "
+            "run under `yr-fastload sim --`",
+            op="publish",
+        )
+    return [transport for transport in TRANSPORTS if transport in wanted]
+
+
+def to_try(config: Config, offered: Sequence[str], *, is_npu: bool) -> list[Candidate]:
+    """Every transport that this load may use, in the order to try them, with the reason where one is left out."""
+    candidates = []
+    for transport in TRANSPORTS:
+        why_not = None
+        if config.transport not in ("auto", transport):
+            why_not = f"transport={config.transport!r} is set"
+        elif transport not in offered:
+            why_not = "the publication does not offer it"
+        elif transport in _NEEDS_NPU and not is_npu:
+            why_not = "the tensors are not on an NPU"
+        candidates.append(Candidate(transport, why_not))
+    return candidates

@@ -1,0 +1,250 @@
+"""One publish: a new generation by the transports that it is to offer, or a part in one that is there."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import time
+from array import array
+from collections.abc import Callable
+
+import attrs
+
+from yr_fastload_native import _core
+from yr_fastload_native.catalogue import Generation, SupersededError
+from yr_fastload_native.chain import to_offer
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.devices import Site
+from yr_fastload_native.errors import (
+    IntegrityError,
+    LayoutMismatchError,
+    NotPublishedError,
+    UnavailableError,
+)
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.manifest import build_manifest, mapped_addresses
+from yr_fastload_native.publication import Publication
+from yr_fastload_native.settle import Settling, versions
+from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.transports import digests as transport_digests
+from yr_fastload_native.transports import host, staged
+from yr_fastload_native.transports.d2d import Member
+from yr_fastload_native.transports.jobs import Progress, PublishJob, Worker
+
+__all__ = ["ATTEMPTS", "Publisher", "data_keys"]
+
+_log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+
+
+def data_keys(who: Identity, generation: str, chunks: int, transports: tuple[str, ...] | list[str]) -> list[str]:
+    """What a generation's chunks take in the store; those served device to device take nothing there."""
+    keys: list[str] = []
+    for transport in (host, staged):
+        if transport.NAME in transports:
+            keys += transport.data_keys(who, generation, chunks)
+    return keys
+
+
+@attrs.frozen
+class _Made:
+    """A generation that this process publishes, or joins."""
+
+    generation: Generation
+    joined: bool
+    member: Member | None
+
+
+class Publisher:
+    """One publish of one identity."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        who: Identity,
+        table: TensorTable,
+        site: Site,
+        deadline: Deadline,
+        progress: Progress | None,
+    ) -> None:
+        self._worker = worker
+        self._catalogue = worker.catalogue
+        self._config = worker.config
+        self._who = who
+        self._table = table
+        self._site = site
+        self._deadline = deadline
+        self._progress = progress
+        self._offers = to_offer(worker.config, is_npu=site.is_npu)
+        self._versions = versions(table)
+        # Until the lease renews it, the first chunk must live as long as the last one takes.
+        self._ttl_s = math.ceil(worker.config.publish_deadline_s) + worker.catalogue.data_ttl_s
+
+    def publish(self, started: float) -> Publication:
+        for attempt in range(ATTEMPTS):
+            twin = self._twin() if attempt == 0 else None
+            made = self._make() if twin is None else self._join(twin)
+            try:
+                return self._open(made, started)
+            except NotPublishedError as error:  # withdrawn or replaced since; what was joined is not joined again
+                self._drop(made)
+                _log.debug("publishing anew: %s", str(error))
+            except BaseException:
+                self._drop(made)
+                raise
+        raise UnavailableError(f"others replaced the publication {ATTEMPTS} times meanwhile", op="publish")
+
+    def _open(self, made: _Made, started: float) -> Publication:
+        generation, member = made.generation, made.member
+        chunks = len(generation.manifest.chunks)
+        keys = data_keys(self._who, generation.manifest.generation, chunks, generation.transports)
+        place = member.held if member is not None else ("", b"")
+        lease = self._catalogue.take_lease(generation, keys, self._deadline, place=place)
+        publication = Publication(
+            generation,
+            lease,
+            joined=made.joined,
+            size=self._table.bytes,
+            seconds=time.perf_counter() - started,
+            member=member,
+        )
+        if member is not None and generation.manifest.digests() is None and not made.joined:
+            publication.settle(lambda give_up: self._settle(generation, member, give_up))
+        return publication
+
+    def _settle(self, generation: Generation, member: Member, give_up: Callable[[str], None]) -> Settling:
+        plan = generation.manifest.plan()
+        addresses = mapped_addresses(generation.manifest, self._table)
+        return Settling(
+            self._catalogue,
+            generation,
+            member.source,
+            self._table,
+            self._versions,
+            lambda check: transport_digests.take(
+                self._site,
+                plan,
+                addresses,
+                self._table,
+                generation.manifest,
+                self._worker.copy_threads,
+                self._config.publish_deadline_s,
+                check,
+            ),
+            give_up,
+            self._config.publish_deadline_s,
+            self._ttl_s,
+        )
+
+    def _drop(self, made: _Made) -> None:
+        if made.member is not None:
+            made.member.leave()
+
+    # -- a generation that is there -------------------------------------------------------------------------------
+
+    def _twin(self) -> Generation | None:
+        """The current generation, if it holds exactly these bytes and offers what this one would."""
+        catalogue, deadline = self._catalogue, self._deadline
+        try:
+            head, names = catalogue.head(self._who, deadline, op="publish")
+            if set(names.transports) != set(self._offers):
+                return None
+            current = catalogue.read(self._who, head, names, deadline, op="publish")
+            current.manifest.check_layout(self._table, op="publish")
+            theirs = catalogue.wait_for_digests(current, deadline, op="publish")
+        except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
+            return None
+        mine = transport_digests.take(
+            self._site,
+            current.manifest.plan(),
+            mapped_addresses(current.manifest, self._table),
+            self._table,
+            current.manifest,
+            self._worker.copy_threads,
+            deadline.left(),
+            None,
+        )
+        return current if list(mine) == list(theirs) else None
+
+    def _join(self, generation: Generation) -> _Made:
+        member = None
+        if "d2d" in generation.transports:
+            plan = generation.manifest.plan()
+            member = self._serve(
+                generation.manifest.generation, plan, mapped_addresses(generation.manifest, self._table)
+            )
+        return _Made(generation, True, member)
+
+    # -- a new one ------------------------------------------------------------------------------------------------
+
+    def _serve(self, generation: str, plan: _core.Plan, addresses: array[int]) -> Member:
+        member = Member(self._worker, self._who, generation, self._site)
+        source = member.serve(plan, addresses, self._table.tensors)
+        for chunk in range(plan.chunks):
+            source.offer(chunk)
+        source.start()
+        try:
+            member.take_place(self._deadline)
+        except BaseException:
+            member.leave()
+            raise
+        return member
+
+    def _make(self) -> _Made:
+        """Store a new generation and let the head name it; or join an equal one that came first."""
+        catalogue, who, deadline, table = self._catalogue, self._who, self._deadline, self._table
+        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+        limits = (self._chunk_bytes(), self._config.max_blobs)
+        sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
+        plan = _core.make_plan(sizes, chunk_bytes=limits[0], max_blobs=limits[1])
+        job = PublishJob(self._worker, who, name, table, self._site, plan, self._ttl_s, deadline, self._progress)
+        member = None
+        try:
+            if "d2d" in self._offers:
+                member = self._serve(name, plan, table.addresses)
+            digests = self._store_chunks(job)
+            manifest = build_manifest(who, name, table, plan, digests, limits)
+            made = catalogue.describe(who, manifest, self._offers, ttl_s=self._ttl_s, deadline=deadline)
+            if catalogue.announce(made, deadline, replace=False):
+                return _Made(made, False, member)
+            # Somebody published while we did. The same bytes: theirs will do. Other bytes: the later one counts.
+            twin = self._twin()
+            if twin is None:
+                catalogue.announce(made, deadline, replace=True)
+                return _Made(made, False, member)
+        except BaseException:
+            if member is not None:
+                member.leave()
+            catalogue.erase_data(who, name, data_keys(who, name, plan.chunks, self._offers))
+            raise
+        if member is not None:
+            member.leave()
+        catalogue.erase_data(who, name, data_keys(who, name, plan.chunks, self._offers))
+        return self._join(twin)
+
+    def _chunk_bytes(self) -> int:
+        most = self._config.chunk_bytes
+        return min(most, _core.STAGED_CHUNK_BYTES) if "staged" in self._offers else most
+
+    def _store_chunks(self, job: PublishJob) -> memoryview | None:
+        """Copy the chunks where they are to be copied; the digest of each, None if they are taken later."""
+        digests = None
+        if "host" in self._offers:
+            digests = host.publish(job)
+        if "staged" in self._offers:
+            staged.publish(job)
+        if digests is None and self._offers != ["d2d"]:
+            # What was copied is what has to be digested, before the caller may change it.
+            digests = transport_digests.take(
+                job.site,
+                job.plan,
+                job.table.addresses,
+                job.table,
+                None,
+                self._worker.copy_threads,
+                job.deadline.left(),
+                None,
+            )
+        return digests

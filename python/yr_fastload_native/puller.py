@@ -1,0 +1,320 @@
+"""One load: the transports of a generation one after the other, each for what those before it did not bring."""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from typing import Any
+
+import attrs
+
+from yr_fastload_native import _core
+from yr_fastload_native.catalogue import Generation, SupersededError
+from yr_fastload_native.chain import Candidate, to_try
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.devices import Site
+from yr_fastload_native.errors import (
+    DeviceError,
+    FastLoadError,
+    IntegrityError,
+    NotPublishedError,
+    PartialTransferError,
+    ResourceExhaustedError,
+    TransferTimeoutError,
+    UnavailableError,
+)
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.manifest import Manifest, mapped_addresses
+from yr_fastload_native.publication import Publication
+from yr_fastload_native.publisher import data_keys
+from yr_fastload_native.report import LoadReport
+from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.transports import digests as transport_digests
+from yr_fastload_native.transports import host, staged
+from yr_fastload_native.transports.d2d import Member
+from yr_fastload_native.transports.jobs import LoadJob, Progress, Worker
+
+__all__ = ["Pulled", "Puller"]
+
+_log = logging.getLogger(__name__)
+
+_Failure = tuple[int, str, str]  # chunk, error code, detail
+
+# What one transport may fail with while another one still works.
+_NEXT_TRANSPORT = (
+    DeviceError,
+    IntegrityError,
+    NotPublishedError,
+    PartialTransferError,
+    ResourceExhaustedError,
+    TransferTimeoutError,
+    NotPublishedError,
+    UnavailableError,
+)
+
+
+@attrs.frozen
+class Pulled:
+    """What a load ended with.
+
+    Attributes:
+        transport: The one that brought the most bytes.
+        member: This process's part in serving it device to device, if it has one.
+    """
+
+    generation: Generation
+    transport: str
+    chunks_retried: int
+    member: Member | None
+
+    def join(self, worker: Worker, deadline: Deadline, report: LoadReport) -> Publication:
+        """Keep the generation published, as one more source of it."""
+        generation, member = self.generation, self.member
+        manifest = generation.manifest
+        keys = data_keys(generation.who, manifest.generation, len(manifest.chunks), generation.transports)
+        place = member.held if member is not None else ("", b"")
+        try:
+            lease = worker.catalogue.take_lease(generation, keys, deadline, place=place)
+        except BaseException:
+            if member is not None:
+                member.leave()
+            raise
+        if member is not None:
+            member.start()
+        return Publication(generation, lease, joined=True, size=report.bytes, seconds=report.seconds, member=member)
+
+
+class Puller:
+    """One load of one identity.
+
+    Attributes:
+        stages: Seconds by stage.
+        steps: What was tried, as `LoadReport.steps` has it.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        who: Identity,
+        table: TensorTable,
+        site: Site,
+        deadline: Deadline,
+        progress: Progress | None,
+    ) -> None:
+        self._worker = worker
+        self._config = worker.config
+        self._who = who
+        self._table = table
+        self._site = site
+        self._deadline = deadline
+        self._progress = progress
+        self.stages: dict[str, float] = {"layout": 0.0, "manifest": 0.0, "fetch": 0.0, "copy": 0.0, "verify": 0.0}
+        self.steps: list[dict[str, Any]] = []
+
+    def pull(self) -> Pulled:
+        """Load the current generation.
+
+        Raises:
+            SupersededError: It was replaced or withdrawn meanwhile; start again.
+        """
+        started = time.perf_counter()
+        catalogue, deadline = self._worker.catalogue, self._deadline
+        head, names = catalogue.head(self._who, deadline, op="load")
+        candidates = to_try(self._config, names.transports, is_npu=self._site.is_npu)
+        usable = [candidate.transport for candidate in candidates if candidate.why_not is None]
+        if not usable:
+            raise DeviceError(
+                f"published by {' and '.join(names.transports)}, which cannot be used here: "
+                + "; ".join(f"{each.transport}: {each.why_not}" for each in candidates),
+                op="load",
+                failed_keys=[self._who.head_key],
+            )
+        member = self._become_member(names.generation) if "d2d" in usable else None
+        try:
+            generation = catalogue.read(self._who, head, names, deadline, op="load")
+            manifest = generation.manifest
+            manifest.check_layout(self._table, op="load")
+            plan = manifest.plan()
+            job = LoadJob(self._worker, generation, self._site, plan, deadline)
+            self.stages["manifest"] += time.perf_counter() - started
+            transport, retried = _Load(self, job, mapped_addresses(manifest, self._table), member).run(candidates)
+        except BaseException:
+            if member is not None:
+                member.leave()
+            raise
+        if member is not None and not self._config.hold:
+            member.leave()
+            member = None
+        return Pulled(generation, transport, retried, member)
+
+    def _become_member(self, generation: str) -> Member:
+        """Take a place among those who serve this generation, and have the way to the first peer set up."""
+        member = Member(self._worker, self._who, generation, self._site)
+        if self._config.hold:
+            try:
+                member.take_place(self._deadline)
+            except ResourceExhaustedError as error:
+                _log.debug("no source will come of this load: %s", str(error))
+        else:
+            member.look_around(self._deadline)
+        member.greet()
+        return member
+
+
+class _Load:
+    """Chunks that are still wanted, and the transports that may bring them."""
+
+    def __init__(self, puller: Puller, job: LoadJob, addresses: array[int], member: Member | None) -> None:
+        self._puller = puller
+        self._job = job
+        self._addresses = addresses
+        self._member = member
+        self._manifest: Manifest = job.generation.manifest
+        self._wanted = array("Q", range(job.plan.chunks))
+        self._digests = job.worker.catalogue.digests(job.generation, job.deadline, op="load")
+        self._retried = 0
+        self._source: _core.D2dSource | None = None
+        if member is not None and job.worker.config.hold:
+            self._source = member.serve(job.plan, addresses, puller._table.tensors)
+            member.start_when_asked()
+
+    def run(self, candidates: list[Candidate]) -> tuple[str, int]:
+        """Returns the transport that brought the most bytes, and how many chunks were asked for again."""
+        error: FastLoadError | None = None
+        failures: list[_Failure] = []
+        brought: dict[str, int] = {}
+        for candidate in candidates:
+            step: dict[str, Any] = {
+                "transport": candidate.transport,
+                "outcome": "skipped",
+                "why": candidate.why_not,
+                "bytes": 0,
+                "seconds": 0.0,
+                "sources": [],
+            }
+            if candidate.why_not is None and (len(self._wanted) or not brought):
+                started = time.perf_counter()
+                if error is not None or failures:
+                    self._retried += len(self._wanted)
+                try:
+                    failures = self._try(candidate.transport, step)
+                    error = None
+                    step["outcome"] = "partial" if failures else "loaded"
+                    step["why"] = failures[0][2] if failures else None
+                except _NEXT_TRANSPORT as caught:
+                    error = caught
+                    step["outcome"], step["why"] = "failed", str(caught)
+                step["seconds"] = time.perf_counter() - started
+                brought[candidate.transport] = step["bytes"]
+            elif candidate.why_not is None:
+                step["why"] = "nothing was left to load"
+            self._puller.steps.append(step)
+            if error is not None:
+                self._job.deadline.left()  # raises once nothing more can be tried
+        if error is not None:
+            raise error
+        if failures:
+            raise self._failed(failures)
+        return max(brought, key=lambda transport: brought[transport]), self._retried
+
+    def _try(self, transport: str, step: dict[str, Any]) -> list[_Failure]:
+        """Load what is wanted by one transport; what failed is asked for once more. Returns what still failed."""
+        failures: list[_Failure] = []
+        for attempt in range(2):
+            if attempt:
+                if not self._job.worker.catalogue.is_current(self._job.generation, self._job.deadline):
+                    raise SupersededError
+                if transport == "d2d" and all(code == PartialTransferError.code for _, code, _ in failures):
+                    break  # every source was asked already
+                self._retried += len(failures)
+            reader = self._reader(transport)
+            try:
+                failures = self._read(reader, step)
+            finally:
+                if isinstance(reader, _core.D2dReader):
+                    step["sources"] += [
+                        {"source": name, "chunks": chunks, "left_because": why} for name, chunks, why in reader.uses()
+                    ]
+            self._wanted = array("Q", [chunk for chunk, _, _ in failures])
+            if not failures:
+                break
+        return failures
+
+    def _reader(self, transport: str) -> _core.ChunkReader:
+        if transport == "d2d":
+            assert self._member is not None
+            return self._member.reader(self._job.plan)
+        return {"host": host.reader, "staged": staged.reader}[transport](self._job)
+
+    def _read(self, reader: _core.ChunkReader, step: dict[str, Any]) -> list[_Failure]:
+        puller, job, config = self._puller, self._job, self._job.worker.config
+        wants_digest = config.verify == "digest"
+        inline = wants_digest and self._digests is not None and job.site.device.cpu_accessible
+        loaded, _, seconds, failures = _core.load_chunks(
+            reader,
+            job.site.device,
+            job.site.pool,
+            job.plan,
+            self._addresses,
+            self._wanted,
+            digests=self._digests if inline and self._digests is not None else array("Q"),
+            copy_threads=job.worker.copy_threads,
+            chunks_in_flight=config.chunks_in_flight,
+            verify=inline,
+            stage=config.staging == "always",
+            deadline_s=job.deadline.left(),
+            progress=puller._progress,
+            source=self._source if inline or not wants_digest else None,
+        )
+        puller.stages["fetch"] += seconds["fetch"]
+        puller.stages["copy"] += seconds["copy"]
+        if wants_digest and not inline:
+            started = time.perf_counter()
+            failures = failures + self._verify({chunk for chunk, _, _ in failures})
+            puller.stages["verify"] += time.perf_counter() - started
+        step["bytes"] += loaded
+        return failures
+
+    def _verify(self, missing: set[int]) -> list[_Failure]:
+        """Compare what arrived with the publisher's digests, where that could not be done on the way."""
+        job = self._job
+        arrived = [chunk for chunk in self._wanted if chunk not in missing]
+        if job.site.device.cpu_accessible:
+            mine = transport_digests.take(
+                job.site,
+                job.plan,
+                self._addresses,
+                self._puller._table,
+                self._manifest,
+                job.worker.copy_threads,
+                job.deadline.left(),
+                None,
+            )
+            values = [mine[chunk] for chunk in arrived]
+        else:
+            values = transport_digests.of_chunks(job.plan, self._puller._table, self._manifest, arrived)
+        if self._digests is None:
+            self._digests = job.worker.catalogue.wait_for_digests(job.generation, job.deadline, op="load")
+        wrong = []
+        for chunk, value in zip(arrived, values, strict=True):
+            if value != self._digests[chunk]:
+                wrong.append((chunk, IntegrityError.code, "does not match its digest"))
+            elif self._source is not None:
+                self._source.offer(chunk)
+        return wrong
+
+    def _failed(self, failures: list[_Failure]) -> FastLoadError:
+        """The error for chunks that did not come: damaged bytes weigh more than missing ones."""
+        plan, manifest = self._job.plan, self._manifest
+        damaged = [failure for failure in failures if failure[1] == IntegrityError.code]
+        kind: type[FastLoadError] = IntegrityError if damaged else PartialTransferError
+        chunk, code, detail = (damaged or failures)[0]
+        tensors = manifest.chunk_tensors(plan, chunk)
+        names = ", ".join(tensors[:2]) + (f", +{len(tensors) - 2}" if len(tensors) > 2 else "")
+        return kind(
+            f"{len(failures)}/{plan.chunks} chunks failed, asked for again where there was somebody to ask: {code}: "
+            f"chunk {chunk} of {manifest.publisher} {detail} [{names}]",
+            op="load",
+            failed_keys=[manifest.chunks[chunk].key for chunk, _, _ in failures],
+        )

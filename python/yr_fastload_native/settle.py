@@ -1,0 +1,105 @@
+"""Digests of a by-reference publication, taken after it was announced."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from yr_fastload_native import _core
+from yr_fastload_native.catalogue import Catalogue, Generation
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.tensors import TensorTable
+
+__all__ = ["Settling", "versions"]
+
+_log = logging.getLogger(__name__)
+
+
+def versions(table: TensorTable) -> list[int]:
+    """A number for each tensor that grows when it is written to; 0 where its framework keeps none."""
+    return [int(getattr(tensor.owner, "_version", 0)) for tensor in table.tensors]
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class Settling:
+    """A thread that waits until all chunks are served, takes their digests and stores them.
+
+    A publication by reference copies nothing, so that it can be announced at once; reading all bytes for their digests
+    would take the most of its time. A reader that is faster than this waits for them, and loads nothing unverified.
+
+    Args:
+        take: Digest of each chunk; its argument is called now and then and raises to stop it.
+        give_up: Called if the chunks cannot be served or verified; it must not wait for this thread.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        generation: Generation,
+        source: _core.D2dSource,
+        table: TensorTable,
+        published_versions: list[int],
+        take: Callable[[Callable[[int, int], None]], memoryview],
+        give_up: Callable[[str], None],
+        deadline_s: float,
+        ttl_s: int,
+    ) -> None:
+        self._stopped = threading.Event()
+        self._settled = threading.Event()
+        self._arguments: Any = (
+            catalogue,
+            generation,
+            source,
+            table,
+            published_versions,
+            take,
+            give_up,
+            deadline_s,
+            ttl_s,
+        )
+        self._thread = threading.Thread(target=self._run, name="yr-fastload-settle", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the digests are stored, at the latest after ``timeout_s``."""
+        return self._settled.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Ask it to end early."""
+        self._stopped.set()
+
+    def join(self) -> None:
+        """Wait for its end, which is near once the source was withdrawn."""
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _check(self, done: int = 0, total: int = 0) -> None:
+        if self._stopped.is_set():
+            raise _StoppedError
+
+    def _run(self) -> None:
+        catalogue, generation, source, table, before, take, give_up, deadline_s, ttl_s = self._arguments
+        self._arguments = None
+        deadline = Deadline(deadline_s, "publish")
+        try:
+            digests = take(self._check)
+            source.wait(deadline_s=deadline.left())
+            self._check()
+            if versions(table) != before:
+                changed = [
+                    t.name for t, old, new in zip(table.tensors, before, versions(table), strict=True) if old != new
+                ]
+                raise RuntimeError(f"tensors changed while they were being published: {changed[:3]}")
+            catalogue.store_digests(generation, digests, ttl_s=ttl_s, deadline=deadline)
+            self._settled.set()
+        except _StoppedError:
+            return
+        except Exception as error:
+            if not self._stopped.is_set():
+                _log.error("withdrawing generation %s: %s", generation.manifest.generation, error)
+                give_up(str(error))

@@ -1,0 +1,229 @@
+"""``d2d``: chunks stay in the memory of devices, and readers fetch them from there; by reference, nothing is copied.
+
+Every process that serves a generation, or is about to, holds a numbered place. A reader asks the holder of place
+(n - 1) // 2 first, so that a source sends a model about twice however many readers there are, and starts to serve its
+own chunks as soon as somebody has taken a place below it: chunk by chunk, verified, while it still reads others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+from array import array
+
+import attrs
+
+from yr_fastload_native import _core
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.devices import Site
+from yr_fastload_native.errors import FastLoadError, NotPublishedError, ResourceExhaustedError
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.transports.jobs import Worker
+
+__all__ = ["PLACES", "Member", "Place"]
+
+_log = logging.getLogger(__name__)
+
+PLACES = 64
+_WATCH_S = 0.1
+_LEAVE_S = 2.0
+_VALUE = re.compile(r"([0-9a-f]{16}) ([ -~]{1,200})\Z")
+
+
+@attrs.frozen
+class Place:
+    """A numbered place, and who holds it.
+
+    Attributes:
+        token: Part of the keys of its chunks: of this source, in this generation, and of no other.
+        owner: For messages: host and process.
+    """
+
+    number: int
+    token: str
+    owner: str
+
+    @property
+    def value(self) -> bytes:
+        return f"{self.token} {self.owner}".encode()
+
+    @classmethod
+    def parse(cls, number: int, value: bytes | None) -> Place | None:
+        """The place that a stored value tells of; None if it is free or holds something else."""
+        found = _VALUE.match(value.decode("ascii", errors="replace")) if value is not None else None
+        return cls(number, found[1], found[2]) if found else None
+
+
+def _ancestors(number: int) -> list[int]:
+    above = []
+    while number > 0:
+        number = (number - 1) // 2
+        above.append(number)
+    return above
+
+
+class Member:
+    """This process's part in serving one generation device to device: a place, and a source."""
+
+    def __init__(self, worker: Worker, who: Identity, generation: str, site: Site) -> None:
+        self._worker = worker
+        self._who = who
+        self._generation = generation
+        self._site = site
+        self._token = secrets.token_hex(8)
+        self._source: _core.D2dSource | None = None
+        self._done = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self.place: Place | None = None
+        self.peers: list[Place] = []
+
+    # -- places ---------------------------------------------------------------------------------------------------
+
+    def key(self, number: int) -> str:
+        return f"{self._who.place_prefix(self._generation)}{number}"
+
+    @property
+    def held(self) -> tuple[str, bytes]:
+        """Key and value of the place."""
+        return ("", b"") if self.place is None else (self.key(self.place.number), self.place.value)
+
+    def look_around(self, deadline: Deadline) -> list[bytes | None]:
+        """Learn who holds which place; returns what the store has for each."""
+        keys = [self.key(number) for number in range(PLACES)]
+        values = self._worker.catalogue.store.get_many(keys, deadline_s=deadline.left())
+        held = [Place.parse(number, value) for number, value in enumerate(values)]
+        self.peers = [place for place in held if place is not None]
+        return values
+
+    def take_place(self, deadline: Deadline) -> None:
+        """Take the lowest free place, and learn who holds the others.
+
+        Raises:
+            ResourceExhaustedError: There is none; reading works all the same.
+        """
+        store = self._worker.catalogue.store
+        values = self.look_around(deadline)
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        ttl_s = self._worker.config.lease_s + int(deadline.left())
+        for number, value in enumerate(values):
+            if value is not None:
+                continue
+            place = Place(number, self._token, owner)
+            if store.set_if_absent(self.key(number), place.value, ttl_s=ttl_s, deadline_s=deadline.left()):
+                self.place = place
+                return
+            # Somebody was faster, and is a peer.
+            other = Place.parse(number, store.get(self.key(number), deadline_s=deadline.left()))
+            if other is not None:
+                self.peers.append(other)
+        raise ResourceExhaustedError(f"all {PLACES} places of sources are taken", op="load")
+
+    def peers_in_order(self) -> list[Place]:
+        """Whom to ask: the holder of the place above and those above it, then everybody else."""
+        if self.place is None:
+            return list(self.peers)
+        above = _ancestors(self.place.number)
+        by_number = {peer.number: peer for peer in self.peers}
+        first = [by_number[number] for number in above if number in by_number]
+        return first + [peer for peer in self.peers if peer not in first]
+
+    # -- serving --------------------------------------------------------------------------------------------------
+
+    def serve(self, plan: _core.Plan, addresses: array[int], owners: object) -> _core.D2dSource:
+        """Make the source; it serves what is offered to it once `start` is called.
+
+        Args:
+            plan: Of the generation.
+            addresses: uint64[tensors of the plan].
+            owners: What keeps the tensors' memory; held until nobody can read from it any more.
+        """
+        worker = self._worker
+        self._source = _core.D2dSource(
+            worker.host,
+            worker.port,
+            connect_timeout_s=worker.config.connect_timeout_s,
+            rpc_timeout_s=worker.config.rpc_timeout_s,
+            device=self._site.device,
+            key_prefix=self._who.d2d_prefix(self._token),
+            plan=plan,
+            addresses=addresses,
+            owners=owners,
+        )
+        return self._source
+
+    @property
+    def source(self) -> _core.D2dSource:
+        assert self._source is not None
+        return self._source
+
+    def start_when_asked(self) -> None:
+        """Start the source as soon as somebody takes a place below this one."""
+        if self.place is None:
+            return
+        below = [self.key(number) for number in (2 * self.place.number + 1, 2 * self.place.number + 2)]
+        self._watcher = threading.Thread(target=self._watch, args=(below,), name="yr-fastload-places", daemon=True)
+        self._watcher.start()
+
+    def _watch(self, below: list[str]) -> None:
+        while not self._done.wait(_WATCH_S):
+            try:
+                values = self._worker.catalogue.store.get_many(below, deadline_s=_LEAVE_S)
+            except FastLoadError as error:
+                _log.debug("could not look for readers below: %s", str(error))
+                continue
+            if any(value is not None for value in values):
+                self.source.start()
+                return
+
+    def start(self) -> None:
+        """Serve all that was and will be offered, asked or not."""
+        self._stop_watching()
+        self.source.start()
+
+    def _stop_watching(self) -> None:
+        self._done.set()
+        if self._watcher is not None:
+            self._watcher.join()
+            self._watcher = None
+
+    def leave(self) -> None:
+        """Withdraw. Idempotent, bounded, never raises; the place ends with its lease where it cannot be given back."""
+        self._stop_watching()
+        if self.place is not None:
+            with contextlib.suppress(FastLoadError):
+                self._worker.catalogue.store.erase([self.key(self.place.number)], deadline_s=_LEAVE_S)
+            self.place = None
+        if self._source is not None:
+            self._source.withdraw(deadline_s=_LEAVE_S)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def greet(self) -> None:
+        """Have the way to the first peer set up in the background."""
+        peers = self.peers_in_order()
+        if peers and self._site.receiver is not None:
+            self._site.receiver.greet(self._who.d2d_prefix(peers[0].token))
+
+    def reader(self, plan: _core.Plan) -> _core.D2dReader:
+        """What reads from the peers.
+
+        Raises:
+            NotPublishedError: There is none.
+        """
+        peers = self.peers_in_order()
+        if not peers:
+            raise NotPublishedError("no live source serves this generation device to device", op="load")
+        assert self._site.receiver is not None
+        config = self._worker.config
+        return _core.D2dReader(
+            self._site.receiver,
+            plan,
+            peers=[(peer.owner, self._who.d2d_prefix(peer.token)) for peer in peers],
+            stall_s=config.source_stall_s,
+            chunks_ahead=config.chunks_ahead,
+        )

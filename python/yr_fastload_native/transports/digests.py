@@ -1,0 +1,51 @@
+"""Digests of tensors where they lie: by the CPU if it can see them, by their device if it cannot."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+
+from yr_fastload_native import _core
+from yr_fastload_native.devices import Site
+from yr_fastload_native.manifest import Manifest
+from yr_fastload_native.tensors import TensorTable
+
+__all__ = ["of_chunks", "take"]
+
+
+def take(
+    site: Site,
+    plan: _core.Plan,
+    addresses: array[int],
+    table: TensorTable,
+    manifest: Manifest | None,
+    copy_threads: int,
+    deadline_s: float,
+    progress: Callable[[int, int], None] | None,
+) -> memoryview:
+    """The digest of every chunk of a plan over the tensors of a table.
+
+    Args:
+        site: Where they are.
+        plan: How they are cut into chunks.
+        addresses: In the plan's order.
+        table: The tensors.
+        manifest: Gives the plan's order of tensors; None if it is the table's.
+        copy_threads: Of the CPU.
+        deadline_s: Bound, where the CPU does it.
+        progress: Called now and then; raises to stop it.
+    """
+    if site.device.cpu_accessible:
+        return _core.digest_chunks(plan, addresses, copy_threads=copy_threads, deadline_s=deadline_s, progress=progress)
+    values = of_chunks(plan, table, manifest, range(plan.chunks))
+    return memoryview(array("Q", values))
+
+
+def of_chunks(plan: _core.Plan, table: TensorTable, manifest: Manifest | None, chunks: Iterable[int]) -> list[int]:
+    """The digests of some chunks, by operations of the tensors' device. Tensors are torch's there."""
+    from yr_fastload_native.torch_digest import chunk_digests
+
+    ordered = (
+        table.tensors if manifest is None else [table.tensors[table.index[tensor.name]] for tensor in manifest.tensors]
+    )
+    return chunk_digests(plan, [tensor.owner for tensor in ordered], chunks)

@@ -1,0 +1,61 @@
+"""What a transport is given: a publication to make, or a load to read for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from yr_fastload_native import _core
+from yr_fastload_native.catalogue import Catalogue, Generation
+from yr_fastload_native.config import Config
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.devices import Site
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.tensors import TensorTable
+
+__all__ = ["LoadJob", "Progress", "PublishJob", "Worker"]
+
+Progress = Callable[[int, int], None]
+
+
+@attrs.frozen
+class Worker:
+    """The openYuanrong worker of a loader, and its settings for it."""
+
+    catalogue: Catalogue
+    config: Config
+    host: str
+    port: int
+    copy_threads: int
+
+
+@attrs.frozen
+class PublishJob:
+    """One new generation.
+
+    Attributes:
+        generation: Its name; nothing in the store tells of it yet.
+        ttl_s: Life of what is stored until a lease renews it.
+    """
+
+    worker: Worker
+    who: Identity
+    generation: str
+    table: TensorTable
+    site: Site
+    plan: _core.Plan
+    ttl_s: int
+    deadline: Deadline
+    progress: Progress | None
+
+
+@attrs.frozen
+class LoadJob:
+    """One load of a generation."""
+
+    worker: Worker
+    generation: Generation
+    site: Site
+    plan: _core.Plan
+    deadline: Deadline
