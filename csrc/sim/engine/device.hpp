@@ -1,0 +1,10 @@
+#pragma once
+
+#include "engine/export.hpp"
+
+namespace yr_fastload::sim {
+
+/// Device of the calling thread; -1 until it sets one.
+YRFL_SIM_EXPORT int current_device();
+
+}  // namespace yr_fastload::sim
