@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -77,26 +78,23 @@ void register_readers(py::module_& module) {
         return std::map<std::string, std::uint64_t>{
             {"cap_bytes", stats.cap_bytes}, {"leased_bytes", stats.leased_bytes}, {"peak_bytes", stats.peak_bytes}};
       });
-  py::class_<D2dReader, ChunkReader, std::shared_ptr<D2dReader>>(module, "D2dReader",
-                                                                 "Reads chunks from other processes' device memory.")
-      .def(py::init([](std::shared_ptr<HeteroReceiver> receiver, std::shared_ptr<Plan> plan,
-                       const std::vector<std::tuple<std::string, std::string>>& peers, double stall_s,
-                       std::size_t chunks_ahead) {
-             std::vector<D2dPeer> each;
-             for (const auto& [name, key_prefix] : peers) each.push_back({name, key_prefix});
-             return std::make_shared<D2dReader>(std::move(receiver), std::move(plan), std::move(each),
-                                                D2dReaderOptions{stall_s, chunks_ahead});
+  py::class_<D2dReader, ChunkReader, std::shared_ptr<D2dReader>>(
+      module, "D2dReader", "Reads chunks from the device memory of another process.")
+      .def(py::init([](std::shared_ptr<HeteroReceiver> receiver, std::shared_ptr<Plan> plan, const std::string& peer,
+                       const std::string& key_prefix, double stall_s, std::size_t chunks_ahead,
+                       const std::optional<py::buffer>& addresses, py::object owners) {
+             std::optional<TensorMemory> tensors;
+             if (addresses) tensors = memory_of(*plan, *addresses, std::move(owners));
+             return std::make_shared<D2dReader>(std::move(receiver), std::move(plan), D2dPeer{peer, key_prefix},
+                                                std::move(tensors), D2dReaderOptions{stall_s, chunks_ahead});
            }),
-           py::arg("receiver"), py::arg("plan"), py::kw_only(), py::arg("peers"), py::arg("stall_s"),
-           py::arg("chunks_ahead"), "peers: (name for messages, key prefix), in the order to ask them.")
-      .def(
-          "uses",
-          [](const D2dReader& reader) {
-            std::vector<std::tuple<std::string, std::uint64_t, std::string>> uses;
-            for (const D2dPeerUse& use : reader.uses()) uses.emplace_back(use.name, use.chunks, use.left_because);
-            return uses;
-          },
-          "(peer, chunks that came from it, why it was left) of each peer that was asked.");
+           py::arg("receiver"), py::arg("plan"), py::kw_only(), py::arg("peer"), py::arg("key_prefix"),
+           py::arg("stall_s"), py::arg("chunks_ahead"), py::arg("addresses") = py::none(),
+           py::arg("owners") = py::none(),
+           "peer: its name for messages. addresses: of the tensors to read straight into; None for landing memory.")
+      .def_property_readonly("arrived", &D2dReader::arrived, "How many chunks came.")
+      .def_property_readonly("left_because", &D2dReader::left_because, "Why the peer was left; empty if it was not.")
+      .def_property_readonly("in_flight", &D2dReader::in_flight, "Chunks that may still be written to at any time.");
   py::class_<StagedReader, ChunkReader, std::shared_ptr<StagedReader>>(module, "StagedReader",
                                                                        "Reads chunks of a staged publication.")
       .def(py::init<std::shared_ptr<HeteroReceiver>, std::shared_ptr<Plan>, std::string, std::size_t>(),

@@ -11,6 +11,13 @@
 
 namespace yr_fastload {
 
+/// Where the bytes of a chunk are.
+enum class Place : std::uint8_t {
+  kHost,     ///< Memory of the host.
+  kDevice,   ///< Memory of the device that they are for.
+  kTensors,  ///< The tensors themselves: nothing is left to copy, and `bytes` has a size and no data.
+};
+
 /// Bytes of a stored object. They stay readable as long as this lives, also after the object was erased.
 class ObjectView {
  public:
@@ -19,8 +26,7 @@ class ObjectView {
   ObjectView& operator=(const ObjectView&) = delete;
   virtual ~ObjectView() = default;
   virtual Span<const std::byte> bytes() const noexcept = 0;
-  /// True where the bytes lie in the memory of the device that they are for.
-  virtual bool on_device() const noexcept { return false; }
+  virtual Place place() const noexcept { return Place::kHost; }
 };
 
 /// Room for an object that nobody can see before `ObjectStore::seal`; given back if it is dropped.

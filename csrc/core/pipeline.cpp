@@ -57,6 +57,8 @@ class Progress {
                   [&](std::uint64_t done, std::size_t slice, Digest& digest) { digest.update(source + done, slice); });
   }
 
+  void add(std::uint64_t bytes) noexcept { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
+
   Tick tick() const {
     if (!options_.progress) return {};
     return [this] { options_.progress(bytes_.load(std::memory_order_relaxed)); };
@@ -138,13 +140,16 @@ class Load {
   }
 
  private:
-  bool stages(bool on_device) const noexcept { return options_.stage || (!on_device && !device_.cpu_accessible()); }
+  bool stages(Place place) const noexcept {
+    if (place == Place::kTensors) return false;
+    return options_.stage || (place == Place::kHost && !device_.cpu_accessible());
+  }
 
   /// Before the first byte is written, not when the first large chunk comes.
   void check_staging() const {
     const std::uint64_t cap = pool_.stats().cap_bytes;
     for (const std::uint64_t chunk : chunks_)
-      if (stages(false) && !pool_.fits(plan_.chunk_bytes[chunk]))
+      if (stages(Place::kHost) && !pool_.fits(plan_.chunk_bytes[chunk]))
         throw Error(ErrorCode::kResourceExhausted, "load",
                     "chunks of " + std::to_string(plan_.chunk_bytes[chunk]) +
                         " bytes do not fit in staging_bytes=" + std::to_string(cap) + "; raise it");
@@ -192,9 +197,10 @@ class Load {
 
   /// False if the crew was cancelled.
   bool copy_one(const FetchedChunk& item, Stream& stream) {
-    if (stages(item.view->on_device())) return copy_staged(item, stream);
-    if (device_.cpu_accessible()) return copy_direct(item);
-    return copy_on_device(item, stream);
+    const Place place = item.view->place();
+    if (stages(place)) return copy_staged(item, stream);
+    if (!device_.cpu_accessible()) return copy_on_device(item, stream);
+    return place == Place::kTensors ? verify_in_place(item) : copy_direct(item);
   }
 
   bool copy_direct(const FetchedChunk& item) {
@@ -214,16 +220,31 @@ class Load {
 
   /// The CPU sees nothing of it, so nothing is verified here.
   bool copy_on_device(const FetchedChunk& item, Stream& stream) {
-    const std::byte* source = item.view->bytes().data();
-    for (const Blob& blob : plan_.chunk(item.chunk))
-      stream.copy_on_device(tensor(blob), source + blob.chunk_offset, blob.bytes);
-    stream.synchronize(options_.deadline);
+    if (item.view->place() == Place::kDevice) {
+      const std::byte* source = item.view->bytes().data();
+      for (const Blob& blob : plan_.chunk(item.chunk))
+        stream.copy_on_device(tensor(blob), source + blob.chunk_offset, blob.bytes);
+      stream.synchronize(options_.deadline);
+    }
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       result_.verified = false;
     }
+    progress_.add(plan_.chunk_bytes[item.chunk]);
     arrived(item.chunk);
     return !cancelled_.raised();
+  }
+
+  bool verify_in_place(const FetchedChunk& item) {
+    DigestFold fold;
+    for (const Blob& blob : plan_.chunk(item.chunk)) {
+      if (!options_.verify)
+        progress_.add(blob.bytes);
+      else if (!progress_.digest_only(tensor(blob), blob.bytes, fold))
+        return false;
+    }
+    accept_if_equal(item.chunk, fold, [] {});
+    return true;
   }
 
   /// False if the crew was cancelled; a chunk of another digest is a failure, not the end.
@@ -234,13 +255,16 @@ class Load {
     for (const Blob& blob : plan_.chunk(item.chunk))
       if (!progress_.copy(destination(blob), source + blob.chunk_offset, blob.bytes, options_.verify ? &fold : nullptr))
         return false;
-    if (options_.verify && fold.value() != digests_[item.chunk]) {
-      fail(item.chunk, ErrorCode::kIntegrity, "does not match its digest");
-      return true;
-    }
-    accept();
-    arrived(item.chunk);
+    accept_if_equal(item.chunk, fold, accept);
     return true;
+  }
+
+  template <typename Accept>
+  void accept_if_equal(std::uint64_t chunk, const DigestFold& fold, const Accept& accept) {
+    if (options_.verify && fold.value() != digests_[chunk])
+      return fail(chunk, ErrorCode::kIntegrity, "does not match its digest");
+    accept();
+    arrived(chunk);
   }
 
   std::byte* tensor(const Blob& blob) const noexcept { return at(addresses_[blob.tensor], blob.tensor_offset); }

@@ -1,7 +1,8 @@
 #pragma once
 
+#include <deque>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,46 +16,67 @@ struct D2dPeer {
   std::string key_prefix;
 };
 
-/// What became of a peer in a read.
-struct D2dPeerUse {
-  std::string name;
-  std::uint64_t chunks = 0;  ///< That came from it.
-  std::string left_because;  ///< Empty if it was not left.
-};
-
 struct D2dReaderOptions {
   double stall_s = 5.0;          ///< A peer that sends nothing for so long is left; less where the deadline is near.
   std::size_t chunks_ahead = 4;  ///< Asked for before they are needed.
 };
 
-/// Reads chunks from the device memory of other processes, from one peer at a time, in the order given; the next one
-/// is asked for what is missing when one stalls, fails or is gone.
+/// Reads chunks from the device memory of one other process: straight into the tensors, or into landing memory.
 ///
 /// By DevSubscribe, which is what DevMGet does inside, without its two faults: DevMGet waits at least a minute for each
-/// key, and it makes the memory it received into a source for others, which landing memory must not become. What
-/// DevMSet named stays named (openYuanrong ends it after a DevSubscribe only if it came from DevPublish; 0.8.1,
+/// key, and it makes the memory it received into a source for others behind our back. What DevMSet named stays named
+/// (openYuanrong ends it after a DevSubscribe only if it came from DevPublish; 0.8.1,
 /// MasterDevOcManager::AckRecvFinish).
+///
+/// A transfer that is abandoned may go on writing when its peer wakes up. Where it writes into tensors, `in_flight`
+/// tells which: whoever goes on to use these gives them other memory first. The old one lives until openYuanrong's
+/// client is gone.
 class D2dReader final : public ChunkReader {
  public:
-  D2dReader(std::shared_ptr<HeteroReceiver> receiver, std::shared_ptr<const Plan> plan, std::vector<D2dPeer> peers,
-            D2dReaderOptions options);
+  /// `tensors`: where chunks go; nullopt for landing memory.
+  D2dReader(std::shared_ptr<HeteroReceiver> receiver, std::shared_ptr<const Plan> plan, D2dPeer peer,
+            std::optional<TensorMemory> tensors, D2dReaderOptions options);
 
   const char* transport() const noexcept override { return "d2d"; }
-
   void read(Span<const std::uint64_t> chunks, const Deliver& deliver, const CancelFlag& cancelled,
             Deadline deadline) override;
 
-  std::vector<D2dPeerUse> uses() const;
+  // After `read`:
+  /// How many chunks came.
+  std::uint64_t arrived() const noexcept { return arrived_; }
+  /// Why the peer was left; empty if it was not.
+  const std::string& left_because() const noexcept { return left_because_; }
+  /// Chunks that may still be written to at any time.
+  const std::vector<std::uint64_t>& in_flight() const noexcept { return in_flight_; }
 
  private:
-  class Pull;
+  struct Pending {
+    std::uint64_t chunk;
+    Landing landing;  ///< Null where the chunk goes straight into tensors.
+    ::datasystem::Future future;
+  };
+
+  bool done() const;
+  void ask(Deadline deadline);
+  bool take(const Deliver& deliver);
+  void leave(std::string why);
+  void abandon();
+  BlobList targets(std::uint64_t chunk, const Landing& landing) const;
 
   const std::shared_ptr<HeteroReceiver> receiver_;
   const std::shared_ptr<const Plan> plan_;
-  const std::vector<D2dPeer> peers_;
+  const D2dPeer peer_;
+  const std::optional<TensorMemory> tensors_;
   const D2dReaderOptions options_;
-  mutable std::mutex mutex_;
-  std::vector<D2dPeerUse> uses_;
+
+  std::shared_ptr<HeteroSession> session_;
+  std::deque<std::uint64_t> wanted_;
+  std::deque<Pending> pending_;
+  double stall_s_ = 0;
+  Stopwatch since_;  // the last arrival
+  std::uint64_t arrived_ = 0;
+  std::string left_because_;
+  std::vector<std::uint64_t> in_flight_;
 };
 
 }  // namespace yr_fastload

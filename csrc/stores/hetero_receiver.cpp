@@ -11,7 +11,7 @@ class LandingView final : public ObjectView {
  public:
   LandingView(Landing landing, std::uint64_t bytes) : landing_(std::move(landing)), bytes_(bytes) {}
   Span<const std::byte> bytes() const noexcept override { return {landing_->data(), bytes_}; }
-  bool on_device() const noexcept override { return true; }
+  Place place() const noexcept override { return Place::kDevice; }
 
  private:
   const Landing landing_;

@@ -17,7 +17,7 @@ inline constexpr std::uint64_t kStagedChunkBytes = std::uint64_t{8} << 20;
 void publish_staged(HeteroReceiver& connection, std::shared_ptr<const Plan> plan, TensorMemory memory,
                     const std::string& key_prefix, std::uint32_t ttl_s, Deadline deadline);
 
-/// Reads chunks that `publish_staged` wrote, into device memory: while openYuanrong copies some, others are looked up.
+/// Reads chunks that `publish_staged` wrote, into device memory.
 class StagedReader final : public ChunkReader {
  public:
   StagedReader(std::shared_ptr<HeteroReceiver> receiver, std::shared_ptr<const Plan> plan, std::string key_prefix,

@@ -284,23 +284,37 @@ class HeteroReceiver:
 
 class D2dReader(ChunkReader):
     """
-    Reads chunks from other processes' device memory.
+    Reads chunks from the device memory of another process.
     """
     def __init__(
         self,
         receiver: HeteroReceiver,
         plan: Plan,
         *,
-        peers: collections.abc.Sequence[tuple[str, str]],
+        peer: str,
+        key_prefix: str,
         stall_s: typing.SupportsFloat | typing.SupportsIndex,
         chunks_ahead: typing.SupportsInt | typing.SupportsIndex,
+        addresses: typing_extensions.Buffer | None = None,
+        owners: typing.Any = None,
     ) -> None:
         """
-        peers: (name for messages, key prefix), in the order to ask them.
+        peer: its name for messages. addresses: of the tensors to read straight into; None for landing memory.
         """
-    def uses(self) -> list[tuple[str, int, str]]:
+    @property
+    def arrived(self) -> int:
         """
-        (peer, chunks that came from it, why it was left) of each peer that was asked.
+        How many chunks came.
+        """
+    @property
+    def in_flight(self) -> list[int]:
+        """
+        Chunks that may still be written to at any time.
+        """
+    @property
+    def left_because(self) -> str:
+        """
+        Why the peer was left; empty if it was not.
         """
 
 class StagedReader(ChunkReader):

@@ -181,7 +181,7 @@ class Publisher:
 
     def _serve(self, generation: str, plan: _core.Plan, addresses: array[int]) -> Member:
         member = Member(self._worker, self._who, generation, self._site)
-        source = member.serve(plan, addresses, self._table.tensors)
+        source = member.serve(plan, addresses, self._table.memory())
         for chunk in range(plan.chunks):
             source.offer(chunk)
         source.start()

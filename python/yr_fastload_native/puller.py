@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -32,7 +33,7 @@ from yr_fastload_native.report import LoadReport
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports import digests as transport_digests
 from yr_fastload_native.transports import host, staged
-from yr_fastload_native.transports.d2d import Member
+from yr_fastload_native.transports.d2d import Member, Place
 from yr_fastload_native.transports.jobs import LoadJob, Progress, Worker
 
 __all__ = ["Pulled", "Puller"]
@@ -176,7 +177,7 @@ class _Load:
         self._retried = 0
         self._source: _core.D2dSource | None = None
         if member is not None and job.worker.config.hold:
-            self._source = member.serve(job.plan, addresses, puller._table.tensors)
+            self._source = member.serve(job.plan, addresses, puller._table.memory())
             member.start_when_asked()
 
     def run(self, candidates: list[Candidate]) -> tuple[str, int]:
@@ -216,36 +217,82 @@ class _Load:
             raise error
         if failures:
             raise self._failed(failures)
+        self._serve_all()
         return max(brought, key=lambda transport: brought[transport]), self._retried
 
+    def _serve_all(self) -> None:
+        """Make the source anew if it was given up on the way."""
+        if self._member is not None and self._source is None and self._job.worker.config.hold:
+            table = self._puller._table
+            self._source = self._member.serve(self._job.plan, self._addresses, table.memory())
+            for chunk in range(self._job.plan.chunks):
+                self._source.offer(chunk)
+
     def _try(self, transport: str, step: dict[str, Any]) -> list[_Failure]:
-        """Load what is wanted by one transport; what failed is asked for once more. Returns what still failed."""
+        """Load what is wanted by one transport. Returns what failed by all it had to offer."""
+        if transport == "d2d":
+            return self._try_peers(step)
+        read = {"host": host.reader, "staged": staged.reader}[transport]
+        failures = self._read(read(self._job), step)
+        if failures:
+            self._check_current()
+            self._retried += len(failures)
+            failures = self._read(read(self._job), step)
+        return failures
+
+    def _try_peers(self, step: dict[str, Any]) -> list[_Failure]:
+        """Load from one source after the other, each what those before it did not bring."""
+        assert self._member is not None
+        peers = self._member.peers_in_order()
+        if not peers:
+            raise NotPublishedError("no live source serves this generation device to device", op="load")
         failures: list[_Failure] = []
-        for attempt in range(2):
-            if attempt:
-                if not self._job.worker.catalogue.is_current(self._job.generation, self._job.deadline):
-                    raise SupersededError
-                if transport == "d2d" and all(code == PartialTransferError.code for _, code, _ in failures):
-                    break  # every source was asked already
+        for turn, peer in enumerate(peers):
+            if turn:
+                self._check_current()
                 self._retried += len(failures)
-            reader = self._reader(transport)
+            reader = self._peer_reader(peer)
             try:
                 failures = self._read(reader, step)
             finally:
-                if isinstance(reader, _core.D2dReader):
-                    step["sources"] += [
-                        {"source": name, "chunks": chunks, "left_because": why} for name, chunks, why in reader.uses()
-                    ]
-            self._wanted = array("Q", [chunk for chunk, _, _ in failures])
+                step["sources"].append(
+                    {"source": peer.owner, "chunks": reader.arrived, "left_because": reader.left_because}
+                )
+                if reader.in_flight and self._direct:
+                    self._move_away(reader.in_flight)
             if not failures:
                 break
         return failures
 
-    def _reader(self, transport: str) -> _core.ChunkReader:
-        if transport == "d2d":
-            assert self._member is not None
-            return self._member.reader(self._job.plan)
-        return {"host": host.reader, "staged": staged.reader}[transport](self._job)
+    @property
+    def _direct(self) -> bool:
+        """Whether chunks go straight into the tensors: into those that can be given other memory should a transfer
+        have to be abandoned, and unless they are to be verified first.
+        """
+        return self._puller._table.replaceable and self._job.worker.config.staging == "auto"
+
+    def _peer_reader(self, peer: Place) -> _core.D2dReader:
+        assert self._member is not None
+        if not self._direct:
+            return self._member.reader(peer, self._job.plan, None, None)
+        return self._member.reader(peer, self._job.plan, self._addresses, self._puller._table.memory())
+
+    def _move_away(self, chunks: Sequence[int]) -> None:
+        """Give the tensors of chunks that may still be written to other memory, and serve none of the old."""
+        assert self._member is not None
+        table, plan = self._puller._table, self._job.plan
+        blobs, first_blob = plan.blobs, plan.first_blob
+        touched = {blobs[4 * b] for chunk in chunks for b in range(first_blob[chunk], first_blob[chunk + 1])}
+        _log.warning("a transfer was abandoned: %d tensors get other memory", len(touched))
+        table.replace_memory(table.index[self._manifest.tensors[index].name] for index in touched)
+        self._addresses = mapped_addresses(self._manifest, table)
+        if self._source is not None:
+            self._source = None
+            self._member.stop_serving()
+
+    def _check_current(self) -> None:
+        if not self._job.worker.catalogue.is_current(self._job.generation, self._job.deadline):
+            raise SupersededError
 
     def _read(self, reader: _core.ChunkReader, step: dict[str, Any]) -> list[_Failure]:
         puller, job, config = self._puller, self._job, self._job.worker.config
@@ -274,6 +321,7 @@ class _Load:
             failures = failures + self._verify({chunk for chunk, _, _ in failures})
             puller.stages["verify"] += time.perf_counter() - started
         step["bytes"] += loaded
+        self._wanted = array("Q", [chunk for chunk, _, _ in failures])
         return failures
 
     def _verify(self, missing: set[int]) -> list[_Failure]:

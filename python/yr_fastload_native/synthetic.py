@@ -16,9 +16,11 @@ import numpy as np
 
 from yr_fastload_native.errors import InvalidArgumentError, ResourceExhaustedError
 
-__all__ = ["make_qwen2"]
+__all__ = ["QWEN2_7B_BYTES", "make_qwen2", "qwen2_shapes"]
 
 _Shape = tuple[int, ...]
+
+QWEN2_7B_BYTES = 15_231_233_024  # 339 tensors, bfloat16
 
 _MIB = 1 << 20
 _BLOCK_BYTES = 16 << 20
@@ -84,10 +86,15 @@ def make_qwen2(
     return directory
 
 
+def qwen2_shapes(target_bytes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of Qwen2.5-7B's tensors (bfloat16), with the dimensions scaled to about this many bytes."""
+    return _qwen2(target_bytes)[1]
+
+
 def _qwen2(target_bytes: int) -> tuple[dict[str, object], dict[str, _Shape]]:
     """Scale Qwen2.5-7B: a head's dimensions come in pairs, so the width is rounded and the rest meets the target."""
     layers, heads, kv_heads = 28, 28, 4
-    head = 2 * max(1, round(64 * math.sqrt(target_bytes / 15_231_233_024)))
+    head = 2 * max(1, round(64 * math.sqrt(target_bytes / QWEN2_7B_BYTES)))
     hidden, kv = heads * head, kv_heads * head
     attention: dict[str, _Shape] = {
         "input_layernorm.weight": (hidden,),

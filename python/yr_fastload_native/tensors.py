@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -304,6 +304,36 @@ class TensorTable:
                 op=op,
                 failed_keys=names,
             ) from None
+
+    def memory(self) -> list[object]:
+        """What keeps the bytes where they are, also when a framework gives a tensor other memory."""
+        return [getattr(tensor.owner, "untyped_storage", lambda owner=tensor.owner: owner)() for tensor in self.tensors]
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether every tensor can be given other memory: torch's can."""
+        torch = sys.modules.get("torch")
+        return torch is not None and all(isinstance(tensor.owner, torch.Tensor) for tensor in self.tensors)
+
+    def replace_memory(self, indices: Iterable[int]) -> None:
+        """Give tensors, and all that share memory with them, a copy of their memory in its stead.
+
+        Something may still write to the old one. Names, shapes, strides and bytes stay what they are.
+        """
+        storages = {self.tensors[index].owner.untyped_storage().data_ptr() for index in indices}  # type: ignore[attr-defined]
+        made: dict[int, Any] = {}
+        for index, tensor in enumerate(self.tensors):
+            value: Any = tensor.owner
+            old = value.untyped_storage()
+            if old.data_ptr() not in storages or not tensor.bytes:
+                continue
+            storage = made.setdefault(old.data_ptr(), None) or old.clone()
+            made[old.data_ptr()] = storage
+            fresh = value.detach().new_empty(0)
+            fresh.set_(storage, value.storage_offset(), value.shape, value.stride())
+            value.data = fresh
+            self.tensors[index] = attrs.evolve(tensor, address=value.data_ptr())
+        self.addresses = array("Q", [tensor.address for tensor in self.tensors])
 
     def alias(self, index: int) -> tuple[str, int] | None:
         """Name of the tensor whose memory this one lies in, and the offset there in bytes; None if its own."""

@@ -58,16 +58,11 @@ std::map<std::uintptr_t, Block>::const_iterator find(const std::map<std::uintptr
   return address < next->first + next->second.mapped ? next : blocks.end();
 }
 
-/// Memory of a device is there when it is allocated: so it is populated, in huge pages where they are to be had.
+/// In huge pages where they are to be had; backed by the system when it is first touched.
 void* map_memory(std::size_t bytes) {
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return nullptr;
   if (bytes >= kHugePage) ::madvise(data, bytes, MADV_HUGEPAGE);
-#ifdef MADV_POPULATE_WRITE
-  if (::madvise(data, bytes, MADV_POPULATE_WRITE) == 0) return data;
-#endif
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  for (std::size_t offset = 0; offset < bytes; offset += page) static_cast<volatile char*>(data)[offset] = 0;
   return data;
 }
 

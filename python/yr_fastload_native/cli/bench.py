@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from yr_fastload_native.cli import output
@@ -24,24 +25,106 @@ _MIB = 1 << 20
 _GIB = 1 << 30
 # The source, its copy in the worker, one in plain shared memory, two destinations, one from the disk.
 _COPIES = 6
+_DEFAULT_MB = 1024
 
 
 @click.command()
-@click.option("--transport", type=click.Choice(["host"]), default="host", show_default=True, help="How bytes move.")
-@click.option("--size-mb", type=click.IntRange(1, 1 << 20), default=1024, show_default=True, help="Model size, MiB.")
+@click.option(
+    "--transport",
+    type=click.Choice(["host", "d2d", "staged"]),
+    default="host",
+    show_default=True,
+    help="How bytes move. d2d and staged move them between NPUs; without one, between simulated ones.",
+)
+@click.option("--size-mb", type=click.IntRange(1, 1 << 20), help=f"host: model size, MiB.  [default: {_DEFAULT_MB}]")
+@click.option(
+    "--shapes",
+    type=click.Choice(["qwen2.5-7b", "small"]),
+    help="d2d, staged: tensors of Qwen2.5-7B, scaled, or 5,000 of 4 to 64 KiB.  [default: qwen2.5-7b]",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="d2d, staged: size as a share of the real model's.  [default: 0.02 of Qwen2.5-7B, 1 of small]",
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(["none", "per-parameter"]),
+    help="d2d: what to measure against: one key a parameter, as in openYuanrong's sample.  [default: none]",
+)
+@click.option(
+    "--readers",
+    type=click.IntRange(0, 64),
+    default=0,
+    show_default=True,
+    help="d2d: in the end start so many readers together, and see what the publisher sends.",
+)
 @click.option(
     "--rounds", type=click.IntRange(1, 1000), default=7, show_default=True, help="Repetitions; medians count."
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
-def bench(transport: str, size_mb: int, rounds: int, as_json: bool) -> None:
-    """Measure loading from disk against pulling, with every byte checked.
+def bench(
+    transport: str,
+    size_mb: int | None,
+    shapes: str | None,
+    scale: float | None,
+    baseline: str | None,
+    readers: int,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Measure pulls against plain copies of the same bytes, with every byte checked.
 
-    All figures come from one run and are taken in turn: the pull and a plain memcpy of the same bytes from shared
-    memory, with the same number of threads, into memory that is fresh to the process and into memory it has touched;
-    loading the checkpoint from disk with the page cache warm and dropped; and the fixed cost of 10,000 small tensors.
+    All figures come from one run and are taken in turn.
+
+    host: the pull and a plain memcpy of the same bytes from shared memory, with the same number of threads, into memory
+    that is fresh to the process and into memory it has touched; loading the checkpoint from disk with the page cache
+    warm and dropped; and the fixed cost of 10,000 small tensors.
+
+    d2d and staged: the pull and one process_vm_readv of the same bytes; with --baseline also one key a parameter
+    through openYuanrong's own client.
     """
-    record = _run(size_mb, rounds)
-    output.emit(record, as_json=as_json, text=lambda: _table(record))
+    on_devices = transport != "host"
+    wrong = {
+        "--size-mb": size_mb is not None and on_devices,
+        "--shapes": shapes is not None and not on_devices,
+        "--scale": scale is not None and not on_devices,
+        "--baseline": baseline not in (None, "none") and transport != "d2d",
+        "--readers": readers > 0 and transport != "d2d",
+    }
+    for option, is_wrong in wrong.items():
+        if is_wrong:
+            raise click.UsageError(f"{option} does not go with --transport {transport}")
+    if on_devices:
+        shapes = shapes or "qwen2.5-7b"
+        scale = scale or (0.02 if shapes == "qwen2.5-7b" else 1.0)
+        record = _run_devices(transport, shapes, scale, baseline == "per-parameter", readers, rounds)
+        output.emit(record, as_json=as_json, text=lambda: _device_table(record))
+    else:
+        record = _run(size_mb or _DEFAULT_MB, rounds)
+        output.emit(record, as_json=as_json, text=lambda: _table(record))
+
+
+def _run_devices(
+    transport: str, shapes: str, scale: float, baseline: bool, readers: int, rounds: int
+) -> dict[str, Any]:
+    from yr_fastload_native.cli.bench_device import Plan, measure
+    from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
+    from yr_fastload_native.config import Config
+
+    external = Config.worker_from_env()
+    plan = Plan(worker="", transport=transport, shapes=shapes, scale=scale, deadline_s=120.0)
+    total = sum(plan.sizes().values())
+    # The source's and two of each reader: what it loads and what it compares with; staged adds one in the worker.
+    require_memory(total, copies=3 + 2 * readers + (transport == "staged"), op="bench")
+    environment, simulated = device_environment(transport)
+    if simulated:
+        output.note("no NPU here: the processes get simulated ones")
+    with contextlib.ExitStack() as stack:
+        room = total if transport == "staged" else 0
+        plan = attrs.evolve(plan, worker=external or stack.enter_context(private_worker(3 * room)))
+        record = measure(plan, rounds, baseline=baseline, readers=readers, environment=environment, note=output.note)
+    return {**record, "shapes": shapes, "scale": scale, "simulated": simulated, "machine": _machine()}
 
 
 def _run(size_mb: int, rounds: int) -> dict[str, Any]:
@@ -112,3 +195,39 @@ def _table(record: Mapping[str, Any]) -> RenderableType:
         f"publish {fixed['publish_s']:.3f} s, pull {fixed['load_s']:.3f} s",
         "verified: yes, every byte",
     )
+
+
+def _device_table(record: Mapping[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    size = record["bytes"] / _GIB
+    table = Table(
+        title=f"{record['transport']}: {record['tensors']} tensors, {size:.3f} GiB, {record['chunks']} chunks, "
+        f"medians of {record['rounds']} rounds"
+    )
+    for heading in ("", "seconds", "GiB/s"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows = {"load": record["load_s"], "load, the first": record["first_load_s"], "raw copy": record["raw_copy_s"]}
+    rows["publish"] = record["publish_s"]
+    baseline = record.get("baseline")
+    if baseline:
+        rows |= {"one key a parameter: load": baseline["load_s"], "one key a parameter: publish": baseline["publish_s"]}
+    for name, seconds in rows.items():
+        table.add_row(name, f"{seconds:.4f}", f"{size / seconds:.2f}")
+    lines = [f"load at {record['raw_share']:.2f} of the raw copy's rate"]
+    if baseline:
+        lines.append(
+            f"against one key a parameter: load {record['speedup_load']:.1f}x, publish "
+            f"{record['speedup_publish']:.1f}x, overhead over the raw copy {record['overhead_ratio']:.3f} of its"
+        )
+    if "fan_out" in record:
+        fan_out = record["fan_out"]
+        lines.append(
+            f"{fan_out['readers']} readers at once: the publisher sent {fan_out['publisher_sent_ratio']:.2f} times the "
+            f"model, all done in {fan_out['wall_s']:.2f} s"
+        )
+    if record["simulated"]:
+        lines.append("devices: simulated; rates say nothing of real ones, see docs/simulated-ascend.md")
+    lines.append("verified: yes, every byte")
+    return Group(table, *lines)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from yr_fastload_native.cli import output
@@ -43,7 +44,11 @@ _GIB = 1 << 30
     help=f"Size of the checkpoint that is made, MiB.  [default: {_DEFAULT_MB}]",
 )
 @click.option(
-    "--transport", type=click.Choice(["auto", "host"]), default="auto", show_default=True, help="How bytes move."
+    "--transport",
+    type=click.Choice(["auto", "d2d", "staged", "host"]),
+    default="auto",
+    show_default=True,
+    help="How bytes move. d2d and staged move them between NPUs; without one, between simulated ones.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def demo(model: Path | None, size_mb: int | None, transport: str, as_json: bool) -> None:
@@ -71,8 +76,9 @@ def demo(model: Path | None, size_mb: int | None, transport: str, as_json: bool)
 
 def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
     from yr_fastload_native.checkpoint import fingerprint, make_qwen2, scan_directory
-    from yr_fastload_native.cli.demo_process import Process, Task
-    from yr_fastload_native.cli.room import private_worker, require_memory
+    from yr_fastload_native.cli.child import Process
+    from yr_fastload_native.cli.demo_process import Task
+    from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
     from yr_fastload_native.config import Config
 
     with contextlib.ExitStack() as stack:
@@ -101,7 +107,11 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
             deadline_s=limit_s,
             progress=sys.stderr.isatty(),
         )
-        source = stack.enter_context(Process("source", task))
+        environment, simulated = device_environment(transport)
+        if simulated:
+            output.note("no NPU here: the processes get simulated ones")
+        module = "yr_fastload_native.cli.demo_process"
+        source = stack.enter_context(Process("demo", module, "source", attrs.asdict(task), environment))
         with output.progress_bar("loading, page cache dropped", total) as progress:
             cold = source.expect("cold", limit_s, progress)
         with output.progress_bar("loading, page cache warm", total) as progress:
@@ -109,7 +119,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
         with output.progress_bar("publishing", total) as progress:
             published = source.expect("published", limit_s, progress)
         output.note("published; a second process pulls")
-        reader = stack.enter_context(Process("reader", task))
+        reader = stack.enter_context(Process("demo", module, "reader", attrs.asdict(task), environment))
         with output.progress_bar("pulling", total) as progress:
             reader.expect("pulled", limit_s, progress)
         output.note("pulled; comparing every byte with the files")
@@ -138,6 +148,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
         "copy_threads": pulled["copy_threads"],
         "stages": pulled["stages"],
         "destination_memory": "fresh",
+        "devices": "simulated" if simulated else "real" if transport in ("d2d", "staged") else "none",
         "model": task.identity["model"],
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),
@@ -183,7 +194,8 @@ def _table(record: Mapping[str, Any]) -> RenderableType:
     ):
         factor = "" if seconds == record["load_s"] else f"{seconds / record['load_s']:.2f}x"
         table.add_row(name, f"{seconds:.3f}", f"{size / seconds:.2f}", factor)
-    lines = [f"verified: {'yes, every byte equals the files' if record['verified'] else 'no'}"]
+    lines = ["devices: simulated, see docs/simulated-ascend.md"] if record["devices"] == "simulated" else []
+    lines += [f"verified: {'yes, every byte equals the files' if record['verified'] else 'no'}"]
     if record["cold_cached_bytes"]:
         share = record["cold_cached_bytes"] / record["bytes"]
         lines.append(f"note: {share:.0%} of the files stayed in the page cache, so the cold load was partly a warm one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import ResourceExhaustedError
 
-__all__ = ["private_worker", "require_memory", "touch_memory"]
+__all__ = ["device_environment", "private_worker", "require_memory", "touch_memory"]
 
 _MIB = 1 << 20
 _OVERHEAD_MB = 512  # interpreters, the worker, and room to breathe
@@ -49,6 +50,18 @@ def private_worker(total: int) -> Iterator[str]:
         LocalWorker(home=Path(home), memory_mb=math.ceil(total / _MIB * 1.25) + _OVERHEAD_MB) as worker,
     ):
         yield worker.address
+
+
+def device_environment(transport: str) -> tuple[dict[str, str], bool]:
+    """The environment for processes that use a transport, and whether their devices are simulated.
+
+    Transports between devices get simulated ones where this machine has none.
+    """
+    from yr_fastload_native import sim
+
+    if transport not in ("d2d", "staged") or (sim.real_device() is not None and not sim.active()):
+        return dict(os.environ), False
+    return sim.environment(), True
 
 
 def touch_memory(size: int) -> None:

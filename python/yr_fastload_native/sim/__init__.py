@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import glob
-import json
 import os
 from collections.abc import Mapping
-from ctypes.util import find_library
 from pathlib import Path
 from typing import Any, cast
-
-from yr_fastload_native.errors import DeviceError
 
 __all__ = ["active", "counters", "environment", "library_directory", "real_device"]
 
 _MARK = "YR_FASTLOAD_SIM"
+_RUNTIME = "libascendcl.so"
 _SHIM = "libyrfl_davinci.so"
+# Where CANN is installed unless it is told otherwise; its set_env.sh names the place in these variables.
+_CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
+_CANN_HOME = "/usr/local/Ascend/ascend-toolkit/latest"
 
 
 def library_directory() -> Path:
@@ -37,25 +35,32 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
 
     The dynamic linker reads these when a process starts, so they work for a new one only. What is preloaded already
     stays first: a sanitizer's runtime has to.
+
+    Args:
+        base: What to add to; by default the environment of this process.
     """
     made = dict(os.environ if base is None else base)
     directory = str(library_directory())
-    paths = [path for path in made.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path and path != directory]
-    made["LD_LIBRARY_PATH"] = os.pathsep.join([directory, *paths])
+    paths = [path for path in made.get("LD_LIBRARY_PATH", "").split(":") if path not in ("", directory)]
+    made["LD_LIBRARY_PATH"] = ":".join([directory, *paths])
     shim = str(library_directory() / _SHIM)
-    preloaded = [path for path in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if path and path != shim]
+    preloaded = [path for path in made.get("LD_PRELOAD", "").replace(" ", ":").split(":") if path not in ("", shim)]
     made["LD_PRELOAD"] = ":".join([*preloaded, shim])
     made[_MARK] = "1"
     return made
 
 
 def real_device() -> str | None:
-    """What shows that this machine has a real NPU or its runtime; None if nothing does."""
-    nodes = glob.glob("/dev/davinci[0-9]*") if not active() else []
+    """What shows that this machine has a real NPU, or the runtime of one; None if nothing does."""
+    nodes = sorted(Path("/dev").glob("davinci[0-9]*"))
     if nodes:
-        return nodes[0]
-    library = find_library("ascendcl")
-    return library if library is not None and not active() else None
+        return str(nodes[0])
+    homes = [os.environ[name] for name in _CANN_HOMES if os.environ.get(name)] or [_CANN_HOME]
+    directories = [*os.environ.get("LD_LIBRARY_PATH", "").split(":"), *(f"{home}/lib64" for home in homes)]
+    for directory in directories:
+        if directory and Path(directory) != library_directory() and Path(directory, _RUNTIME).exists():
+            return str(Path(directory, _RUNTIME))
+    return None
 
 
 def counters() -> dict[str, Any]:
@@ -64,9 +69,14 @@ def counters() -> dict[str, Any]:
     Raises:
         DeviceError: This process has no simulated devices.
     """
+    import ctypes
+    import json
+
+    from yr_fastload_native.errors import DeviceError
+
     if not active():
         raise DeviceError("this process has no simulated devices; run it under `yr-fastload sim --`", op="sim")
-    read = ctypes.CDLL("libascendcl.so").yrfl_sim_counters
+    read = ctypes.CDLL(str(library_directory() / _RUNTIME)).yrfl_sim_counters
     read.restype = ctypes.c_size_t
     read.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     size = read(None, 0) + 4096  # other threads go on counting

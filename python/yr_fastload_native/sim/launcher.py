@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 
 __all__ = ["launch"]
 
+# As shells have it.
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
 
@@ -20,7 +22,7 @@ def launch(
     *,
     devices: int | None = None,
     force: bool = False,
-    real_device: Callable[[], str | None] = sim.real_device,
+    real_device: Callable[[], str | None] | None = None,
 ) -> NoReturn:
     """Replace this process by ``command``, with simulated devices.
 
@@ -28,31 +30,33 @@ def launch(
         command: Program, found on PATH, and its arguments.
         devices: How many; by default those of ``YR_FASTLOAD_SIM_DEVICES``, or 8.
         force: Also on a machine that has a real NPU.
-        real_device: What finds one.
+        real_device: What finds one; by default `sim.real_device`.
 
     Raises:
-        DeviceError: The machine has a real NPU.
+        DeviceError: The machine has a real NPU, or the simulated runtime is not installed.
         InvalidArgumentError: There is no command.
         SystemExit: It cannot be started: status 127 if it is not there, 126 if it is no program.
     """
     if not command:
         raise InvalidArgumentError("no command to run; for example: yr-fastload sim -- python script.py", op="sim")
-    found = real_device()
+    found = (real_device or sim.real_device)()
     if found is not None and not force:
         raise DeviceError(
-            f"this machine has a real NPU ({found}), which a simulated one would hide; use --force for that", op="sim"
+            f"this machine has a real NPU or its runtime ({found}), which simulated ones would hide; use --force to",
+            op="sim",
         )
+    if not sim.library_directory().is_dir():
+        raise DeviceError(f"{sim.library_directory()} is missing; reinstall yr-fastload-native", op="sim")
     environment = sim.environment()
     if devices is not None:
         environment["YR_FASTLOAD_SIM_DEVICES"] = str(devices)
+    sys.stdout.flush()
+    sys.stderr.flush()
     try:
         os.execvpe(command[0], list(command), environment)
     except FileNotFoundError:
-        raise SystemExit(_failed(command[0], "not found", _NOT_FOUND)) from None
+        status, why = _NOT_FOUND, "command not found"
     except OSError as error:
-        raise SystemExit(_failed(command[0], str(error.strerror), _NOT_EXECUTABLE)) from None
-
-
-def _failed(command: str, why: str, status: int) -> int:
-    os.write(2, f"error: sim: {command}: {why}\n".encode())
-    return status
+        status, why = _NOT_EXECUTABLE, str(error.strerror)
+    sys.stderr.write(f"error: {InvalidArgumentError.code}: sim: {command[0]}: {why}\n")
+    raise SystemExit(status)

@@ -21,7 +21,7 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
-from yr_fastload_native.errors import FastLoadError, NotPublishedError, ResourceExhaustedError
+from yr_fastload_native.errors import FastLoadError, ResourceExhaustedError
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.transports.jobs import Worker
 
@@ -186,7 +186,7 @@ class Member:
         self.source.start()
 
     def _stop_watching(self) -> None:
-        self._done.set()
+        self._done.set()  # for good: who starts again does so unasked
         if self._watcher is not None:
             self._watcher.join()
             self._watcher = None
@@ -198,8 +198,14 @@ class Member:
             with contextlib.suppress(FastLoadError):
                 self._worker.catalogue.store.erase([self.key(self.place.number)], deadline_s=_LEAVE_S)
             self.place = None
+        self.stop_serving()
+
+    def stop_serving(self) -> None:
+        """Take back what is served, and let go of the tensors; the place stays."""
+        self._stop_watching()
         if self._source is not None:
             self._source.withdraw(deadline_s=_LEAVE_S)
+            self._source = None
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -209,21 +215,24 @@ class Member:
         if peers and self._site.receiver is not None:
             self._site.receiver.greet(self._who.d2d_prefix(peers[0].token))
 
-    def reader(self, plan: _core.Plan) -> _core.D2dReader:
-        """What reads from the peers.
+    def reader(self, peer: Place, plan: _core.Plan, addresses: array[int] | None, owners: object) -> _core.D2dReader:
+        """What reads from a peer.
 
-        Raises:
-            NotPublishedError: There is none.
+        Args:
+            peer: One of `peers_in_order`.
+            plan: Of the generation.
+            addresses: Of the tensors, to read straight into them; None to read into landing memory.
+            owners: What keeps the tensors' memory.
         """
-        peers = self.peers_in_order()
-        if not peers:
-            raise NotPublishedError("no live source serves this generation device to device", op="load")
         assert self._site.receiver is not None
         config = self._worker.config
         return _core.D2dReader(
             self._site.receiver,
             plan,
-            peers=[(peer.owner, self._who.d2d_prefix(peer.token)) for peer in peers],
+            peer=peer.owner,
+            key_prefix=self._who.d2d_prefix(peer.token),
             stall_s=config.source_stall_s,
             chunks_ahead=config.chunks_ahead,
+            addresses=addresses,
+            owners=owners,
         )

@@ -23,7 +23,7 @@ def publish(job: PublishJob) -> None:
         job.site.receiver,
         job.plan,
         job.table.addresses,
-        owners=job.table.tensors,
+        owners=job.table.memory(),
         key_prefix=job.who.staged_prefix(job.generation),
         ttl_s=job.ttl_s,
         deadline_s=job.deadline.left(),

@@ -1,0 +1,352 @@
+"""The processes behind ``yr-fastload bench --transport d2d|staged``, and what their parent makes of their figures.
+
+The baseline is the method of openYuanrong's vLLM sample: one key a parameter, the Python `HeteroClient`, one call for
+all of them. Both use the same worker, the same devices and the same tensors, and take turns in every round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from yr_fastload_native import _core, sim
+from yr_fastload_native.cli.child import Parent, Process, main
+from yr_fastload_native.cli.room import touch_memory
+from yr_fastload_native.config import Config, parse_address
+from yr_fastload_native.errors import DeviceError, IntegrityError, UnavailableError
+from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.synthetic import QWEN2_7B_BYTES, qwen2_shapes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[np.uint8]]
+
+__all__ = ["SHAPES", "Plan", "measure"]
+
+SHAPES = ("qwen2.5-7b", "small")
+_MODULE = "yr_fastload_native.cli.bench_device"
+_STEP_S = 600.0
+_SMALL_TENSORS = 5000
+_GIB = 1 << 30
+_IOV_MAX = 1024
+_BASELINE_TIMEOUT_MS = 60_000
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What all processes work on.
+
+    Attributes:
+        scale: Of the shapes: 1.0 is the model's own size.
+    """
+
+    worker: str
+    transport: str
+    shapes: str
+    scale: float
+    deadline_s: float
+
+    def sizes(self) -> dict[str, int]:
+        """Names and bytes of the tensors."""
+        if self.shapes == "small":
+            steps = np.random.default_rng(0).integers(1, 17, _SMALL_TENSORS)  # 4 to 64 KiB
+            return {f"experts.{i}": max(1, int(4096 * int(step) * self.scale)) for i, step in enumerate(steps)}
+        shapes = qwen2_shapes(int(QWEN2_7B_BYTES * self.scale))
+        return {name: 2 * int(np.prod(shape)) for name, shape in shapes.items()}
+
+    def config(self, *, hold: bool) -> Config:
+        return Config(
+            worker=self.worker,
+            transport=self.transport,
+            deadline_s=self.deadline_s,
+            publish_deadline_s=self.deadline_s,
+            hold=hold,
+        )
+
+
+def _arrays(plan: Plan, seed: int | None) -> Arrays:
+    """One block for each tensor: random bytes, or zeros that are backed by memory."""
+    random = np.random.default_rng(seed)
+    made = {}
+    for name, size in plan.sizes().items():
+        made[name] = np.full(size, 0xA5, np.uint8) if seed is None else random.integers(0, 256, size, np.uint8)
+    return made
+
+
+class _Baseline:
+    """One key a parameter, through openYuanrong's own Python client."""
+
+    def __init__(self, worker: str) -> None:
+        from yr.datasystem.hetero_client import HeteroClient
+
+        host, port = parse_address(worker, op="bench")
+        _core.acl_device(0)  # this thread's device
+        self._client = HeteroClient(host, port)
+        self._client.init()
+
+    @staticmethod
+    def _blobs(arrays: Arrays) -> list[Any]:
+        from yr.datasystem.hetero_client import Blob, DeviceBlobList
+
+        return [DeviceBlobList(0, [Blob(value.ctypes.data, value.nbytes)]) for value in arrays.values()]
+
+    def publish(self, arrays: Arrays, run: str) -> float:
+        keys, blobs = [f"{run}-{i}" for i in range(len(arrays))], self._blobs(arrays)
+        started = time.perf_counter()
+        failed = self._client.dev_mset(keys, blobs)
+        return self._done(started, failed)
+
+    def load(self, arrays: Arrays, run: str) -> float:
+        keys, blobs = [f"{run}-{i}" for i in range(len(arrays))], self._blobs(arrays)
+        started = time.perf_counter()
+        failed = self._client.dev_mget(keys, blobs, _BASELINE_TIMEOUT_MS)
+        return self._done(started, failed)
+
+    def withdraw(self, count: int, run: str) -> None:
+        self._client.dev_local_delete([f"{run}-{i}" for i in range(count)])
+
+    @staticmethod
+    def _done(started: float, failed: list[str]) -> float:
+        seconds = time.perf_counter() - started
+        if failed:
+            raise UnavailableError(f"the baseline failed for {len(failed)} keys", op="bench", failed_keys=failed[:3])
+        return seconds
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def _raw_copy_s(target: Arrays, pid: int, addresses: list[int]) -> float:
+    """Copy all tensors from another process with process_vm_readv, at most 1,024 a call and 2 GiB at a time."""
+    copy = ctypes.CDLL(None, use_errno=True).process_vm_readv
+    copy.restype = ctypes.c_ssize_t
+    sizes = [value.nbytes for value in target.values()]
+    here = [(value.ctypes.data, value.nbytes) for value in target.values()]
+    there = list(zip(addresses, sizes, strict=True))
+    started = time.perf_counter()
+    for first in range(0, len(sizes), _IOV_MAX):
+        last = min(first + _IOV_MAX, len(sizes))
+        while first < last:
+            end, total = first, 0
+            while end < last and total + sizes[end] < (1 << 31):
+                total += sizes[end]
+                end += 1
+            local, remote = (
+                (_Iovec * (end - first))(*(_Iovec(*pair) for pair in part[first:end])) for part in (here, there)
+            )
+            done = copy(pid, local, end - first, remote, end - first, 0)
+            if done != total:
+                raise DeviceError(f"process_vm_readv copied {done} of {total} bytes", op="bench")
+            first = end
+    return time.perf_counter() - started
+
+
+def _source(task: Mapping[str, Any], parent: Parent) -> None:
+    """Publish, as often as told, in both ways."""
+    plan = Plan(**task)
+    arrays = _arrays(plan, 1)
+    baseline: _Baseline | None = None
+    held: list[Any] = []
+    with FastLoader(plan.config(hold=True)) as loader:
+        parent.send("ready", pid=os.getpid(), addresses=[int(value.ctypes.data) for value in arrays.values()])
+        while (message := parent.wait()) is not None:
+            run = message["run"]
+            if message["do"] == "publish":
+                publication = loader.publish(arrays, {"bench": run})
+                settled = publication.wait_settled(plan.deadline_s)
+                held.append(publication)
+                parent.send("done", seconds=publication.seconds, settled=settled)
+            elif message["do"] == "withdraw":
+                held.pop().close()
+                parent.send("done")
+            elif message["do"] == "counters":
+                parent.send("done", sent=sum(sim.counters()["sent_bytes"].values()))
+            elif message["do"] == "baseline":
+                baseline = baseline or _Baseline(plan.worker)
+                parent.send("done", seconds=baseline.publish(arrays, run))
+            elif message["do"] == "baseline-withdraw":
+                assert baseline is not None
+                baseline.withdraw(len(arrays), run)
+                parent.send("done")
+
+
+def _reader(task: Mapping[str, Any], parent: Parent) -> None:
+    """Load, as often as told, in both ways, and compare every byte."""
+    import torch
+
+    hold = task["hold"]
+    plan = Plan(**{name: value for name, value in task.items() if name != "hold"})
+    wanted, arrays = _arrays(plan, 1), _arrays(plan, None)
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    baseline: _Baseline | None = None
+
+    def check(seconds: float, **more: Any) -> None:
+        different = [name for name, value in arrays.items() if not np.array_equal(value, wanted[name])]
+        if different:
+            raise IntegrityError(f"{len(different)} tensors differ from the source", op="bench", failed_keys=different)
+        for value in arrays.values():
+            value.fill(0xA5)
+        parent.send("done", seconds=seconds, **more)
+
+    with FastLoader(plan.config(hold=hold)) as loader:
+        parent.send("ready")
+        while (message := parent.wait()) is not None:
+            run = message["run"]
+            if message["do"] == "load":
+                report = loader.load(tensors, {"bench": run})
+                check(report.seconds, **{key: report.to_dict()[key] for key in _REPORTED})
+            elif message["do"] == "raw":
+                check(_raw_copy_s(arrays, message["pid"], message["addresses"]))
+            elif message["do"] == "baseline":
+                baseline = baseline or _Baseline(plan.worker)
+                check(baseline.load(arrays, run))
+
+
+_REPORTED = ("bytes", "tensors", "chunks", "transport", "stages", "steps", "verified")
+
+
+def measure(
+    plan: Plan,
+    rounds: int,
+    *,
+    baseline: bool,
+    readers: int,
+    environment: Mapping[str, str],
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run the processes and time them against each other.
+
+    Args:
+        plan: What to move, and how.
+        rounds: Repetitions; medians count. One more comes first and does not: it sets up what is set up once.
+        baseline: Measure the method of one key a parameter too.
+        readers: Readers that start together at the end, to see what the publisher sends; 0 leaves that out.
+        environment: Of the processes.
+        note: Says what goes on.
+
+    Raises:
+        IntegrityError: A load gave other bytes than the source has.
+    """
+    samples: dict[str, list[float]] = {
+        key: [] for key in ("load", "publish", "raw", "baseline_load", "baseline_publish", "first_load")
+    }
+    task = attrs.asdict(plan)
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(Process("bench", _MODULE, "source", task, environment))
+        memory = source.expect("ready", _STEP_S)
+        reader = stack.enter_context(Process("bench", _MODULE, "reader", {**task, "hold": False}, environment))
+        reader.expect("ready", _STEP_S)
+
+        def ask(process: Process, do: str, run: str = "", **more: Any) -> dict[str, Any]:
+            process.tell({"do": do, "run": run, **more})
+            return process.expect("done", _STEP_S)
+
+        held = uuid.uuid4().hex
+        ask(source, "publish", held)
+        report = ask(reader, "load", held)
+        samples["first_load"].append(report["seconds"])
+        for turn in range(rounds + 1):
+            note(f"round {turn} of {rounds}" if turn else "warming up")
+            run = uuid.uuid4().hex
+            figures = {"publish": ask(source, "publish", run)["seconds"]}
+            ask(source, "withdraw")
+            report = ask(reader, "load", held)
+            figures["load"] = report["seconds"]
+            figures["raw"] = ask(reader, "raw", pid=memory["pid"], addresses=memory["addresses"])["seconds"]
+            if baseline:
+                figures["baseline_publish"] = ask(source, "baseline", run)["seconds"]
+                figures["baseline_load"] = ask(reader, "baseline", run)["seconds"]
+                ask(source, "baseline-withdraw", run)
+            if turn:
+                for key, value in figures.items():
+                    samples[key].append(value)
+        reader.end()
+        fan_out = _fan_out(plan, source, held, report["bytes"], readers, environment, ask) if readers else None
+        source.end()
+    return _record(report, samples, fan_out, rounds)
+
+
+def _fan_out(
+    plan: Plan,
+    source: Process,
+    held: str,
+    size: int,
+    readers: int,
+    environment: Mapping[str, str],
+    ask: Callable[..., dict[str, Any]],
+) -> dict[str, Any]:
+    """Readers that start together, each of which serves others: what does the publisher send?"""
+    touch_memory(size)
+    before = ask(source, "counters")["sent"]
+    task = {**attrs.asdict(plan), "hold": True}
+    with contextlib.ExitStack() as stack:
+        each = [stack.enter_context(Process("bench", _MODULE, "reader", task, environment)) for _ in range(readers)]
+        for process in each:
+            process.expect("ready", _STEP_S)
+        started = time.perf_counter()
+        for process in each:
+            process.tell({"do": "load", "run": held})
+        seconds = [process.expect("done", _STEP_S)["seconds"] for process in each]
+        wall = time.perf_counter() - started
+        sent = ask(source, "counters")["sent"] - before
+        for process in each:
+            process.end()
+    return {"readers": readers, "publisher_sent_ratio": sent / size, "load_s": sorted(seconds), "wall_s": wall}
+
+
+def _record(
+    report: Mapping[str, Any], samples: dict[str, list[float]], fan_out: dict[str, Any] | None, rounds: int
+) -> dict[str, Any]:
+    def median(key: str) -> float:
+        return statistics.median(samples[key])
+
+    size = report["bytes"] / _GIB
+    record: dict[str, Any] = {
+        "transport": report["transport"],
+        "bytes": report["bytes"],
+        "tensors": report["tensors"],
+        "chunks": report["chunks"],
+        "rounds": rounds,
+        "load_s": median("load"),
+        "first_load_s": median("first_load"),
+        "publish_s": median("publish"),
+        "raw_copy_s": median("raw"),
+        "raw_copy_gib_per_s": size / median("raw"),
+        "load_gib_per_s": size / median("load"),
+        "raw_share": statistics.median(a / b for a, b in zip(samples["raw"], samples["load"], strict=True)),
+        "verified": bool(report["verified"]),
+        "stages": report["stages"],
+        "seconds": {key: sorted(values) for key, values in samples.items() if values},
+    }
+    if samples["baseline_load"]:
+        over = [load - raw for load, raw in zip(samples["load"], samples["raw"], strict=True)]
+        base_over = [load - raw for load, raw in zip(samples["baseline_load"], samples["raw"], strict=True)]
+        record |= {
+            "baseline": {"load_s": median("baseline_load"), "publish_s": median("baseline_publish")},
+            "speedup_load": _ratio(samples["baseline_load"], samples["load"]),
+            "speedup_publish": _ratio(samples["baseline_publish"], samples["publish"]),
+            "overhead_ratio": statistics.median(over) / statistics.median(base_over),
+        }
+    if fan_out is not None:
+        record["fan_out"] = fan_out
+    return record
+
+
+def _ratio(numerators: list[float], denominators: list[float]) -> float:
+    """Median of the ratios of each round: what drifts between rounds cancels."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+if __name__ == "__main__":
+    main({"source": _source, "reader": _reader})

@@ -1,0 +1,32 @@
+"""Processes with simulated devices around the session's worker."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # scripts and tests share modules beside them
+
+
+@pytest.fixture
+def node(worker, tmp_path):
+    """Makes processes with simulated devices; they end with the test."""
+    from nodes import Node
+
+    made = []
+
+    def make(name, **environment):
+        made.append(Node(worker, tmp_path, name, **environment))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def model():
+    return uuid.uuid4().hex

@@ -1,0 +1,157 @@
+"""Processes with simulated devices that publish and load: what the tests of `d2d` and `staged` are made of.
+
+Run as a script it is such a process: it reads one call a line from stdin and answers with one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from queue import Empty, Queue
+
+ANSWER_S = 60
+
+
+class Node:
+    """A process; `call(name, ...)` runs a function of `Commands` in it."""
+
+    def __init__(self, worker, directory, name, **environment):
+        from yr_fastload_native import sim
+
+        self.control = Path(directory) / f"{name}.control"
+        self.control.write_text("")
+        base = {key: value for key, value in os.environ.items() if not key.startswith(("YR_FASTLOAD_", "HCCL_"))}
+        settings = {"YR_FASTLOAD_SIM_CONTROL": str(self.control), "NODE_WORKER": worker, **environment}
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=sim.environment(base) | settings,
+        )
+        self._answers = Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self._answers.put(json.loads(line))
+
+    def start(self, name, **arguments):
+        self.process.stdin.write(json.dumps({"name": name, **arguments}) + "\n")
+        self.process.stdin.flush()
+
+    def finish(self, timeout_s=ANSWER_S):
+        try:
+            answer = self._answers.get(timeout=timeout_s)
+        except Empty:
+            raise AssertionError(f"no answer within {timeout_s} s") from None
+        return answer
+
+    def call(self, name, **arguments):
+        self.start(name, **arguments)
+        return self.finish()
+
+    def faults(self, *lines):
+        temporary = self.control.with_suffix(".new")
+        temporary.write_text("\n".join(lines))
+        temporary.rename(self.control)
+        time.sleep(0.05)
+
+    def kill(self, number=signal.SIGKILL):
+        self.process.send_signal(number)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class Commands:
+    def __init__(self):
+        import yr_fastload_native as fl
+
+        self.fl = fl
+        self.loaders = []
+        self.publications = {}
+        self.target = {}
+
+    def _loader(self, settings):
+        loader = self.fl.FastLoader(self.fl.Config(worker=os.environ["NODE_WORKER"], **settings))
+        self.loaders.append(loader)
+        return loader
+
+    @staticmethod
+    def weights(seed, count, size):
+        import torch
+
+        made = {}
+        for index in range(count):
+            generator = torch.Generator().manual_seed(1000 * seed + index)
+            made[f"w{index}"] = torch.randint(0, 256, (size + index,), dtype=torch.uint8, generator=generator)
+        return made
+
+    def publish(self, model, seed=1, count=12, size=1 << 20, settings=None):
+        self.source = self.weights(seed, count, size)
+        publication = self._loader(settings or {}).publish(self.source, {"model": model})
+        self.publications[model] = publication
+        return {"settled": publication.wait_settled(30), "chunks": publication.chunks, "state": publication.state}
+
+    def load(self, model, seed=1, count=12, size=1 << 20, deadline_s=20.0, settings=None, numpy=False):
+        wanted = self.weights(seed, count, size)
+        if numpy or not self.target:
+            self.target = {name: value.clone().fill_(0xA5) for name, value in wanted.items()}
+        target = {name: value.numpy() for name, value in self.target.items()} if numpy else self.target
+        loader = self._loader(settings or {})
+        started = time.monotonic()
+        try:
+            report = loader.load(target, {"model": model}, deadline_s=deadline_s)
+        except self.fl.FastLoadError as error:
+            return {"error": error.code, "message": str(error), "seconds": time.monotonic() - started}
+        equal = all(bool((self.target[name] == value).all()) for name, value in wanted.items())
+        return {
+            "equal": equal,
+            "transport": report.transport,
+            "steps": report.steps,
+            "retried": report.chunks_retried,
+            "seconds": time.monotonic() - started,
+        }
+
+    def snapshot(self):
+        self.before = {name: value.clone() for name, value in self.target.items()}
+        return {}
+
+    def unchanged(self):
+        return {"unchanged": all(bool((self.target[name] == value).all()) for name, value in self.before.items())}
+
+    def close(self):
+        for loader in self.loaders:
+            loader.close()
+        self.loaders.clear()
+        return {}
+
+    def counters(self):
+        from yr_fastload_native import sim
+
+        return sim.counters()
+
+
+def _serve():
+    commands = Commands()
+    for line in sys.stdin:
+        call = json.loads(line)
+        sys.stdout.write(json.dumps(getattr(commands, call.pop("name"))(**call)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,113 @@
+"""Weights from device to device, between real processes, through a real worker and the wheel's own NPU code."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+pytestmark = pytest.mark.worker
+
+SMALL_CHUNKS = {"chunk_bytes": 1 << 20}
+ONLY_READS = {"hold": False, "chunk_bytes": 1 << 20, "chunks_ahead": 2}
+
+
+def test_bytes_arrive_and_the_reader_becomes_a_source(node, model):
+    source, reader, late = node("source"), node("reader"), node("late")
+    assert source.call("publish", model=model, settings=SMALL_CHUNKS) == {
+        "settled": True,
+        "chunks": 23,
+        "state": "live",
+    }
+    first = reader.call("load", model=model)
+    assert (first["equal"], first["transport"]) == (True, "d2d")
+    assert [step["outcome"] for step in first["steps"]] == ["loaded", "skipped", "skipped"]
+    source.call("close")
+    second = late.call("load", model=model)
+    assert (second["equal"], second["transport"]) == (True, "d2d")
+    assert sum(late.call("counters")["received_bytes"].values()) >= 12 << 20
+    reader.call("close")
+    late.call("close")
+    assert node("nobody").call("load", model=model)["error"] == "NOT_PUBLISHED"
+
+
+def test_staged_outlives_its_source(node, model):
+    source, reader = node("source"), node("reader")
+    settings = {"publish_as": "d2d+staged"}
+    source.call("publish", model=model, settings=settings)
+    source.kill()
+    answer = reader.call("load", model=model, deadline_s=12.0, settings={"source_stall_s": 1.0, "hold": False})
+    assert (answer["equal"], answer["transport"]) == (True, "staged")
+    assert answer["steps"][0]["outcome"] in ("failed", "partial")
+    assert answer["seconds"] < 8
+
+
+def test_numpy_arrays_are_loaded_through_landing_memory(node, model):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model)
+    assert reader.call("load", model=model, numpy=True)["equal"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize("delay_s", [0.0, 0.3], ids=["before", "during"])
+@pytest.mark.parametrize("numpy", [False, True], ids=["torch", "numpy"])
+def test_a_load_ends_in_time_and_writes_nothing_later(node, model, number, delay_s, numpy):
+    source, reader = node("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1"), node("reader")
+    source.call("publish", model=model, settings=SMALL_CHUNKS)
+    if not delay_s:
+        source.kill(number)
+    reader.start("load", model=model, deadline_s=5.0, settings=ONLY_READS, numpy=numpy)
+    if delay_s:
+        time.sleep(delay_s + 1.0)
+        source.kill(number)
+    answer = reader.finish()
+    assert answer["seconds"] < 6
+    assert answer["error"] in ("PARTIAL_TRANSFER", "TRANSFER_TIMEOUT", "NOT_PUBLISHED")
+    reader.call("snapshot")
+    source.kill(signal.SIGCONT)
+    time.sleep(1.5)
+    assert reader.call("unchanged") == {"unchanged": True}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["send@5+:fail", "send@5+:freeze", "send@5:drop", "link:gbps=0.008"],
+    ids=["fails", "freezes", "drops", "slow"],
+)
+def test_faults_of_the_only_source(node, model, fault):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model, settings=SMALL_CHUNKS)
+    source.faults(fault)
+    answer = reader.call("load", model=model, deadline_s=5.0, settings=ONLY_READS)
+    assert answer["seconds"] < 6
+    assert answer["error"] in ("PARTIAL_TRANSFER", "TRANSFER_TIMEOUT")
+    source.faults()
+
+
+def test_damaged_bytes_are_never_taken(node, model):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model, settings=SMALL_CHUNKS)
+    reader.faults("recv@6+:corrupt=3")
+    answer = reader.call("load", model=model, deadline_s=5.0, settings=ONLY_READS)
+    assert answer["error"] == "INTEGRITY"
+
+
+def test_another_source_takes_over_for_what_is_missing(node, model):
+    source, second, reader = node("source"), node("second"), node("reader")
+    source.call("publish", model=model, settings=SMALL_CHUNKS)
+    assert second.call("load", model=model, settings={"chunk_bytes": 1 << 20})["equal"]
+    source.faults("send@4+:freeze")
+    answer = reader.call("load", model=model, deadline_s=10.0, settings={**ONLY_READS, "source_stall_s": 1.0})
+    assert (answer["equal"], answer["transport"]) == (True, "d2d")
+    assert answer["retried"] > 0
+    assert len(answer["steps"][0]["sources"]) == 2
+    source.faults()
+
+
+def test_sigterm_withdraws(node, model):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model)
+    source.kill(signal.SIGTERM)
+    assert source.process.wait(15) == -signal.SIGTERM
+    assert reader.call("load", model=model, deadline_s=5.0)["error"] == "NOT_PUBLISHED"
