@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import yr_fastload_native.cli as cli
 from yr_fastload_native.cli import demo as demo_module
 from yr_fastload_native.cli import output, room
-from yr_fastload_native.cli.demo_process import Process
+from yr_fastload_native.cli.child import Process
 from yr_fastload_native.errors import FastLoadError, NotPublishedError, TransferTimeoutError
 
 RECORD = {
@@ -34,6 +34,7 @@ RECORD = {
     "cold_cached_bytes": 0,
     "copy_threads": 2,
     "model": "qwen2",
+    "devices": "none",
 }
 
 
@@ -189,7 +190,7 @@ def test_too_little_memory_is_said_before_anything_starts(monkeypatch):
 def test_an_error_of_a_process_keeps_its_class(kind):
     event = {"event": "error", "code": kind.code, "message": "load: it failed"}
     process = Process.__new__(Process)
-    process._role = "reader"
+    process._op, process._role = "demo", "reader"
     process._lines = queue.SimpleQueue()
     process._lines.put(json.dumps(event) + "\n")
     with pytest.raises(kind, match="demo: reader: load: it failed"):
@@ -198,7 +199,7 @@ def test_an_error_of_a_process_keeps_its_class(kind):
 
 def test_a_process_that_says_nothing_is_bounded():
     process = Process.__new__(Process)
-    process._role = "reader"
+    process._op, process._role = "demo", "reader"
     process._lines = queue.SimpleQueue()
     with pytest.raises(TransferTimeoutError, match="the reader did not get to 'compared' within 0 s"):
         process.expect("compared", 0.01)

@@ -40,7 +40,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 def test_commands_and_options_exist() -> None:
     lines = re.findall(r"^yr-fastload (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 5
     context = click.Context(main)
     for line in lines:
         name, *rest = line.split()
