@@ -15,11 +15,13 @@ namespace {
 std::atomic<bool> initialized{false};
 thread_local int device_of_thread = -1;
 
-bool exists(int device) { return device >= 0 && static_cast<unsigned>(device) < settings().devices; }
+bool usable() { return settings().valid && faults_valid(); }
 
 }  // namespace
 
 int current_device() { return device_of_thread; }
+
+bool device_exists(std::int64_t device) { return device >= 0 && device < settings().devices; }
 
 }  // namespace yr_fastload::sim
 
@@ -27,7 +29,7 @@ using namespace yr_fastload::sim;
 
 YRFL_SIM_API int aclInit(const char*) {
   count_call("aclInit");
-  if (!settings().valid || !faults_valid()) return kAclInvalidParam;
+  if (!usable()) return kAclInvalidParam;
   return initialized.exchange(true) ? kAclRepeatInitialize : kAclSuccess;
 }
 
@@ -39,14 +41,15 @@ YRFL_SIM_API int aclFinalize() {
 
 YRFL_SIM_API int aclrtSetDevice(std::int32_t device) {
   count_call("aclrtSetDevice");
-  if (!exists(device)) return kAclRtInvalidDevice;
+  if (!usable()) return kAclInvalidParam;  // who uses a device need not have called aclInit
+  if (!device_exists(device)) return kAclRtInvalidDevice;
   device_of_thread = device;
   return kAclSuccess;
 }
 
 YRFL_SIM_API int aclrtResetDevice(std::int32_t device) {
   count_call("aclrtResetDevice");
-  if (!exists(device)) return kAclRtInvalidDevice;
+  if (!device_exists(device)) return kAclRtInvalidDevice;
   if (device_of_thread == device) device_of_thread = -1;
   return kAclSuccess;
 }
@@ -69,7 +72,7 @@ YRFL_SIM_API int aclrtGetDeviceCount(std::uint32_t* count) {
 YRFL_SIM_API int aclrtQueryDeviceStatus(std::int32_t device, int* status) {
   count_call("aclrtQueryDeviceStatus");
   if (status == nullptr) return kAclRtParamInvalid;
-  if (!exists(device)) return kAclRtInvalidDevice;
+  if (!device_exists(device)) return kAclRtInvalidDevice;
   *status = 0;  // ACL_RT_DEVICE_STATUS_NORMAL
   return kAclSuccess;
 }
@@ -77,11 +80,11 @@ YRFL_SIM_API int aclrtQueryDeviceStatus(std::int32_t device, int* status) {
 YRFL_SIM_API int aclrtDeviceEnablePeerAccess(std::int32_t device, std::uint32_t) {
   count_call("aclrtDeviceEnablePeerAccess");
   if (device_of_thread < 0) return kAclRtContextNull;
-  return exists(device) ? kAclSuccess : kAclRtInvalidDevice;  // all memory is in reach of all devices
+  return device_exists(device) ? kAclSuccess : kAclRtInvalidDevice;  // all memory is in reach of all devices
 }
 
 YRFL_SIM_API int aclrtDeviceDisablePeerAccess(std::int32_t device) {
   count_call("aclrtDeviceDisablePeerAccess");
   if (device_of_thread < 0) return kAclRtContextNull;
-  return exists(device) ? kAclSuccess : kAclRtInvalidDevice;
+  return device_exists(device) ? kAclSuccess : kAclRtInvalidDevice;
 }

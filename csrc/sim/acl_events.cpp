@@ -40,10 +40,10 @@ class Event {
     changed_.notify_all();
   }
 
-  /// Nothing recorded counts as done, as CANN has it.
+  /// An event that was not recorded, or whose stream failed before it, is not done.
   bool done_soon() {
     std::unique_lock<std::mutex> lock(mutex_);
-    return changed_.wait_for(lock, kQueryWait, [this] { return reached_ >= recorded_; });
+    return recorded_ > 0 && changed_.wait_for(lock, kQueryWait, [this] { return reached_ >= recorded_; });
   }
 
   int synchronize(int timeout_ms) {
@@ -96,12 +96,11 @@ YRFL_SIM_API int aclrtRecordEvent(void* handle, void* stream_handle) {
   const auto stream = find_stream(stream_handle);
   if (event == nullptr || stream == nullptr) return kAclRtInvalidHandle;
   const std::uint64_t record = event->record(stream);
-  stream->push({[event, record](const Stream&) {
-                  event->reach(record);
-                  return 0;
-                },
-                nullptr});
-  return stream->error();
+  return stream->push({[event, record](const Stream&) {
+                         event->reach(record);
+                         return 0;
+                       },
+                       nullptr});
 }
 
 YRFL_SIM_API int aclrtQueryEventStatus(void* handle, int* status) {

@@ -1,39 +1,38 @@
 // Memory of devices and of the host, and copies.
-#include <algorithm>
 #include <cstdint>
-#include <cstring>
-#include <vector>
+#include <map>
+#include <mutex>
 
 #include "engine/codes.hpp"
 #include "engine/copy.hpp"
 #include "engine/counters.hpp"
 #include "engine/device.hpp"
 #include "engine/export.hpp"
+#include "engine/faults.hpp"
 #include "engine/memory.hpp"
+#include "engine/settings.hpp"
 #include "engine/stream.hpp"
 
 namespace yr_fastload::sim {
-
-void corrupt(void* data, std::size_t bytes, double count) {
-  const auto flips = static_cast<std::size_t>(std::min(count, static_cast<double>(bytes)));
-  for (std::size_t i = 0; i < flips; ++i) static_cast<unsigned char*>(data)[(2 * i + 1) * bytes / (2 * flips)] ^= 0x55;
-}
-
-int copy(void* destination, const void* source, std::size_t bytes, const Interrupted& interrupted) {
-  const Hit fault = hit(Operation::kCopy, interrupted);
-  if (fault.action == Action::kFail) return kAclRtInternalError;
-  if (interrupted && interrupted()) return kAclRtInternalError;
-  if (!usable(source, bytes, "a copy") || !usable(destination, bytes, "a copy")) return kAclRtInternalError;
-  std::memmove(destination, source, bytes);
-  if (fault.action == Action::kCorrupt) corrupt(destination, bytes, fault.value);
-  return kAclSuccess;
-}
-
 namespace {
+
+constexpr int kKinds = 5;  // aclrtMemcpyKind: host to host .. device to device, default
 
 bool valid(const void* destination, std::size_t room, const void* source, std::size_t bytes) {
   return destination != nullptr && source != nullptr && bytes > 0 && bytes <= room;
 }
+
+bool valid_kind(int kind) { return kind >= 0 && kind < kKinds; }
+
+/// Memory of the host that a device may use as it is.
+struct Registered {
+  std::mutex mutex;
+  std::map<void*, std::uint64_t> bytes;
+  static Registered& all() {
+    static Registered* const made = new Registered;  // never destroyed
+    return *made;
+  }
+};
 
 }  // namespace
 }  // namespace yr_fastload::sim
@@ -42,66 +41,82 @@ using namespace yr_fastload::sim;
 
 YRFL_SIM_API int aclrtMalloc(void** data, std::size_t bytes, int) {
   count_call("aclrtMalloc");
-  return current_device() < 0 ? kAclRtContextNull : allocate(current_device(), bytes, data);
+  if (current_device() < 0) return kAclRtContextNull;
+  const auto end = exec_deadline();
+  const Hit hit = match(Operation::kMalloc);
+  if (hit.action == Action::kFail) return kAclRtInternalError;
+  if (hit.action == Action::kOutOfMemory) return kAclRtMemoryAllocation;
+  sit_out(hit, [end] { return std::chrono::steady_clock::now() >= end; });
+  return allocate(current_device(), bytes, data);
 }
 
 YRFL_SIM_API int aclrtFree(void* data) {
   count_call("aclrtFree");
-  return release(data, false);
+  return data == nullptr ? kAclRtParamInvalid : release(data, false);
 }
 
 YRFL_SIM_API int aclrtMallocHost(void** data, std::size_t bytes) {
   count_call("aclrtMallocHost");
-  return allocate(-1, bytes, data);
+  return current_device() < 0 ? kAclRtContextNull : allocate(kHost, bytes, data);
 }
 
 YRFL_SIM_API int aclrtFreeHost(void* data) {
   count_call("aclrtFreeHost");
-  return release(data, true);
+  return data == nullptr ? kAclRtParamInvalid : release(data, true);
 }
 
 YRFL_SIM_API int aclrtHostRegister(void* data, std::uint64_t bytes, int, void** device_data) {
   count_call("aclrtHostRegister");
   if (data == nullptr || bytes == 0 || device_data == nullptr) return kAclRtParamInvalid;
   if (current_device() < 0) return kAclRtContextNull;
+  Registered& all = Registered::all();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  if (!all.bytes.emplace(data, bytes).second) return kAclRtParamInvalid;
   *device_data = data;
   return kAclSuccess;
 }
 
 YRFL_SIM_API int aclrtHostUnregister(void* data) {
   count_call("aclrtHostUnregister");
-  return data == nullptr ? kAclRtParamInvalid : kAclSuccess;
+  Registered& all = Registered::all();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return all.bytes.erase(data) == 1 ? kAclSuccess : kAclRtParamInvalid;
 }
 
-YRFL_SIM_API int aclrtMemcpy(void* destination, std::size_t room, const void* source, std::size_t bytes, int) {
+YRFL_SIM_API int aclrtMemcpy(void* destination, std::size_t room, const void* source, std::size_t bytes, int kind) {
   count_call("aclrtMemcpy");
   if (current_device() < 0) return kAclRtContextNull;
-  if (!valid(destination, room, source, bytes)) return kAclRtParamInvalid;
-  return copy(destination, source, bytes, nullptr);
+  if (!valid(destination, room, source, bytes) || !valid_kind(kind)) return kAclRtParamInvalid;
+  return copy(destination, source, bytes, [] { return false; });
 }
 
-YRFL_SIM_API int aclrtMemcpyAsync(void* destination, std::size_t room, const void* source, std::size_t bytes, int,
+YRFL_SIM_API int aclrtMemcpyAsync(void* destination, std::size_t room, const void* source, std::size_t bytes, int kind,
                                   void* handle) {
   count_call("aclrtMemcpyAsync");
-  if (!valid(destination, room, source, bytes)) return kAclRtParamInvalid;
+  if (!valid(destination, room, source, bytes) || !valid_kind(kind)) return kAclRtParamInvalid;
   const auto stream = find_stream(handle);
   if (stream == nullptr) return kAclRtInvalidHandle;
-  stream->push(
+  return stream->push(
       {[=](const Stream& self) { return copy(destination, source, bytes, [&self] { return self.interrupted(); }); },
        nullptr});
-  return stream->error();
 }
 
 YRFL_SIM_API int aclrtMemcpyBatch(void** destinations, std::size_t* rooms, void** sources, std::size_t* sizes,
-                                  std::size_t count, void*, std::size_t*, std::size_t, std::size_t* failed) {
+                                  std::size_t count, void* attributes, std::size_t* attribute_indexes,
+                                  std::size_t attribute_count, std::size_t* failed) {
   count_call("aclrtMemcpyBatch");
-  if (failed != nullptr) *failed = SIZE_MAX;
+  if (failed != nullptr) *failed = SIZE_MAX;  // none in particular
   if (current_device() < 0) return kAclRtContextNull;
-  if (destinations == nullptr || rooms == nullptr || sources == nullptr || sizes == nullptr) return kAclRtParamInvalid;
+  if (destinations == nullptr || rooms == nullptr || sources == nullptr || sizes == nullptr || count == 0 ||
+      attributes == nullptr || attribute_indexes == nullptr || attribute_count == 0 || attribute_count > count ||
+      attribute_indexes[0] != 0)
+    return kAclRtParamInvalid;
+  for (std::size_t i = 1; i < attribute_count; ++i)
+    if (attribute_indexes[i] <= attribute_indexes[i - 1] || attribute_indexes[i] >= count) return kAclRtParamInvalid;
   for (std::size_t i = 0; i < count; ++i) {
     int result = kAclRtParamInvalid;
     if (valid(destinations[i], rooms[i], sources[i], sizes[i]))
-      result = copy(destinations[i], sources[i], sizes[i], nullptr);
+      result = copy(destinations[i], sources[i], sizes[i], [] { return false; });
     if (result == kAclSuccess) continue;
     if (failed != nullptr) *failed = i;
     return result;

@@ -1,18 +1,12 @@
 // libhccl.so: communicators of two ranks, and transfers between them.
-#include <poll.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
-#include <map>
-#include <mutex>
+#include <iterator>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -24,116 +18,54 @@
 #include "engine/handles.hpp"
 #include "engine/settings.hpp"
 #include "hccl_comm.hpp"
+#include "hccl_transfer.hpp"
 
 namespace yr_fastload::sim {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::size_t kRootInfoBytes = 4108;  // HCCL_ROOT_INFO_BYTES
-constexpr std::size_t kNameBytes = 64;
-constexpr int kSliceMs = 20;
 
-/// Closes a descriptor unless it was let go of.
-class Descriptor {
- public:
-  explicit Descriptor(int number = -1) : number_(number) {}
-  Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
-  Descriptor& operator=(Descriptor&&) = delete;
-  ~Descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  int get() const { return number_; }
-  int release() { return std::exchange(number_, -1); }
-
- private:
-  int number_;
-};
-
-/// Sockets of the root infos that this process gave out and nobody has joined yet.
-struct Listeners {
-  std::mutex mutex;
-  std::map<std::string, int> sockets;
-  static Listeners& all() {
-    static Listeners* const made = new Listeners;  // never destroyed
-    return *made;
-  }
-};
-
-::socklen_t make_address(const std::string& name, ::sockaddr_un& address) {
-  address = {};
-  address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path + 1, name.data(), name.size());  // abstract: gone with its last descriptor
-  return static_cast<::socklen_t>(offsetof(::sockaddr_un, sun_path) + 1 + name.size());
-}
-
-/// Waits until `ready` gives a descriptor.
-template <typename Ready>
-Descriptor wait_for(Clock::time_point end, const Ready& ready) {
-  for (;;) {
-    const int number = ready();
-    if (number >= 0 || Clock::now() >= end) return Descriptor(number);
-  }
-}
-
-Descriptor accept_one(int listener, Clock::time_point end) {
-  return wait_for(end, [&] {
-    struct ::pollfd waiting{listener, POLLIN, 0};
-    return ::poll(&waiting, 1, kSliceMs) > 0 ? ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC) : -1;
-  });
-}
-
-Descriptor connect_to(const std::string& name, Clock::time_point end) {
-  ::sockaddr_un address{};
-  const ::socklen_t length = make_address(name, address);
-  Descriptor made(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  while (::connect(made.get(), reinterpret_cast<const ::sockaddr*>(&address), length) != 0) {
-    // Refused: whoever listened is gone, and with it the name.
-    if (errno == ECONNREFUSED || Clock::now() >= end) return Descriptor();
-    std::this_thread::sleep_for(std::chrono::milliseconds(kSliceMs));
-  }
-  return made;
-}
-
-/// The process at the other end, 0 if it is another user's.
-int peer_of(int socket) {
-  struct ::ucred peer{};
-  ::socklen_t length = sizeof peer;
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.uid != ::geteuid()) return 0;
-  return peer.pid;
-}
-
-/// Both ends say their rank: nobody goes on before the other is there.
-int shake_hands(int socket, std::int32_t rank, Clock::time_point end) {
-  if (::send(socket, &rank, sizeof rank, MSG_NOSIGNAL) != sizeof rank) return kHcclTcpConnect;
-  std::int32_t other = -1;
-  while (Clock::now() < end) {
-    struct ::pollfd waiting{socket, POLLIN, 0};
-    if (::poll(&waiting, 1, kSliceMs) <= 0) continue;
-    if (::recv(socket, &other, sizeof other, MSG_WAITALL) != sizeof other) return kHcclTcpConnect;
-    return other + rank == 1 ? kHcclSuccess : kHcclParameter;
-  }
-  return kHcclTimeout;
+int join(const std::string& name, int rank, void** handle) {
+  const auto end = connect_deadline();
+  const Hit hit = match(Operation::kComm);
+  if (hit.action == Action::kFail) return kHcclInternal;
+  sit_out(hit, [end] { return Clock::now() >= end; });
+  // Lets the peer read this process's memory where Yama's ptrace_scope is 1.
+  ::prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+  Peer peer;
+  const int result = meet(name, rank, end, peer);
+  if (result != kHcclSuccess) return result;
+  const std::chrono::duration<double, std::milli> setup(settings().comm_setup_ms);
+  const auto ready = Clock::now() + std::chrono::duration_cast<Clock::duration>(setup);
+  std::this_thread::sleep_until(std::min(ready, end));
+  if (ready > end) return kHcclTimeout;
+  *handle = Handles<Comm>::all().add(std::make_shared<Comm>(std::move(peer), rank));
+  return kHcclSuccess;
 }
 
 int transfer(void* data, std::uint64_t count, int type, std::uint32_t rank, void* comm_handle, void* stream_handle,
              bool sends) {
   static constexpr std::uint64_t kItemBytes[] = {1, 2, 4, 2, 4, 8, 8, 1, 2, 4, 8, 2};  // by HcclDataType
-  if (data == nullptr) return kHcclPointer;
-  if (type < 0 || static_cast<std::size_t>(type) >= std::size(kItemBytes) || count == 0) return kHcclParameter;
+  if (comm_handle == nullptr || stream_handle == nullptr || data == nullptr) return kHcclPointer;
+  if (type < 0 || static_cast<std::size_t>(type) >= std::size(kItemBytes)) return kHcclParameter;
+  if (count > UINT64_MAX / kItemBytes[type]) return kHcclParameter;
   const auto comm = Handles<Comm>::all().find(comm_handle);
   const auto stream = find_stream(stream_handle);
   if (comm == nullptr || stream == nullptr || static_cast<int>(rank) != 1 - comm->rank()) return kHcclParameter;
-  if (stream->error() != 0) return kHcclInternal;
-  const Transfer what{data, count * kItemBytes[type], type};
-  if (sends) {
-    const std::uint64_t number = comm->next_send();
-    stream->push(
-        {[=](const Stream& self) { return comm->send(number, what, self); }, [=] { comm->announce(number, what); }});
-  } else {
-    const std::uint64_t number = comm->next_recv();
-    stream->push({[=](const Stream& self) { return comm->receive(number, what, self); }, nullptr});
-  }
-  return kHcclSuccess;
+  if (count == 0) return kHcclSuccess;  // as HCCL does: nothing is to be moved
+  if (comm->error() != 0) return comm->error();
+  if (stream->error() != 0) return kHcclRuntime;
+  return comm->issue(sends, [&](std::uint64_t number) {
+    const auto made = std::make_shared<Transfer>(comm, number, data, count * kItemBytes[type], type);
+    Task task;
+    if (sends) {
+      task.run = [made](const Stream& self) { return made->send(self); };
+      task.early = [made] { return made->announce(); };
+    } else {
+      task.run = [made](const Stream& self) { return made->receive(self); };
+    }
+    return stream->push(std::move(task)) == kAclSuccess ? kHcclSuccess : kHcclRuntime;
+  });
 }
 
 }  // namespace
@@ -143,61 +75,28 @@ using namespace yr_fastload::sim;
 
 YRFL_SIM_API int HcclGetRootInfo(char* root_info) {
   count_call("HcclGetRootInfo");
-  static std::atomic<unsigned> made{0};
   if (root_info == nullptr) return kHcclPointer;
-  if (current_device() < 0) return kHcclInternal;
-  char name[kNameBytes];
-  std::snprintf(name, sizeof name, "yr-fastload-sim-%d-%u", ::getpid(), made++);
-  ::sockaddr_un address{};
-  const ::socklen_t length = make_address(name, address);
-  Descriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (::bind(socket.get(), reinterpret_cast<const ::sockaddr*>(&address), length) != 0 ||
-      ::listen(socket.get(), 1) != 0)
-    return kHcclTcpConnect;
+  if (current_device() < 0) return kHcclRuntime;
+  const std::string name = open_rendezvous();
+  if (name.empty()) return kHcclTcpConnect;
   std::memset(root_info, 0, kRootInfoBytes);
-  std::memcpy(root_info, name, std::strlen(name));
-  Listeners& all = Listeners::all();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  all.sockets[name] = socket.release();
+  std::memcpy(root_info, name.data(), name.size());
   return kHcclSuccess;
 }
 
-YRFL_SIM_API int HcclCommInitRootInfoConfig(std::uint32_t ranks, const char* root_info, std::uint32_t rank, const void*,
-                                            void** handle) {
+YRFL_SIM_API int HcclCommInitRootInfoConfig(std::uint32_t ranks, const char* root_info, std::uint32_t rank,
+                                            const void* config, void** handle) {
   count_call("HcclCommInitRootInfoConfig");
-  if (root_info == nullptr || handle == nullptr) return kHcclPointer;
-  if (ranks != 2 || rank > 1 || ::strnlen(root_info, kNameBytes) == kNameBytes) return kHcclParameter;
-  if (current_device() < 0) return kHcclInternal;
-  const auto end = Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                                      std::chrono::duration<double>(settings().connect_timeout_s));
-  if (hit(Operation::kComm, [end] { return Clock::now() >= end; }).action == Action::kFail) return kHcclTcpConnect;
-  // Lets the peer read this process's memory where Yama's ptrace_scope is 1.
-  ::prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
-  const std::string name = root_info;
-  int listener = -1;
-  {
-    Listeners& all = Listeners::all();
-    const std::lock_guard<std::mutex> lock(all.mutex);
-    const auto found = all.sockets.find(name);
-    if (found != all.sockets.end()) {
-      listener = found->second;
-      all.sockets.erase(found);
-    }
-  }
-  const Descriptor closing(listener);
-  Descriptor socket = listener >= 0 ? accept_one(listener, end) : connect_to(name, end);
-  if (socket.get() < 0) return Clock::now() >= end ? kHcclTimeout : kHcclTcpConnect;
-  const int peer = peer_of(socket.get());
-  if (peer == 0) return kHcclTcpConnect;
-  const int result = shake_hands(socket.get(), static_cast<std::int32_t>(rank), end);
-  if (result != kHcclSuccess) return result;
-  std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(settings().comm_setup_ms));
-  *handle = Handles<Comm>::all().add(std::make_shared<Comm>(socket.release(), peer, static_cast<int>(rank)));
-  return kHcclSuccess;
+  if (root_info == nullptr || config == nullptr || handle == nullptr) return kHcclPointer;
+  if (ranks != 2 || rank > 1 || ::strnlen(root_info, kNameBytes) % kNameBytes == 0) return kHcclParameter;
+  return current_device() < 0 ? kHcclRuntime : join(root_info, static_cast<int>(rank), handle);
 }
 
 YRFL_SIM_API int HcclCommInitRootInfo(std::uint32_t ranks, const char* root_info, std::uint32_t rank, void** handle) {
-  return HcclCommInitRootInfoConfig(ranks, root_info, rank, nullptr, handle);
+  count_call("HcclCommInitRootInfo");
+  if (root_info == nullptr || handle == nullptr) return kHcclPointer;
+  if (ranks != 2 || rank > 1 || ::strnlen(root_info, kNameBytes) % kNameBytes == 0) return kHcclParameter;
+  return current_device() < 0 ? kHcclRuntime : join(root_info, static_cast<int>(rank), handle);
 }
 
 YRFL_SIM_API int HcclCommDestroy(void* handle) {
@@ -210,9 +109,10 @@ YRFL_SIM_API int HcclCommDestroy(void* handle) {
 
 YRFL_SIM_API int HcclGetCommAsyncError(void* handle, int* error) {
   count_call("HcclGetCommAsyncError");
+  if (error == nullptr) return kHcclPointer;
   const auto comm = Handles<Comm>::all().find(handle);
-  if (comm == nullptr || error == nullptr) return kHcclParameter;
-  *error = comm->async_error();
+  if (comm == nullptr) return kHcclParameter;
+  *error = comm->error();
   return kHcclSuccess;
 }
 

@@ -1,221 +1,208 @@
 #include "hccl_comm.hpp"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
-#include <unistd.h>
+#include <sys/time.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <thread>
+#include <utility>
 
 #include "engine/codes.hpp"
-#include "engine/copy.hpp"
 #include "engine/counters.hpp"
 #include "engine/faults.hpp"
-#include "engine/memory.hpp"
 #include "engine/settings.hpp"
 
 namespace yr_fastload::sim {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr int kLookMs = 5;
-constexpr std::uint64_t kSliceBytes = std::uint64_t{1} << 20;
-constexpr double kSliceSeconds = 0.01;
+constexpr int kLookMs = 10;
+/// The other end answers a small transfer sooner than a sleeping thread wakes up.
+constexpr std::chrono::microseconds kSpin{30};
+constexpr std::chrono::seconds kCloseTime{10};
 
 }  // namespace
 
-Comm::Comm(int socket, int peer, int rank) : socket_(socket), peer_(peer), rank_(rank) { ++alive().comms; }
-
-Comm::~Comm() {
-  ::close(socket_);
-  --alive().comms;
+Comm::Comm(Peer peer, int rank) : peer_(std::move(peer)), rank_(rank), reads_memory_(peer_.same_pids) {
+  ++alive().comms;
+  // Words are small and answered: a socket that takes none for so long has a peer that is stopped.
+  const struct ::timeval timeout{static_cast<::time_t>(settings().exec_timeout_s), 0};
+  ::setsockopt(peer_.socket.get(), SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
 }
 
-void Comm::close() {
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    closed_ = true;
-  }
-  ::shutdown(socket_, SHUT_RDWR);
-  changed_.notify_all();
-}
+Comm::~Comm() { --alive().comms; }
 
-int Comm::async_error() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return error_;
+int Comm::issue(bool sends, const std::function<int(std::uint64_t)>& push) {
+  const std::lock_guard<std::mutex> lock(issue_mutex_);
+  return push(sends ? ++sends_ : ++recvs_);
 }
 
 int Comm::fail(int error) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (error_ == 0) error_ = error;
+  int none = 0;
+  if (error_.compare_exchange_strong(none, error)) ::shutdown(peer_.socket.get(), SHUT_RDWR);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    offered_.clear();
+  }
+  changed_.notify_all();
   return error;
 }
 
-bool Comm::tell(const Message& message) {
-  const std::lock_guard<std::mutex> lock(write_mutex_);
-  const char* data = reinterpret_cast<const char*>(&message);
-  for (std::size_t done = 0; done < sizeof message;) {
-    const ssize_t count = ::send(socket_, data + done, sizeof message - done, MSG_NOSIGNAL);
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return false;
-    done += static_cast<std::size_t>(count);
-  }
-  return true;
+void Comm::close() {
+  fail(kHcclInternal);
+  const auto end = Clock::now() + kCloseTime;
+  while (running_ > 0 && Clock::now() < end) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
-void Comm::announce(std::uint64_t number, const Transfer& transfer) {
+void Comm::offer(std::uint64_t number, const void* data, std::uint64_t bytes, std::int32_t type) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (number <= announced_) return;
-    announced_ = number;
+    offered_[number] = {static_cast<const char*>(data), bytes};
   }
-  Message offer{};
-  offer.word = Word::kSend;
-  offer.number = number;
-  offer.address = reinterpret_cast<std::uint64_t>(transfer.data);
-  offer.bytes = transfer.bytes;
-  offer.type = transfer.type;
-  offer.gbps = link_gbps();
-  static_cast<void>(tell(offer));  // a peer that is gone is noticed by who waits for its answer
+  Word word{};
+  word.kind = Word::Kind::kOffer;
+  word.type = type;
+  word.number = number;
+  word.address = reinterpret_cast<std::uint64_t>(data);
+  word.bytes = bytes;
+  word.gbps = link_gbps();
+  tell(word);  // a peer that is gone is noticed by who waits for its answer
+}
+
+void Comm::answer(std::uint64_t number, int status) {
+  Word word{};
+  word.kind = Word::Kind::kAnswer;
+  word.number = number;
+  word.status = status;
+  tell(word);
+}
+
+int Comm::wait_answer(std::uint64_t number, const Patience& patience) {
+  const int result = wait([&] { return answers_.count(number) > 0; }, patience);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  offered_.erase(number);
+  if (result != kHcclSuccess) return result;
+  const int status = answers_[number];
+  answers_.erase(number);
+  return status;
+}
+
+int Comm::wait_offer(std::uint64_t number, const Patience& patience, Word& offer) {
+  const int result = wait([&] { return offers_.count(number) > 0; }, patience);
+  if (result != kHcclSuccess) return result;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  offer = offers_[number];
+  offers_.erase(number);
+  return kHcclSuccess;
+}
+
+int Comm::interruption(const Patience& patience) const {
+  if (error_ != 0) return error_;
+  if (patience.stream->interrupted()) return kHcclInternal;
+  return Clock::now() >= patience.end ? kHcclTimeout : kHcclSuccess;
+}
+
+/// Waits until `ready`, called under the mutex. Whoever waits first reads the socket for all.
+int Comm::wait(const std::function<bool()>& ready, const Patience& patience) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!ready()) {
+    lock.unlock();
+    const int result = interruption(patience);
+    lock.lock();
+    if (ready()) break;
+    if (result != kHcclSuccess) return result;
+    if (looking_)
+      changed_.wait_for(lock, std::chrono::milliseconds(kLookMs));
+    else if (!look(lock, patience) && !ready())
+      return error_ != 0 ? error_.load() : kHcclRemote;
+  }
+  return kHcclSuccess;
 }
 
 /// Reads one word if there is one within a few milliseconds. False if the peer is gone.
-bool Comm::look(std::unique_lock<std::mutex>& lock) {
+bool Comm::look(std::unique_lock<std::mutex>& lock, const Patience& patience) {
   looking_ = true;
   lock.unlock();
-  struct ::pollfd waiting{socket_, POLLIN, 0};
-  Message message{};
-  bool some = false;
+  Word word{};
+  std::vector<char> data;
   bool gone = false;
-  if (::poll(&waiting, 1, kLookMs) > 0) {
-    const ssize_t count = ::recv(socket_, &message, sizeof message, MSG_WAITALL);
-    some = count == static_cast<ssize_t>(sizeof message);
-    gone = !some && !(count < 0 && errno == EINTR);
+  bool some = read(&word, sizeof word, false, patience, gone);
+  if (some && word.kind == Word::Kind::kData) {
+    data.resize(word.bytes);
+    some = read(data.data(), data.size(), true, patience, gone);
+    gone = !some;  // in the middle of a word there is no way on
   }
+  if (some && word.kind == Word::Kind::kPull) serve(word);
   lock.lock();
   looking_ = false;
-  if (some && message.word == Word::kSend) offers_[message.number] = message;
-  if (some && message.word == Word::kDone) answers_[message.number] = message.status;
+  if (some && word.kind == Word::Kind::kOffer) offers_[word.number] = word;
+  if (some && word.kind == Word::Kind::kAnswer) answers_[word.number] = word.status;
+  if (some && word.kind == Word::Kind::kData) data_[word.number] = std::move(data);
   changed_.notify_all();
   return !gone;
 }
 
-/// Waits until `ready`, called under the mutex. Whoever waits first reads the socket for all.
-int Comm::wait(const std::function<bool()>& ready, const Stream& stream) {
-  const auto end = Clock::now() + std::chrono::duration<double>(settings().exec_timeout_s);
-  std::unique_lock<std::mutex> lock(mutex_);
-  while (!ready()) {
-    if (closed_) return kHcclInternal;
-    if (Clock::now() >= end) return kHcclTimeout;
-    lock.unlock();
-    const bool interrupted = stream.interrupted();
-    lock.lock();
-    if (interrupted) return kHcclInternal;
-    if (looking_)
-      changed_.wait_for(lock, std::chrono::milliseconds(kLookMs));
-    else if (!look(lock) && !ready())
-      return kHcclRemote;
-  }
-  return kHcclSuccess;
-}
-
-int Comm::send(std::uint64_t number, const Transfer& transfer, const Stream& stream) {
-  const auto interrupted = [&] { return stream.interrupted() || async_error() != 0; };
-  switch (hit(Operation::kSend, interrupted).action) {
-    case Action::kFail:
-      return fail(kHcclInternal);
-    case Action::kDrop:
-      ::shutdown(socket_, SHUT_RDWR);
-      break;
-    default:
-      break;
-  }
-  if (!usable(transfer.data, transfer.bytes, "a send")) return fail(kHcclInternal);
-  announce(number, transfer);
-  const int result = wait([&] { return answers_.count(number) > 0; }, stream);
-  if (result != kHcclSuccess) return fail(result);
-  std::int32_t status = 0;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    status = answers_[number];
-    answers_.erase(number);
-  }
-  if (status != kHcclSuccess) return fail(status);
-  count_sent(peer_, transfer.bytes);
-  return kHcclSuccess;
-}
-
-int Comm::receive(std::uint64_t number, const Transfer& transfer, const Stream& stream) {
-  const auto interrupted = [&] { return stream.interrupted() || async_error() != 0; };
-  const Hit fault = hit(Operation::kRecv, interrupted);
-  if (fault.action == Action::kFail) return fail(kHcclInternal);
-  if (fault.action == Action::kDrop) ::shutdown(socket_, SHUT_RDWR);
-  int result = wait([&] { return offers_.count(number) > 0; }, stream);
-  if (result != kHcclSuccess) return fail(result);
-  Message offer{};
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    offer = offers_[number];
-    offers_.erase(number);
-  }
-  if (offer.bytes != transfer.bytes || offer.type != transfer.type) {
-    report("a receive of " + std::to_string(transfer.bytes) + " bytes of type " + std::to_string(transfer.type) +
-           " meets a send of " + std::to_string(offer.bytes) + " of type " + std::to_string(offer.type));
-    result = kHcclParameter;
-  } else if (!usable(transfer.data, transfer.bytes, "a receive")) {
-    result = kHcclInternal;
-  } else {
-    result = pull(offer, transfer, stream);
-  }
-  if (result == kHcclSuccess && fault.action == Action::kCorrupt) corrupt(transfer.data, transfer.bytes, fault.value);
-  Message answer{};
-  answer.word = Word::kDone;
-  answer.number = number;
-  answer.status = result;
-  if (!tell(answer) && result == kHcclSuccess) result = kHcclRemote;
-  if (result != kHcclSuccess) return fail(result);
-  count_received(peer_, transfer.bytes);
-  return kHcclSuccess;
-}
-
-/// Copies from the peer's memory, at the pace of the slower end of the link.
-int Comm::pull(const Message& offer, const Transfer& transfer, const Stream& stream) {
-  const auto started = Clock::now();
-  for (std::uint64_t done = 0; done < transfer.bytes;) {
-    double gbps = link_gbps();
-    if (offer.gbps > 0) gbps = gbps > 0 ? std::min(gbps, offer.gbps) : offer.gbps;
-    std::uint64_t slice = transfer.bytes - done;
-    if (gbps > 0) {
-      const auto paced = static_cast<std::uint64_t>(gbps * 1e9 / 8 * kSliceSeconds);
-      slice = std::min({slice, kSliceBytes, std::max<std::uint64_t>(paced, 4096)});
+/// False if nothing came in time, or the peer is `gone`. Once something came it waits for the rest; `patient` waits for
+/// the first byte too.
+bool Comm::read(void* data, std::size_t bytes, bool patient, const Patience& patience, bool& gone) {
+  const auto spin_end = Clock::now() + kSpin;
+  for (std::size_t done = 0; done < bytes;) {
+    const ssize_t count = ::recv(peer_.socket.get(), static_cast<char*>(data) + done, bytes - done, MSG_DONTWAIT);
+    if (count > 0) {
+      done += static_cast<std::size_t>(count);
+      continue;
     }
-    struct ::iovec here{static_cast<char*>(transfer.data) + done, slice};
-    struct ::iovec there{reinterpret_cast<char*>(offer.address) + done, slice};
-    const ssize_t count = ::process_vm_readv(peer_, &here, 1, &there, 1, 0);
-    if (count <= 0) {
+    if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
+      gone = true;
+      return false;
+    }
+    if (Clock::now() < spin_end) {
+      ::sched_yield();
+      continue;
+    }
+    struct ::pollfd waiting{peer_.socket.get(), POLLIN, 0};
+    const bool quiet = ::poll(&waiting, 1, kLookMs) <= 0;
+    if (quiet && done == 0 && !patient) return false;
+    if (quiet && interruption(patience) != kHcclSuccess) return false;
+  }
+  return true;
+}
+
+bool Comm::tell(const Word& word, const std::vector<char>& data) {
+  const auto write = [this](const char* from, std::size_t bytes) {
+    while (bytes > 0) {
+      const ssize_t count = ::send(peer_.socket.get(), from, bytes, MSG_NOSIGNAL);
       if (count < 0 && errno == EINTR) continue;
-      if (count < 0 && errno == EPERM)
-        report("process_vm_readv is refused: a sandbox, or Yama's ptrace_scope above 1, keeps processes apart");
-      return kHcclRemote;
+      if (count <= 0) return false;
+      from += count;
+      bytes -= static_cast<std::size_t>(count);
     }
-    done += static_cast<std::uint64_t>(count);
-    if (gbps > 0) {
-      const auto due = started + std::chrono::duration<double>(static_cast<double>(done) * 8 / (gbps * 1e9));
-      while (Clock::now() < due) {
-        if (stream.interrupted() || async_error() != 0) return kHcclInternal;
-        {
-          const std::lock_guard<std::mutex> lock(mutex_);
-          if (closed_) return kHcclInternal;
-        }
-        std::this_thread::sleep_until(
-            std::min(std::chrono::time_point_cast<Clock::duration>(due), Clock::now() + std::chrono::milliseconds(5)));
-      }
-    }
+    return true;
+  };
+  const std::lock_guard<std::mutex> lock(write_mutex_);
+  return write(reinterpret_cast<const char*>(&word), sizeof word) && write(data.data(), data.size());
+}
+
+/// Sends bytes of what was offered. They are taken under the mutex: when the offer ends, their owner may free them.
+void Comm::serve(const Word& pull) {
+  Word word{};
+  word.kind = Word::Kind::kData;
+  word.number = pull.number;
+  std::vector<char> data;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = offered_.find(pull.number);
+    if (found == offered_.end() || pull.address > found->second.bytes ||
+        pull.bytes > found->second.bytes - pull.address)
+      return;
+    const char* const from = found->second.data + pull.address;
+    data.assign(from, from + pull.bytes);
   }
-  return kHcclSuccess;
+  word.bytes = data.size();
+  tell(word, data);
 }
 
 }  // namespace yr_fastload::sim

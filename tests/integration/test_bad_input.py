@@ -102,7 +102,7 @@ class Stored:
             "generation": self.generation,
             "manifest_bytes": len(value),
             "manifest_sha256": hashlib.sha256(value).hexdigest(),
-            "transport": "host",
+            "transports": ["host"],
         }
         self.set(self.who.head_key, msgspec.json.encode(Head(**{**fields, **head})))
 

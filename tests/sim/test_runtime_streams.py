@@ -69,16 +69,17 @@ say(all(b.raw == chain[0].raw for b in chain))
 def test_two_streams_run_beside_each_other():
     said = run(
         """
-set_device(); slow, fast = stream(), stream()
+set_device(); waiting, free = stream(), stream(); n = notify()
 a, b, c = buffer(8, 1), buffer(8), buffer(8)
-ok(copy_async(b, a, 8, slow))
-ok(copy_async(c, a, 8, fast))
-ok(synchronize(fast, 5000))
+ok(rt.rtNotifyWait(n, waiting))
+ok(copy_async(b, a, 8, waiting))
+ok(copy_async(c, a, 8, free))
+ok(synchronize(free, 5000))
 say([c.raw == a.raw, b.raw == a.raw])
-ok(synchronize(slow))
+ok(rt.rtNotifyRecord(n, free))
+ok(synchronize(waiting, 5000))
 say(b.raw == a.raw)
-""",
-        YR_FASTLOAD_SIM_FAULTS="copy@1:delay_ms=400",
+"""
     ).said
     assert said == [[True, False], True]
 

@@ -12,14 +12,19 @@ enum AclError : int {
   kAclRtInvalidDevice = 107001,
   kAclRtContextNull = 107002,
   kAclRtStreamSubscribe = 107011,
+  kAclRtThreadSubscribe = 107012,
   kAclRtStreamNoCallbackRegistered = 107015,
   kAclRtInvalidHandle = 107017,
-  kAclRtWaitTimeout = 107019,
+  kAclRtFeatureNotSupported = 207000,
   kAclRtMemoryAllocation = 207001,
   kAclRtMemoryFree = 207002,
   kAclRtInternalError = 507000,
+  kAclRtReportTimeout = 507012,
   kAclRtStreamSyncTimeout = 507046,
   kAclRtEventSyncTimeout = 507047,
+  kAclRtFftsPlusTimeout = 507048,  ///< what a transfer whose peer does not answer ends with
+  kAclRtCopyData = 507052,
+  kAclRtSuspectRemoteError = 507057,
 };
 
 enum HcclResult : int {
@@ -29,6 +34,7 @@ enum HcclResult : int {
   kHcclInternal = 4,
   kHcclTimeout = 9,
   kHcclTcpConnect = 11,
+  kHcclRuntime = 15,
   kHcclRemote = 21,
 };
 

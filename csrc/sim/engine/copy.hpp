@@ -10,7 +10,4 @@ namespace yr_fastload::sim {
 /// A copy by a device, with the faults that are installed for copies. An aclError.
 YRFL_SIM_EXPORT int copy(void* destination, const void* source, std::size_t bytes, const Interrupted& interrupted);
 
-/// Flips `count` bytes, spread over the range.
-YRFL_SIM_EXPORT void corrupt(void* data, std::size_t bytes, double count);
-
 }  // namespace yr_fastload::sim

@@ -52,7 +52,7 @@ std::string to_json() {
   write(out, "device_bytes", use.bytes);
   out << ", ";
   write(out, "device_peak_bytes", use.peak_bytes);
-  out << ", ";
+  out << ", \"host_bytes\": " << use.host_bytes << ", ";
   write(out, "faults_hit", all.faults);
   out << ", ";
   write(out, "memory_errors", use.errors);

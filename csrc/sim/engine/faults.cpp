@@ -4,17 +4,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdint>
-#include <cstdlib>
 #include <fstream>
-#include <map>
 #include <mutex>
-#include <optional>
 #include <sstream>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "engine/counters.hpp"
+#include "engine/fault_parser.hpp"
 #include "engine/settings.hpp"
 
 namespace yr_fastload::sim {
@@ -24,69 +22,13 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kLookInterval{5};
 constexpr std::chrono::milliseconds kWaitSlice{2};
 
-const std::map<std::string, Operation> kOperations = {{"send", Operation::kSend}, {"recv", Operation::kRecv},
-                                                      {"copy", Operation::kCopy}, {"malloc", Operation::kMalloc},
-                                                      {"comm", Operation::kComm}, {"link", Operation::kLink}};
-const std::map<std::string, Action> kActions = {
-    {"fail", Action::kFail},       {"delay_ms", Action::kDelay},  {"freeze", Action::kFreeze}, {"drop", Action::kDrop},
-    {"corrupt", Action::kCorrupt}, {"oom", Action::kOutOfMemory}, {"gbps", Action::kRate}};
-
-struct Fault {
-  std::string text;
-  Operation operation = Operation::kSend;
-  std::uint64_t first = 1;
-  std::uint64_t last = UINT64_MAX;
-  Action action = Action::kNone;
-  double value = 0;
-  std::uint64_t seen = 0;
-};
-
-/// OP[@N[+]]:ACTION[=VALUE]
-std::optional<Fault> parse(const std::string& text) {
-  Fault fault;
-  fault.text = text;
-  const auto colon = text.find(':');
-  if (colon == std::string::npos) return std::nullopt;
-  const std::string left = text.substr(0, colon);
-  const auto at = left.find('@');
-  const auto operation = kOperations.find(left.substr(0, at));
-  if (operation == kOperations.end()) return std::nullopt;
-  fault.operation = operation->second;
-  if (at != std::string::npos) {
-    char* end = nullptr;
-    const std::string number = left.substr(at + 1);
-    fault.first = std::strtoull(number.c_str(), &end, 10);
-    if (fault.first == 0 || end == number.c_str() || (*end != '\0' && std::string(end) != "+")) return std::nullopt;
-    if (*end == '\0') fault.last = fault.first;
-  }
-  const std::string right = text.substr(colon + 1);
-  const auto equals = right.find('=');
-  const auto action = kActions.find(right.substr(0, equals));
-  if (action == kActions.end()) return std::nullopt;
-  fault.action = action->second;
-  const bool takes_value =
-      fault.action == Action::kDelay || fault.action == Action::kCorrupt || fault.action == Action::kRate;
-  if (takes_value != (equals != std::string::npos)) return std::nullopt;
-  if (takes_value) {
-    char* end = nullptr;
-    const std::string number = right.substr(equals + 1);
-    fault.value = std::strtod(number.c_str(), &end);
-    if (number.empty() || *end != '\0' || !(fault.value >= 0)) return std::nullopt;
-  }
-  if ((fault.operation == Operation::kLink) != (fault.action == Action::kRate)) return std::nullopt;
-  if (fault.action == Action::kOutOfMemory && fault.operation != Operation::kMalloc) return std::nullopt;
-  return fault;
-}
-
-std::string trimmed(const std::string& text) {
-  const auto first = text.find_first_not_of(" \t\r");
-  if (first == std::string::npos) return "";
-  return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
-}
-
+/// The faults of the environment, which stay, and of the control file, which come and go.
 class Faults {
  public:
-  Faults() { valid_ = add(settings().faults, "YR_FASTLOAD_SIM_FAULTS"); }
+  Faults() {
+    fixed_ = parse_faults(settings().faults, "YR_FASTLOAD_SIM_FAULTS", valid_);
+    look();
+  }
 
   bool valid() const { return valid_; }
 
@@ -99,20 +41,17 @@ class Faults {
         if (fault.operation != operation) continue;
         ++fault.seen;
         if (fault.seen < fault.first || fault.seen > fault.last || hit.action != Action::kNone) continue;
-        hit = {fault.action, fault.value};
+        hit = {fault.action, fault.value, fault.text};
         count_fault(fault.text);
       }
     return hit;
   }
 
-  /// Whether something still freezes this kind of operation.
-  bool freezes(Operation operation) {
+  bool installed(const std::string& text) {
     const std::lock_guard<std::mutex> lock(mutex_);
     look();
-    for (const auto* faults : {&fixed_, &controlled_})
-      for (const Fault& fault : *faults)
-        if (fault.operation == operation && fault.action == Action::kFreeze) return true;
-    return false;
+    const auto same = [&text](const Fault& fault) { return fault.text == text; };
+    return std::any_of(fixed_.begin(), fixed_.end(), same) || std::any_of(controlled_.begin(), controlled_.end(), same);
   }
 
   double rate() {
@@ -125,42 +64,27 @@ class Faults {
   }
 
  private:
-  bool add(const std::string& text, const std::string& from) {
-    bool valid = true;
-    std::string lines = text;
-    std::replace(lines.begin(), lines.end(), ';', '\n');
-    std::istringstream stream(lines);
-    for (std::string line; std::getline(stream, line);) {
-      line = trimmed(line);
-      if (line.empty() || line[0] == '#') continue;
-      if (const auto fault = parse(line)) {
-        (from == settings().control ? controlled_ : fixed_).push_back(*fault);
-      } else {
-        report(from + ": '" + line + "' is no fault; see docs/simulated-ascend.md");
-        valid = false;
-      }
-    }
-    return valid;
-  }
+  using Seen = std::tuple<std::uint64_t, std::int64_t, std::int64_t, std::int64_t>;
 
   /// Reads the control file again if it is another one than before; looks at it every few milliseconds at most.
   void look() {
-    if (settings().control.empty() || Clock::now() < next_look_) return;
+    const std::string& path = settings().control;
+    if (path.empty() || Clock::now() < next_look_) return;
     next_look_ = Clock::now() + kLookInterval;
     struct ::stat info{};
     Seen seen;
-    if (::stat(settings().control.c_str(), &info) == 0)
-      seen = {static_cast<std::int64_t>(info.st_ino), info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec};
+    if (::stat(path.c_str(), &info) == 0) seen = {info.st_ino, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec};
     if (seen == seen_) return;
     seen_ = seen;
-    controlled_.clear();
-    std::ifstream file(settings().control);
+    std::ifstream file(path);
     std::stringstream text;
     text << file.rdbuf();
-    add(text.str(), settings().control);
+    std::vector<Fault> faults = parse_faults(text.str(), path, valid_);
+    for (Fault& fault : faults)  // a line that stays goes on counting
+      for (const Fault& before : controlled_)
+        if (before.text == fault.text) fault.seen = before.seen;
+    controlled_ = std::move(faults);
   }
-
-  using Seen = std::vector<std::int64_t>;
 
   std::mutex mutex_;
   bool valid_ = true;
@@ -177,19 +101,25 @@ Faults& faults() {
 
 }  // namespace
 
-Hit hit(Operation operation, const Interrupted& interrupted) {
-  const Hit hit = faults().match(operation);
-  if (hit.action == Action::kDelay) {
-    const auto end = Clock::now() + std::chrono::duration<double, std::milli>(hit.value);
-    while (Clock::now() < end && !(interrupted && interrupted())) std::this_thread::sleep_for(kWaitSlice);
-  }
-  while (hit.action == Action::kFreeze && faults().freezes(operation) && !(interrupted && interrupted()))
-    std::this_thread::sleep_for(kWaitSlice);
-  return hit;
+Hit match(Operation operation) { return faults().match(operation); }
+
+void sit_out(const Hit& hit, const Interrupted& interrupted) {
+  const auto goes_on = [&hit, delayed_until = Clock::now() + std::chrono::duration<double, std::milli>(hit.value)] {
+    if (hit.action == Action::kDelay) return Clock::now() < delayed_until;
+    return hit.action == Action::kFreeze && faults().installed(hit.fault);
+  };
+  while (goes_on() && !interrupted()) std::this_thread::sleep_for(kWaitSlice);
 }
 
 double link_gbps() { return faults().rate(); }
 
 bool faults_valid() { return faults().valid(); }
+
+void corrupt(void* data, std::uint64_t bytes, double count) {
+  const auto flips = static_cast<std::uint64_t>(std::min(count, static_cast<double>(bytes)));
+  for (std::uint64_t i = 0; i < flips; ++i)
+    static_cast<unsigned char*>(
+        data)[(2 * i + 1) * (bytes / (2 * flips)) + (2 * i + 1) * (bytes % (2 * flips)) / (2 * flips)] ^= 0x55;
+}
 
 }  // namespace yr_fastload::sim

@@ -3,26 +3,48 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 
 #include "engine/export.hpp"
 
 namespace yr_fastload::sim {
 
-/// Memory that a device handed out. What it did not hand out (an array that stands in for a tensor) is not tracked and
-/// may be used like device memory.
+/// Memory that was handed out. What was not (an array that stands in for a tensor) is not tracked, and may be used like
+/// a device's memory.
 struct MemoryUse {
   std::map<std::string, std::uint64_t> bytes;  ///< By device.
   std::map<std::string, std::uint64_t> peak_bytes;
-  std::map<std::string, std::uint64_t> errors;  ///< double_free, unknown_free, use_after_free
+  std::uint64_t host_bytes = 0;
+  std::map<std::string, std::uint64_t> errors;  ///< double_free, unknown_free, use_after_free, out_of_bounds
 };
 MemoryUse memory_use();
 
-/// An aclError. `device` -1 is page-locked memory of the host.
+/// `allocate` and `release` take this for page-locked memory of the host.
+constexpr int kHost = -1;
+
+/// An aclError.
 int allocate(int device, std::size_t bytes, void** data);
 int release(void* data, bool of_host);
 
-/// False, with a line on stderr, if a part of the range was freed already.
-YRFL_SIM_EXPORT bool usable(const void* data, std::size_t bytes, const char* by);
+struct Block;
+
+/// A range of memory that is being used. Freeing it meanwhile is reported, and what is behind it stays until its last
+/// use has ended.
+class YRFL_SIM_EXPORT MemoryInUse {
+ public:
+  /// `by` says in messages who uses it.
+  MemoryInUse(const void* data, std::uint64_t bytes, const char* by);
+  MemoryInUse(const MemoryInUse&) = delete;
+  MemoryInUse& operator=(const MemoryInUse&) = delete;
+  ~MemoryInUse();
+
+  /// False, with a line on stderr, if a part of the range was freed, or is behind the end of what was handed out.
+  bool valid() const;
+
+ private:
+  std::shared_ptr<Block> block_;
+  bool refused_ = false;
+};
 
 }  // namespace yr_fastload::sim

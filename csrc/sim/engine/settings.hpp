@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -23,6 +24,10 @@ struct Settings {
 };
 
 YRFL_SIM_EXPORT const Settings& settings();
+
+/// When a rendezvous, or an operation, that begins now is given up.
+YRFL_SIM_EXPORT std::chrono::steady_clock::time_point connect_deadline();
+YRFL_SIM_EXPORT std::chrono::steady_clock::time_point exec_deadline();
 
 /// One line on stderr: "yr_fastload sim: ...".
 YRFL_SIM_EXPORT void report(const std::string& message);

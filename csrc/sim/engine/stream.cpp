@@ -1,15 +1,24 @@
 #include "engine/stream.hpp"
 
-#include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "engine/codes.hpp"
 #include "engine/counters.hpp"
 
 namespace yr_fastload::sim {
 namespace {
 
+/// How many sends a peer may know of before they run.
 constexpr std::size_t kAnnounceAhead = 16;
+
+int run(const Task& task, const Stream& stream) noexcept {
+  try {
+    return task.run(stream);
+  } catch (...) {  // out of memory
+    return kAclRtInternalError;
+  }
+}
 
 }  // namespace
 
@@ -23,68 +32,86 @@ Stream::~Stream() {
     const std::lock_guard<std::mutex> lock(mutex_);
     closing_ = true;
   }
-  changed_.notify_all();
+  work_.notify_all();
   thread_.join();
   --alive().streams;
 }
 
-void Stream::push(Task task) {
+int Stream::push(Task task) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (error_ != 0 || interrupted_) return;
+    if (error_ != 0) return error_;
     tasks_.push_back(std::move(task));
+    ++pushed_;
     announce();
   }
-  changed_.notify_all();
+  work_.notify_one();
+  return kAclSuccess;
 }
 
 void Stream::announce() {
-  if (busy_ && !early_running_) return;
-  for (std::size_t i = 0; i < std::min(tasks_.size(), kAnnounceAhead) && tasks_[i].early; ++i) tasks_[i].early();
+  if (running_ && !running_announced_) return;
+  while (announced_ < tasks_.size() && announced_ < kAnnounceAhead) {
+    Task& task = tasks_[announced_];
+    if (!task.early || !task.early()) return;
+    ++announced_;
+  }
 }
 
 void Stream::serve() {
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return closing_ || !tasks_.empty(); });
+    work_.wait(lock, [this] { return closing_ || !tasks_.empty(); });
     if (tasks_.empty()) return;
     Task task = std::move(tasks_.front());
     tasks_.pop_front();
-    busy_ = true;
-    early_running_ = task.early != nullptr;
-    if (task.early) task.early();  // in order: before that of those behind it
+    running_ = true;
+    running_announced_ = announced_ > 0;
+    if (announced_ > 0) --announced_;
     announce();
     lock.unlock();
-    const int result = task.run(*this);
+    const int result = run(task, *this);
     task = {};  // what it holds goes before anybody hears that it is done
     lock.lock();
-    busy_ = false;
-    early_running_ = false;
-    if (result != 0 && error_ == 0) {
-      error_ = result;
-      tasks_.clear();
-    }
-    changed_.notify_all();
+    running_ = false;
+    running_announced_ = false;
+    ++done_;
+    std::deque<Task> dropped;
+    if (result != 0 && error_ == 0) dropped = stop(result);
+    progress_.notify_all();
+    if (dropped.empty()) continue;
+    lock.unlock();
+    dropped.clear();  // what tasks hold may lock, and must not under this lock
+    lock.lock();
   }
+}
+
+std::deque<Task> Stream::stop(int error) {
+  error_ = error;
+  done_ += tasks_.size();
+  announced_ = 0;
+  return std::exchange(tasks_, {});
 }
 
 int Stream::synchronize(int timeout_ms, int timeout_error) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto idle = [this] { return tasks_.empty() && !busy_; };
+  const std::uint64_t target = pushed_;
+  const auto reached = [this, target] { return done_ >= target; };
   if (timeout_ms < 0)
-    changed_.wait(lock, idle);
-  else if (!changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), idle))
+    progress_.wait(lock, reached);
+  else if (!progress_.wait_for(lock, std::chrono::milliseconds(timeout_ms), reached))
     return timeout_error;
   return error_;
 }
 
 void Stream::interrupt() {
+  std::deque<Task> dropped;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     interrupted_ = true;
-    tasks_.clear();
+    if (error_ == 0) dropped = stop(kAclRtInvalidHandle);
   }
-  changed_.notify_all();
+  progress_.notify_all();
 }
 
 bool Stream::interrupted() const {

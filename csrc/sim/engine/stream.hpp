@@ -1,6 +1,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -13,44 +14,56 @@ namespace yr_fastload::sim {
 
 class Stream;
 
-/// One task of a stream. `run` returns 0 or an error; it looks at `Stream::interrupted` when it waits.
+/// One task of a stream.
 struct Task {
+  /// Returns 0 or an aclError; looks at `Stream::interrupted` every few milliseconds when it waits.
   std::function<int(const Stream&)> run;
-  /// Work that may be done as soon as nothing but tasks with early work is ahead: a send announces itself. May be null;
-  /// cheap, never waits, may be called more than once.
-  std::function<void()> early;
+  /// Work that may be done as soon as nothing but tasks with early work is ahead: a send announces itself. Cheap,
+  /// called at most once, and never waits. False if it was not done, and none behind it may do theirs. May be null.
+  std::function<bool()> early;
 };
 
-/// Tasks that run one after the other on a thread. After a task has failed none runs any more, and whoever waits gets
-/// the error, as long as the stream lives.
+/// Tasks that run one after the other on a thread.
+///
+/// After a task has failed none runs any more, none is taken, and whoever waits gets the error as long as the stream
+/// lives: CANN's behaviour of a stream that stops on failure.
 class YRFL_SIM_EXPORT Stream {
  public:
   explicit Stream(int device);
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
+  /// Runs what is left, and joins.
   ~Stream();
 
   int device() const { return device_; }
-  void push(Task task);
 
-  /// Waits until all tasks pushed so far are done; -1 is for ever. Returns the stream's error or the timeout's.
+  /// Returns 0, or the stream's error if it takes no more tasks.
+  int push(Task task);
+
+  /// Waits until the tasks pushed so far are done or dropped; -1 is for ever. Returns the stream's error or
+  /// `timeout_error`.
   int synchronize(int timeout_ms, int timeout_error);
 
-  /// Drops what has not begun, and interrupts what has.
+  /// Drops what has not begun, and asks what has to end.
   void interrupt();
   bool interrupted() const;
   int error() const;
 
  private:
   void serve();
-  void announce();  // the caller holds the mutex
+  void announce();
+  std::deque<Task> stop(int error);
 
   const int device_;
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable work_;
+  std::condition_variable progress_;
   std::deque<Task> tasks_;
-  bool busy_ = false;
-  bool early_running_ = false;  ///< What runs now has early work.
+  std::size_t announced_ = 0;  ///< Of `tasks_`, from its front.
+  bool running_ = false;
+  bool running_announced_ = false;  ///< Whether those behind the running task may announce themselves.
+  std::uint64_t pushed_ = 0;
+  std::uint64_t done_ = 0;
   bool interrupted_ = false;
   bool closing_ = false;
   int error_ = 0;
