@@ -68,6 +68,16 @@ void register_stores(py::module_& module) {
           },
           py::arg("key"), py::arg("value"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"))
       .def(
+          "set_all_if_absent",
+          [](ObjectStore& store, const std::map<std::string, py::bytes>& values, std::uint32_t ttl_s,
+             double deadline_s) {
+            const KeyValues owned(values.begin(), values.end());
+            const py::gil_scoped_release release;
+            return store.set_all_if_absent(owned, ttl_s, Deadline::after(deadline_s));
+          },
+          py::arg("values"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"),
+          "Set all, or none and return False if one of the keys is there. At most 8.")
+      .def(
           "get",
           [](ObjectStore& store, const std::string& key, double deadline_s) -> std::optional<py::bytes> {
             std::optional<std::string> value;

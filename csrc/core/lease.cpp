@@ -28,24 +28,10 @@ const char* lease_state_name(LeaseState state) noexcept {
 }
 
 Lease::Lease(std::shared_ptr<ObjectStore> store, LeaseKeys keys, LeaseTimes times, Deadline deadline)
-    : store_(std::move(store)), keys_(std::move(keys)), times_(times) {
-  take_slot(deadline);
-  try {
-    // After the slot, not before: a last source that left in between did not see us and has erased the head.
-    const auto head = store_->get(keys_.head, deadline);
-    if (!head || *head != keys_.head_value)
-      throw Error(ErrorCode::kNotPublished, "lease", "the publication was withdrawn meanwhile", {keys_.head});
-    renew(deadline);
-    if (state_ != LeaseState::kLive) throw Error(ErrorCode::kNotPublished, "lease", last_error_, {keys_.head});
-    thread_ = std::thread([this] { renew_until_told(); });
-  } catch (...) {
-    try {
-      store_->erase(own(), Deadline::after(kLeaveSeconds));
-    } catch (const Error&) {
-      // The slot ends with its TTL.
-    }
-    throw;
-  }
+    : store_(std::move(store)), keys_(std::move(keys)), times_(times), slot_(keys_.slot) {
+  const bool joins = slot_.empty();
+  if (joins) join(deadline);
+  thread_ = std::thread([this, joins] { renew_until_told(!joins); });
 }
 
 Lease::~Lease() {
@@ -69,6 +55,26 @@ Keys Lease::own() const {
   return keys;
 }
 
+/// Becomes one more source of a generation that is there.
+void Lease::join(Deadline deadline) {
+  take_slot(deadline);
+  try {
+    // After the slot, not before: a last source that left in between did not see us and has erased the head.
+    const auto head = store_->get(keys_.head, deadline);
+    if (!head || *head != keys_.head_value)
+      throw Error(ErrorCode::kNotPublished, "lease", "the publication was withdrawn meanwhile", {keys_.head});
+    renew(deadline);
+    if (state_ != LeaseState::kLive) throw Error(ErrorCode::kNotPublished, "lease", last_error_, {keys_.head});
+  } catch (...) {
+    try {
+      store_->erase(own(), Deadline::after(kLeaveSeconds));
+    } catch (const Error&) {
+      // The slot ends with its TTL.
+    }
+    throw;
+  }
+}
+
 void Lease::take_slot(Deadline deadline) {
   const Keys all = slots();
   const std::vector<bool> taken = store_->exist(all, deadline);
@@ -81,11 +87,13 @@ void Lease::take_slot(Deadline deadline) {
               {keys_.slot_prefix});
 }
 
-void Lease::renew_until_told() {
-  const auto interval = std::chrono::duration<double>(times_.lease_s / 3.0);
+void Lease::renew_until_told(bool at_once) {
+  const std::chrono::duration<double> interval(times_.lease_s / 3.0);
+  std::chrono::duration<double> rest(at_once ? 0 : interval.count());
   std::unique_lock<std::mutex> lock(mutex_);
-  while (!told_.wait_for(lock, interval, [this] { return state_ != LeaseState::kLive; })) {
+  while (!told_.wait_for(lock, rest, [this] { return state_ != LeaseState::kLive; })) {
     lock.unlock();
+    rest = interval;
     try {
       renew(Deadline::after(interval.count()));
     } catch (const std::exception& error) {

@@ -20,6 +20,7 @@ struct LeaseKeys {
   Keys data;                ///< Manifest and chunks.
   std::string place;        ///< A key this source has set already, renewed and erased with its slot; may be empty.
   std::string place_value;  ///< What it holds.
+  std::string slot;         ///< A slot that it has set already, together with the head; empty: it takes a free one.
 };
 
 struct LeaseTimes {
@@ -51,7 +52,8 @@ class Lease {
   static constexpr unsigned kSlots = 64;
 
   /// Takes a slot and starts to renew. Throws kNotPublished if the head is not there (any more) or names another
-  /// generation, kResourceExhausted if all slots are taken: there are sources enough.
+  /// generation, kResourceExhausted if all slots are taken: there are sources enough. Costs no call where the slot was
+  /// set already.
   Lease(std::shared_ptr<ObjectStore> store, LeaseKeys keys, LeaseTimes times, Deadline deadline);
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
@@ -67,7 +69,8 @@ class Lease {
 
  private:
   void take_slot(Deadline deadline);
-  void renew_until_told();
+  void join(Deadline deadline);
+  void renew_until_told(bool at_once);
   void renew(Deadline deadline);
   Keys revive(const Keys& missing, Deadline deadline);
   void withdraw(Deadline deadline);

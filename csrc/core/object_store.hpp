@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/deadline.hpp"
@@ -40,6 +41,7 @@ class ObjectDraft {
 };
 
 using Keys = std::vector<std::string>;
+using KeyValues = std::vector<std::pair<std::string, std::string>>;
 
 /// The key of chunk `index`.
 std::string chunk_key(const std::string& prefix, std::uint64_t index);
@@ -57,10 +59,14 @@ class ObjectStore {
 
   virtual const char* transport() const noexcept = 0;
 
-  /// Small values. `set` replaces; `set_if_absent` is atomic among all clients, false if there was one.
+  /// Small values. `set` replaces; the others set all or, if one of the keys is there, none, and say which: atomic
+  /// among all clients. At most kTogether at a time.
+  static constexpr std::size_t kTogether = 8;
   virtual void set(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) = 0;
-  virtual bool set_if_absent(const std::string& key, const std::string& value, std::uint32_t ttl_s,
-                             Deadline deadline) = 0;
+  virtual bool set_all_if_absent(const KeyValues& values, std::uint32_t ttl_s, Deadline deadline) = 0;
+  bool set_if_absent(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) {
+    return set_all_if_absent({{key, value}}, ttl_s, deadline);
+  }
   virtual std::optional<std::string> get(const std::string& key, Deadline deadline) = 0;
   /// One entry a key.
   virtual std::vector<std::optional<std::string>> get_many(const Keys& keys, Deadline deadline) = 0;

@@ -15,9 +15,9 @@ struct PlanLimits {
 /// Every blob starts at a multiple of this in its chunk, so that a tensor could alias the chunk's memory.
 inline constexpr std::uint64_t kBlobAlignment = 64;
 
-/// Tensors up to this size share chunks of their own. openYuanrong gathers the blobs of a key into one send if their
-/// average is at most this, and sends them one by one if not (acl_pipeline_p2p_task.cpp, 0.8.1): the first is right for
-/// small blobs, and two copies too many for large ones, so that the two must not mix.
+/// Tensors up to this size share chunks of their own: between devices such a chunk is packed into one blob, which costs
+/// a copy; larger blobs are sent one by one, straight from and into tensors. 1 MiB is where openYuanrong changes from
+/// the one to the other too (acl_pipeline_p2p_task.cpp, 0.8.1).
 inline constexpr std::uint64_t kSmallTensorBytes = std::uint64_t{1} << 20;
 
 /// Bounds what a plan, which may come from a hostile manifest, can make this process allocate.

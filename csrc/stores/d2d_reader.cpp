@@ -72,7 +72,7 @@ void D2dReader::ask(Deadline deadline) {
   while (keys.size() < wanted_.size() && pending_.size() + keys.size() < ahead) {
     const std::uint64_t chunk = wanted_[keys.size()];
     Landing landing;
-    if (!tensors_) {
+    if (lands(chunk)) {
       // With nothing under way, room can only come from the threads that copy.
       landing = receiver_->land(plan_->chunk_bytes[chunk], pending_.empty() && landings.empty());
       if (!landing) break;
@@ -83,7 +83,9 @@ void D2dReader::ask(Deadline deadline) {
   }
   if (keys.empty()) return;
   // From here on they may be written to, also if the call is late.
-  in_flight_.insert(in_flight_.end(), wanted_.begin(), wanted_.begin() + static_cast<std::ptrdiff_t>(keys.size()));
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    if (!landings[i]) in_flight_.push_back(wanted_[i]);
+  asking_ = landings;
   const std::shared_ptr<void> owners = tensors_ ? tensors_->owners : nullptr;
   std::vector<ds::Future> futures = session_->call("load", deadline.earlier(Deadline::after(stall_s_)),
                                                    [keys, lists, landings, owners](ds::HeteroClient& client) {
@@ -95,6 +97,7 @@ void D2dReader::ask(Deadline deadline) {
     pending_.push_back({wanted_.front(), std::move(landings[i]), std::move(futures[i])});
     wanted_.pop_front();
   }
+  asking_.clear();
 }
 
 /// Waits a little for the chunk that was asked for first. False if no more are wanted.
@@ -111,7 +114,7 @@ bool D2dReader::take(const Deliver& deliver) {
   }
   Pending one = std::move(pending_.front());
   pending_.pop_front();
-  in_flight_.erase(std::find(in_flight_.begin(), in_flight_.end(), one.chunk));
+  if (!one.landing) in_flight_.erase(std::find(in_flight_.begin(), in_flight_.end(), one.chunk));
   ++arrived_;
   Arrival arrival;
   arrival.chunk = one.chunk;
@@ -131,22 +134,20 @@ void D2dReader::leave(std::string why) {
 
 /// What is under way may still write where it goes: that memory stays until the session's client is gone.
 void D2dReader::abandon() {
-  if (in_flight_.empty() && left_because_.empty()) return;
+  if (pending_.empty() && left_because_.empty()) return;
   auto kept = std::make_shared<std::deque<Pending>>(std::move(pending_));
   for (auto one = kept->rbegin(); one != kept->rend(); ++one) wanted_.push_front(one->chunk);
   pending_.clear();
   session_->keep(std::move(kept));
+  session_->keep(std::make_shared<std::vector<Landing>>(std::move(asking_)));
   if (tensors_) session_->keep(tensors_->owners);
   receiver_->discard(session_);
 }
 
 BlobList D2dReader::targets(std::uint64_t chunk, const Landing& landing) const {
-  if (landing) return landing_blobs(*plan_, chunk, landing, receiver_->device_index());
-  BlobList list;
-  list.deviceIdx = receiver_->device_index();
-  for (const Blob& blob : plan_->chunk(chunk))
-    list.blobs.push_back({reinterpret_cast<void*>(tensors_->addresses[blob.tensor] + blob.tensor_offset), blob.bytes});
-  return list;
+  const int device = receiver_->device_index();
+  if (travels_packed(*plan_, chunk)) return one_blob(landing->data(), plan_->chunk_bytes[chunk], device);
+  return landing ? landing_blobs(*plan_, chunk, landing, device) : tensor_blobs(*plan_, chunk, *tensors_, device);
 }
 
 }  // namespace yr_fastload

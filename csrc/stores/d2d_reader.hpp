@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "stores/hetero_receiver.hpp"
+#include "stores/packing.hpp"
 
 namespace yr_fastload {
 
@@ -21,7 +22,8 @@ struct D2dReaderOptions {
   std::size_t chunks_ahead = 4;  ///< Asked for before they are needed.
 };
 
-/// Reads chunks from the device memory of one other process: straight into the tensors, or into landing memory.
+/// Reads chunks from the device memory of one other process: straight into the tensors, or into landing memory where
+/// the caller wants that, or the chunk travels packed.
 ///
 /// By DevSubscribe, which is what DevMGet does inside, without its two faults: DevMGet waits at least a minute for each
 /// key, and it makes the memory it received into a source for others behind our back. What DevMSet named stays named
@@ -33,7 +35,7 @@ struct D2dReaderOptions {
 /// client is gone.
 class D2dReader final : public ChunkReader {
  public:
-  /// `tensors`: where chunks go; nullopt for landing memory.
+  /// `tensors`: where chunks go that travel as they are; nullopt: landing memory for all.
   D2dReader(std::shared_ptr<HeteroReceiver> receiver, std::shared_ptr<const Plan> plan, D2dPeer peer,
             std::optional<TensorMemory> tensors, D2dReaderOptions options);
 
@@ -46,7 +48,7 @@ class D2dReader final : public ChunkReader {
   std::uint64_t arrived() const noexcept { return arrived_; }
   /// Why the peer was left; empty if it was not.
   const std::string& left_because() const noexcept { return left_because_; }
-  /// Chunks that may still be written to at any time.
+  /// Chunks whose tensors may still be written to at any time.
   const std::vector<std::uint64_t>& in_flight() const noexcept { return in_flight_; }
 
  private:
@@ -61,6 +63,7 @@ class D2dReader final : public ChunkReader {
   bool take(const Deliver& deliver);
   void leave(std::string why);
   void abandon();
+  bool lands(std::uint64_t chunk) const { return !tensors_ || travels_packed(*plan_, chunk); }
   BlobList targets(std::uint64_t chunk, const Landing& landing) const;
 
   const std::shared_ptr<HeteroReceiver> receiver_;
@@ -72,6 +75,7 @@ class D2dReader final : public ChunkReader {
   std::shared_ptr<HeteroSession> session_;
   std::deque<std::uint64_t> wanted_;
   std::deque<Pending> pending_;
+  std::vector<Landing> asking_;  ///< Of a call that has not returned.
   double stall_s_ = 0;
   Stopwatch since_;  // the last arrival
   std::uint64_t arrived_ = 0;

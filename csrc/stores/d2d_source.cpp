@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "stores/hetero_receiver.hpp"
+#include "stores/packing.hpp"
 #include "stores/status.hpp"
 
 namespace yr_fastload {
@@ -15,26 +16,22 @@ namespace {
 /// Keys in one call: few, so that a withdrawal need not wait long for the thread.
 constexpr std::size_t kPublishKeys = 16;
 constexpr double kLeaveSeconds = 1.0;
+constexpr double kPackSeconds = 60.0;
 constexpr std::chrono::milliseconds kRetryInterval{20};
-
-BlobList one_blob(int device, std::byte* data, std::size_t bytes) {
-  BlobList list;
-  list.deviceIdx = device;
-  list.blobs.push_back({data, bytes});
-  return list;
-}
 
 }  // namespace
 
 struct D2dSource::State {
+  using Packed = std::vector<std::shared_ptr<Memory>>;
+
   std::string key_prefix;
   std::shared_ptr<const Plan> plan;
-  std::vector<std::uint64_t> addresses;
   std::shared_ptr<Device> device;
   HostStoreOptions options;
 
   std::mutex mutex;
-  std::shared_ptr<void> owners;  ///< Of the tensors; from the connection on, the session keeps them.
+  TensorMemory tensors;  ///< From the connection on, the session keeps their owners.
+  std::shared_ptr<Packed> packed = std::make_shared<Packed>();  ///< The session keeps it too.
   std::unique_ptr<HeteroSession> session;
   std::condition_variable changed;
   std::deque<std::uint64_t> offered;
@@ -53,7 +50,8 @@ struct D2dSource::State {
     try {
       self->greeting = self->device->allocate(kGreetingBytes);
       made = std::make_unique<HeteroSession>(self->options, self->device);
-      made->keep(self->owners);
+      made->keep(self->tensors.owners);
+      made->keep(self->packed);
       made->keep(self->greeting);
     } catch (const std::exception& error) {
       failure = error.what();
@@ -85,26 +83,24 @@ struct D2dSource::State {
       const std::vector<std::uint64_t> batch(offered.begin(), end);
       offered.erase(offered.begin(), end);
       Keys keys;
-      std::vector<BlobList> lists;
-      if (served.empty()) {
-        keys.push_back(greeting_key(key_prefix));
-        lists.push_back(one_blob(device->index(), greeting->data(), kGreetingBytes));
-      }
-      for (const std::uint64_t chunk : batch) {
-        keys.push_back(chunk_key(key_prefix, chunk));
-        lists.push_back(blobs(chunk));
-      }
+      if (served.empty()) keys.push_back(greeting_key(key_prefix));
+      for (const std::uint64_t chunk : batch) keys.push_back(chunk_key(key_prefix, chunk));
       // Before the call, and also those that will fail: a call that is late may have named them all the same.
       served.insert(served.end(), keys.begin(), keys.end());
+      const bool greets = keys.size() > batch.size();
       lock.unlock();
       Keys refused;
-      // DevMSet answers OK also when every key failed: the truth is in the list.
-      const ::datasystem::Status status = client.DevMSet(keys, lists, refused);
+      std::string reason;
+      try {
+        refused = name(client, keys, batch, greets, reason);
+      } catch (const std::exception& error) {
+        refused = keys;
+        reason = error.what();
+      }
       lock.lock();
-      if (status.IsError()) refused = keys;
       if (!refused.empty()) {
         failed = refused;
-        why = status.IsError() ? describe(status) : "openYuanrong refused them";
+        why = reason;
         ended = true;
       }
     }
@@ -112,12 +108,23 @@ struct D2dSource::State {
     changed.notify_all();
   }
 
-  BlobList blobs(std::uint64_t chunk) const {
-    BlobList list;
-    list.deviceIdx = device->index();
-    for (const Blob& blob : plan->chunk(chunk))
-      list.blobs.push_back({reinterpret_cast<void*>(addresses[blob.tensor] + blob.tensor_offset), blob.bytes});
-    return list;
+  /// Names chunks to the worker; returns the keys that it refused, and why.
+  Keys name(::datasystem::HeteroClient& client, const Keys& keys, const std::vector<std::uint64_t>& chunks, bool greets,
+            std::string& reason) {
+    std::vector<BlobList> lists;
+    if (greets) lists.push_back(one_blob(greeting->data(), kGreetingBytes, device->index()));
+    for (const std::uint64_t chunk : chunks) lists.push_back(blobs(chunk));
+    Keys refused;
+    // DevMSet answers OK also when every key failed: the truth is in the list.
+    const ::datasystem::Status status = client.DevMSet(keys, lists, refused);
+    reason = status.IsError() ? describe(status) : "openYuanrong refused them";
+    return status.IsError() ? keys : refused;
+  }
+
+  BlobList blobs(std::uint64_t chunk) {
+    if (!travels_packed(*plan, chunk)) return tensor_blobs(*plan, chunk, tensors, device->index());
+    packed->push_back(pack(*plan, chunk, tensors, *device, Deadline::after(kPackSeconds)));
+    return one_blob(packed->back()->data(), plan->chunk_bytes[chunk], device->index());
   }
 };
 
@@ -126,10 +133,9 @@ D2dSource::D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> de
     : state_(std::make_shared<State>()), runner_(1, 0.0) {
   state_->key_prefix = std::move(key_prefix);
   state_->plan = std::move(plan);
-  state_->addresses = std::move(memory.addresses);
+  state_->tensors = std::move(memory);
   state_->device = std::move(device);
   state_->options = options;
-  state_->owners = std::move(memory.owners);
 }
 
 D2dSource::~D2dSource() {
@@ -181,7 +187,7 @@ void D2dSource::withdraw(Deadline deadline) {
   Keys left;
   bool stuck = false;
   std::unique_ptr<HeteroSession> session;
-  std::shared_ptr<void> owners;  // dropped last, and not under the lock
+  std::shared_ptr<void> owners, packed;  // dropped last, and not under the lock
   {
     std::unique_lock<std::mutex> lock(state_->mutex);
     state_->ended = true;
@@ -190,7 +196,10 @@ void D2dSource::withdraw(Deadline deadline) {
     stuck = !state_->changed.wait_until(lock, deadline.at(), [this] { return !state_->pumping; });
     left = state_->served;
     session = std::move(state_->session);
-    if (!stuck) owners = std::move(state_->owners);
+    if (!stuck) {
+      owners = std::move(state_->tensors.owners);
+      packed = std::move(state_->packed);
+    }
   }
   if (!session) return;
   // A key that somebody was sent to and has not confirmed yet is refused: in a moment it is free, or its reader died.

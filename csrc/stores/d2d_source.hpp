@@ -14,6 +14,9 @@ namespace yr_fastload {
 /// somebody asks. So the owners of the tensors are kept until openYuanrong's client is gone, not only until the keys
 /// are.
 ///
+/// Small tensors travel packed (stores/packing.hpp): those are copied, when they are offered, to device memory that
+/// this holds as long.
+///
 /// Chunks are offered one by one, also while this process itself still pulls others; a thread of the session names them
 /// to the worker, which takes one call a key. Keys belong to one source: whoever reads knows whom it asks.
 class D2dSource {

@@ -19,7 +19,7 @@ namespace yr_fastload {
 
 /// A connection of openYuanrong's heterogeneous client (HeteroClient) for one device.
 ///
-/// Its calls, and its destructor, keep no bound: they wait for peers and for HCCL. So they run on threads of the
+/// Its calls, and its destructor, keep no bound: they wait for peers and for HCCL. So they run on a thread of the
 /// session, with the device set, while their caller waits until its deadline. When the session goes while one is late,
 /// the client is left behind together with everything that was given to `keep`: what its threads may still read or
 /// write lives until they have ended.

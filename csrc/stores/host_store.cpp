@@ -101,16 +101,21 @@ class HostStore final : public ObjectStore {
     });
   }
 
-  bool set_if_absent(const std::string& key, const std::string& value, std::uint32_t ttl_s,
-                     Deadline deadline) override {
-    return call("set_if_absent", deadline, [key, value, ttl_s](ds::KVClient& client) {
+  bool set_all_if_absent(const KeyValues& entries, std::uint32_t ttl_s, Deadline deadline) override {
+    return call("set_if_absent", deadline, [entries, ttl_s](ds::KVClient& client) {
       ds::MSetParam param;
       param.ttlSecond = ttl_s;
       param.existence = ds::ExistenceOpt::NX;
-      // MSetTx, not MSet: only the transaction tells that the key was there (measured, 0.8.1).
-      const ds::Status status = client.MSetTx({key}, {ds::StringView(value.data(), value.size())}, param);
+      Keys keys;
+      std::vector<ds::StringView> values;
+      for (const auto& [key, value] : entries) {
+        keys.push_back(key);
+        values.emplace_back(value.data(), value.size());
+      }
+      // MSetTx, not MSet: only the transaction tells that a key was there (measured, 0.8.1).
+      const ds::Status status = client.MSetTx(keys, values, param);
       if (status.GetCode() == ds::K_OC_KEY_ALREADY_EXIST) return false;
-      check(status, "set_if_absent", {key});
+      check(status, "set_if_absent", keys);
       return true;
     });
   }

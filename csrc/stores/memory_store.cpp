@@ -72,11 +72,14 @@ void MemoryStore::set(const std::string& key, const std::string& value, std::uin
   put(key, Bytes(first, first + value.size()), ttl_s);
 }
 
-bool MemoryStore::set_if_absent(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline) {
-  const auto* first = reinterpret_cast<const std::byte*>(value.data());
+bool MemoryStore::set_all_if_absent(const KeyValues& values, std::uint32_t ttl_s, Deadline) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (find(key) != nullptr) return false;
-  put(key, Bytes(first, first + value.size()), ttl_s);
+  for (const auto& [key, value] : values)
+    if (find(key) != nullptr) return false;
+  for (const auto& [key, value] : values) {
+    const auto* first = reinterpret_cast<const std::byte*>(value.data());
+    put(key, Bytes(first, first + value.size()), ttl_s);
+  }
   return true;
 }
 

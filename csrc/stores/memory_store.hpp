@@ -29,7 +29,7 @@ class MemoryStore final : public ObjectStore {
 
   const char* transport() const noexcept override { return "memory"; }
   void set(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) override;
-  bool set_if_absent(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) override;
+  bool set_all_if_absent(const KeyValues& values, std::uint32_t ttl_s, Deadline deadline) override;
   std::optional<std::string> get(const std::string& key, Deadline deadline) override;
   std::vector<std::optional<std::string>> get_many(const Keys& keys, Deadline deadline) override;
   std::vector<bool> exist(const Keys& keys, Deadline deadline) override;

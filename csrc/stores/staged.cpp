@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "stores/packing.hpp"
 #include "stores/status.hpp"
 
 namespace yr_fastload {
@@ -19,14 +20,6 @@ constexpr std::size_t kPublishKeys = 16;
 /// tensors.
 constexpr std::size_t kCalls = 1;
 constexpr std::chrono::milliseconds kSlice{100};
-
-BlobList tensor_blobs(const Plan& plan, std::uint64_t chunk, const TensorMemory& memory, int device) {
-  BlobList list;
-  list.deviceIdx = device;
-  for (const Blob& blob : plan.chunk(chunk))
-    list.blobs.push_back({reinterpret_cast<void*>(memory.addresses[blob.tensor] + blob.tensor_offset), blob.bytes});
-  return list;
-}
 
 bool is_full(const ds::Status& status) {
   return code_of(status.GetCode()) == ErrorCode::kResourceExhausted ||

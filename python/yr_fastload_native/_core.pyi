@@ -172,6 +172,16 @@ class ObjectStore:
         ttl_s: typing.SupportsInt | typing.SupportsIndex,
         deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     ) -> None: ...
+    def set_all_if_absent(
+        self,
+        values: collections.abc.Mapping[str, bytes],
+        *,
+        ttl_s: typing.SupportsInt | typing.SupportsIndex,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> bool:
+        """
+        Set all, or none and return False if one of the keys is there. At most 8.
+        """
     def set_if_absent(
         self,
         key: str,
@@ -348,6 +358,7 @@ class Lease:
         deadline_s: typing.SupportsFloat | typing.SupportsIndex,
         place_key: str = "",
         place_value: bytes = b"",
+        slot_key: str = "",
     ) -> None: ...
     def leave(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
     def sources(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> int: ...

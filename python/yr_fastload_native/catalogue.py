@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from array import array
+from collections.abc import Sequence
 
 import attrs
 
@@ -36,6 +37,10 @@ _POLL_S = 0.02
 _PENDING = b"pending"  # where digests will be
 
 
+def _owner() -> bytes:
+    return f"{socket.gethostname()}:{os.getpid()}".encode()
+
+
 class SupersededError(Exception):
     """The generation under a reader was replaced or withdrawn; start again from the head."""
 
@@ -47,12 +52,19 @@ class Generation:
     Attributes:
         head: The bytes that the head holds while this version is the current one.
         transports: By which it can be read.
+        digests: Of each chunk; None if the publisher had not taken them yet.
     """
 
     who: Identity
     manifest: Manifest
     head: bytes
     transports: tuple[str, ...]
+    digests: array[int] | None
+
+    @property
+    def first_slot(self) -> str:
+        """The slot of the lease that its first source takes."""
+        return f"{self.who.slot_prefix(self.manifest.generation)}0"
 
     @property
     def chunk_prefix(self) -> str:
@@ -85,15 +97,18 @@ class Catalogue:
             )
         return head, decode_head(head, op=op)
 
-    def read(self, who: Identity, head: bytes, names: Head, deadline: Deadline, *, op: str) -> Generation:
-        """Read the generation that a head names.
+    def read(
+        self, who: Identity, head: bytes, names: Head, deadline: Deadline, *, op: str, beside: Sequence[str] = ()
+    ) -> tuple[Generation, list[bytes | None]]:
+        """Read the generation that a head names, and in the same call the values of some more keys.
 
         Raises:
             SupersededError: Its manifest is gone already.
             IntegrityError: It is damaged, or of another format.
             ResourceExhaustedError: It is beyond a bound.
         """
-        body = self.store.get(who.manifest_key(names.generation), deadline_s=deadline.left())
+        keys = [who.manifest_key(names.generation), who.digests_key(names.generation), *beside]
+        body, digests, *values = self.store.get_many(keys, deadline_s=deadline.left())
         if body is None:
             raise SupersededError
         manifest = decode_manifest(
@@ -104,22 +119,15 @@ class Catalogue:
             max_tensors=self.config.max_tensors,
             op=op,
         )
-        return Generation(who, manifest, head, tuple(names.transports))
+        found = manifest.digests()
+        if found is None:
+            found = self._digests(digests, manifest, op)
+        return Generation(who, manifest, head, tuple(names.transports), found), values
 
-    def digests(self, generation: Generation, deadline: Deadline, *, op: str) -> array[int] | None:
-        """The digest of each chunk; None if the publisher has not taken them yet.
-
-        Raises:
-            SupersededError: They are gone, and so is the generation.
-            IntegrityError: They are damaged.
-        """
-        manifest = generation.manifest
-        digests = manifest.digests()
-        if digests is not None:
-            return digests
-        body = self.store.get(generation.who.digests_key(manifest.generation), deadline_s=deadline.left())
+    @staticmethod
+    def _digests(body: bytes | None, manifest: Manifest, op: str) -> array[int] | None:
         if body is None:
-            raise SupersededError
+            raise SupersededError  # they are gone, and so is the generation
         return None if body == _PENDING else decode_digests(body, manifest, op=op)
 
     def wait_for_digests(self, generation: Generation, deadline: Deadline, *, op: str) -> array[int]:
@@ -130,10 +138,13 @@ class Catalogue:
             TransferTimeoutError: They did not come in time.
             IntegrityError: They are damaged.
         """
-        while (digests := self.digests(generation, deadline, op=op)) is None:
-            if not self.is_current(generation, deadline):
-                raise SupersededError
-            time.sleep(min(_POLL_S, deadline.left()))
+        digests, key = generation.digests, generation.who.digests_key(generation.manifest.generation)
+        while digests is None:
+            digests = self._digests(self.store.get(key, deadline_s=deadline.left()), generation.manifest, op)
+            if digests is None:
+                if not self.is_current(generation, deadline):
+                    raise SupersededError
+                time.sleep(min(_POLL_S, deadline.left()))
         return digests
 
     def store_digests(self, generation: Generation, digests: memoryview, *, ttl_s: int, deadline: Deadline) -> None:
@@ -145,28 +156,57 @@ class Catalogue:
         """Whether the head still names this generation."""
         return self.store.get(generation.who.head_key, deadline_s=deadline.left()) == generation.head
 
-    def describe(
-        self, who: Identity, manifest: Manifest, transports: list[str], *, ttl_s: int, deadline: Deadline
-    ) -> Generation:
-        """Store the manifest of a generation whose chunks can be read; no head names it yet."""
+    def describe(self, who: Identity, manifest: Manifest, transports: list[str]) -> tuple[Generation, bytes]:
+        """A generation to be, and its encoded manifest."""
         body, head = encode_manifest(manifest, max_bytes=self.config.max_manifest_bytes, transports=transports)
-        key = who.manifest_key(manifest.generation)
-        self.store.set(key, body, ttl_s=ttl_s, deadline_s=deadline.left())
-        if manifest.digests() is None:
-            key = who.digests_key(manifest.generation)
-            self.store.set(key, _PENDING, ttl_s=ttl_s, deadline_s=deadline.left())
-        return Generation(who, manifest, head, tuple(transports))
+        return Generation(who, manifest, head, tuple(transports), manifest.digests()), body
 
-    def announce(self, generation: Generation, deadline: Deadline, *, replace: bool) -> bool:
-        """Let the head name this generation. Without ``replace`` only if there is none; False if there was."""
-        key, ttl_s = generation.who.head_key, self.config.lease_s
+    def announce(
+        self,
+        generation: Generation,
+        body: bytes,
+        deadline: Deadline,
+        *,
+        place: tuple[str, bytes] = ("", b""),
+        replace: bool,
+    ) -> bool:
+        """Let the head name a generation whose chunks can be read, with this process as its first source.
+
+        Everything is stored by one call; its life is a lease's until `take_lease` renews it.
+
+        Args:
+            generation: From `describe`.
+            body: Its manifest.
+            deadline: Of this call.
+            place: A key that this source takes, and its value.
+            replace: Whether to replace the one that the head names; without it nothing is stored if there is one.
+
+        Returns:
+            Whether the head names this generation.
+        """
+        who, name = generation.who, generation.manifest.generation
+        values = {who.manifest_key(name): body, generation.first_slot: _owner()}
+        if generation.manifest.digests() is None:
+            values[who.digests_key(name)] = _PENDING
+        if place[0]:
+            values[place[0]] = place[1]
+        ttl_s = self.config.lease_s
         if not replace:
-            return self.store.set_if_absent(key, generation.head, ttl_s=ttl_s, deadline_s=deadline.left())
-        self.store.set(key, generation.head, ttl_s=ttl_s, deadline_s=deadline.left())
+            values[who.head_key] = generation.head
+            return self.store.set_all_if_absent(values, ttl_s=ttl_s, deadline_s=deadline.left())
+        for key, value in values.items():
+            self.store.set(key, value, ttl_s=ttl_s, deadline_s=deadline.left())
+        self.store.set(who.head_key, generation.head, ttl_s=ttl_s, deadline_s=deadline.left())
         return True
 
     def take_lease(
-        self, generation: Generation, data_keys: list[str], deadline: Deadline, *, place: tuple[str, bytes] = ("", b"")
+        self,
+        generation: Generation,
+        data_keys: list[str],
+        deadline: Deadline,
+        *,
+        place: tuple[str, bytes] = ("", b""),
+        announced: bool = False,
     ) -> _core.Lease:
         """Become a source of the current generation.
 
@@ -175,6 +215,7 @@ class Catalogue:
             data_keys: What holds its chunks in the store.
             deadline: Of this call.
             place: A key that this source has set, and its value; renewed and erased with the lease.
+            announced: Whether this process announced it, and is its first source already.
 
         Raises:
             NotPublishedError: It is not the current one any more, or its data is gone.
@@ -186,10 +227,11 @@ class Catalogue:
             head_key=who.head_key,
             head_value=generation.head,
             slot_prefix=who.slot_prefix(manifest.generation),
-            owner=f"{socket.gethostname()}:{os.getpid()}",
+            owner=_owner().decode(),
             data_keys=self._kept(generation, data_keys),
             place_key=place[0],
             place_value=place[1],
+            slot_key=generation.first_slot if announced else "",
             lease_s=self.config.lease_s,
             data_s=self.data_ttl_s,
             deadline_s=deadline.left(),

@@ -101,7 +101,9 @@ class Publisher:
         chunks = len(generation.manifest.chunks)
         keys = data_keys(self._who, generation.manifest.generation, chunks, generation.transports)
         place = member.held if member is not None else ("", b"")
-        lease = self._catalogue.take_lease(generation, keys, self._deadline, place=place)
+        lease = self._catalogue.take_lease(generation, keys, self._deadline, place=place, announced=not made.joined)
+        if member is not None:
+            member.start()
         publication = Publication(
             generation,
             lease,
@@ -151,7 +153,7 @@ class Publisher:
             head, names = catalogue.head(self._who, deadline, op="publish")
             if set(names.transports) != set(self._offers):
                 return None
-            current = catalogue.read(self._who, head, names, deadline, op="publish")
+            current, _ = catalogue.read(self._who, head, names, deadline, op="publish")
             current.manifest.check_layout(self._table, op="publish")
             theirs = catalogue.wait_for_digests(current, deadline, op="publish")
         except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
@@ -169,27 +171,26 @@ class Publisher:
         return current if list(mine) == list(theirs) else None
 
     def _join(self, generation: Generation) -> _Made:
-        member = None
-        if "d2d" in generation.transports:
-            plan = generation.manifest.plan()
-            member = self._serve(
-                generation.manifest.generation, plan, mapped_addresses(generation.manifest, self._table)
-            )
+        if "d2d" not in generation.transports:
+            return _Made(generation, True, None)
+        manifest, store = generation.manifest, self._catalogue.store
+        member = self._serve(manifest.generation, manifest.plan(), mapped_addresses(manifest, self._table))
+        try:
+            member.look_around(store.get_many(member.first_keys(), deadline_s=self._deadline.left()), self._deadline)
+            member.take_place(self._deadline)
+        except BaseException:
+            member.leave()
+            raise
         return _Made(generation, True, member)
 
     # -- a new one ------------------------------------------------------------------------------------------------
 
     def _serve(self, generation: str, plan: _core.Plan, addresses: array[int]) -> Member:
+        """A source of all chunks, that is to be started."""
         member = Member(self._worker, self._who, generation, self._site)
         source = member.serve(plan, addresses, self._table.memory())
         for chunk in range(plan.chunks):
             source.offer(chunk)
-        source.start()
-        try:
-            member.take_place(self._deadline)
-        except BaseException:
-            member.leave()
-            raise
         return member
 
     def _make(self) -> _Made:
@@ -204,15 +205,17 @@ class Publisher:
         try:
             if "d2d" in self._offers:
                 member = self._serve(name, plan, table.addresses)
+                member.claim_first()
             digests = self._store_chunks(job)
             manifest = build_manifest(who, name, table, plan, digests, limits)
-            made = catalogue.describe(who, manifest, self._offers, ttl_s=self._ttl_s, deadline=deadline)
-            if catalogue.announce(made, deadline, replace=False):
+            made, body = catalogue.describe(who, manifest, self._offers)
+            place = member.held if member is not None else ("", b"")
+            if catalogue.announce(made, body, deadline, place=place, replace=False):
                 return _Made(made, False, member)
             # Somebody published while we did. The same bytes: theirs will do. Other bytes: the later one counts.
             twin = self._twin()
             if twin is None:
-                catalogue.announce(made, deadline, replace=True)
+                catalogue.announce(made, body, deadline, place=place, replace=True)
                 return _Made(made, False, member)
         except BaseException:
             if member is not None:

@@ -131,9 +131,12 @@ class Puller:
                 op="load",
                 failed_keys=[self._who.head_key],
             )
-        member = self._become_member(names.generation) if "d2d" in usable else None
+        member = Member(self._worker, self._who, names.generation, self._site) if "d2d" in usable else None
+        beside = member.first_keys() if member is not None else []
+        generation, places = catalogue.read(self._who, head, names, deadline, op="load", beside=beside)
         try:
-            generation = catalogue.read(self._who, head, names, deadline, op="load")
+            if member is not None:
+                self._join(member, places)
             manifest = generation.manifest
             manifest.check_layout(self._table, op="load")
             plan = manifest.plan()
@@ -149,18 +152,15 @@ class Puller:
             member = None
         return Pulled(generation, transport, retried, member)
 
-    def _become_member(self, generation: str) -> Member:
+    def _join(self, member: Member, places: list[bytes | None]) -> None:
         """Take a place among those who serve this generation, and have the way to the first peer set up."""
-        member = Member(self._worker, self._who, generation, self._site)
+        member.look_around(places, self._deadline)
         if self._config.hold:
             try:
                 member.take_place(self._deadline)
             except ResourceExhaustedError as error:
                 _log.debug("no source will come of this load: %s", str(error))
-        else:
-            member.look_around(self._deadline)
         member.greet()
-        return member
 
 
 class _Load:
@@ -173,7 +173,7 @@ class _Load:
         self._member = member
         self._manifest: Manifest = job.generation.manifest
         self._wanted = array("Q", range(job.plan.chunks))
-        self._digests = job.worker.catalogue.digests(job.generation, job.deadline, op="load")
+        self._digests = job.generation.digests
         self._retried = 0
         self._source: _core.D2dSource | None = None
         if member is not None and job.worker.config.hold:

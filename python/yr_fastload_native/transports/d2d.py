@@ -15,6 +15,7 @@ import secrets
 import socket
 import threading
 from array import array
+from collections.abc import Sequence
 
 import attrs
 
@@ -30,6 +31,7 @@ __all__ = ["PLACES", "Member", "Place"]
 _log = logging.getLogger(__name__)
 
 PLACES = 64
+_LOOK = 8  # places looked at together: they are taken from the lowest on
 _WATCH_S = 0.1
 _LEAVE_S = 2.0
 _VALUE = re.compile(r"([0-9a-f]{16}) ([ -~]{1,200})\Z")
@@ -81,6 +83,7 @@ class Member:
         self._watcher: threading.Thread | None = None
         self.place: Place | None = None
         self.peers: list[Place] = []
+        self._free: list[int] = []
 
     # -- places ---------------------------------------------------------------------------------------------------
 
@@ -92,28 +95,39 @@ class Member:
         """Key and value of the place."""
         return ("", b"") if self.place is None else (self.key(self.place.number), self.place.value)
 
-    def look_around(self, deadline: Deadline) -> list[bytes | None]:
-        """Learn who holds which place; returns what the store has for each."""
-        keys = [self.key(number) for number in range(PLACES)]
-        values = self._worker.catalogue.store.get_many(keys, deadline_s=deadline.left())
-        held = [Place.parse(number, value) for number, value in enumerate(values)]
+    def first_keys(self) -> list[str]:
+        """Of the places to look at first."""
+        return [self.key(number) for number in range(_LOOK)]
+
+    def look_around(self, values: Sequence[bytes | None], deadline: Deadline) -> None:
+        """Learn who holds which place: all up to the first free ones.
+
+        Args:
+            values: What the store has for `first_keys`.
+            deadline: Of this call.
+        """
+        seen = list(values)
+        while len(seen) < PLACES and None not in seen[-_LOOK:]:
+            keys = [self.key(number) for number in range(len(seen), len(seen) + _LOOK)]
+            seen += self._worker.catalogue.store.get_many(keys, deadline_s=deadline.left())
+        held = [Place.parse(number, value) for number, value in enumerate(seen)]
         self.peers = [place for place in held if place is not None]
-        return values
+        self._free = [number for number, value in enumerate(seen) if value is None] + list(range(len(seen), PLACES))
+
+    def claim_first(self) -> None:
+        """The first place of a new generation; its key is set when that is announced."""
+        self.place = self._place(0)
 
     def take_place(self, deadline: Deadline) -> None:
-        """Take the lowest free place, and learn who holds the others.
+        """Take the lowest free place.
 
         Raises:
             ResourceExhaustedError: There is none; reading works all the same.
         """
         store = self._worker.catalogue.store
-        values = self.look_around(deadline)
-        owner = f"{socket.gethostname()}:{os.getpid()}"
         ttl_s = self._worker.config.lease_s + int(deadline.left())
-        for number, value in enumerate(values):
-            if value is not None:
-                continue
-            place = Place(number, self._token, owner)
+        for number in self._free:
+            place = self._place(number)
             if store.set_if_absent(self.key(number), place.value, ttl_s=ttl_s, deadline_s=deadline.left()):
                 self.place = place
                 return
@@ -122,6 +136,9 @@ class Member:
             if other is not None:
                 self.peers.append(other)
         raise ResourceExhaustedError(f"all {PLACES} places of sources are taken", op="load")
+
+    def _place(self, number: int) -> Place:
+        return Place(number, self._token, f"{socket.gethostname()}:{os.getpid()}")
 
     def peers_in_order(self) -> list[Place]:
         """Whom to ask: the holder of the place above and those above it, then everybody else."""
