@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 import attrs
 
+from yr_fastload_native import _core
 from yr_fastload_native.config import TRANSPORTS, Config
 from yr_fastload_native.errors import DeviceError
 
-__all__ = ["Candidate", "to_offer", "to_try"]
+__all__ = ["Candidate", "chunk_bytes", "to_offer", "to_try"]
 
 _NEEDS_NPU = ("d2d", "staged")
+_MIB = 1 << 20
+# Few keys where bytes cost little beside a key (`d2d`); small enough to overlap fetching with copying (`host`); and
+# several at a time in openYuanrong's pool (`staged`).
+_CHUNK_BYTES = {"d2d": 128 * _MIB, "host": 32 * _MIB, "staged": _core.STAGED_CHUNK_BYTES}
 
 
 @attrs.frozen
@@ -47,6 +52,13 @@ def to_offer(config: Config, *, is_npu: bool) -> list[str]:
             op="publish",
         )
     return [transport for transport in TRANSPORTS if transport in wanted]
+
+
+def chunk_bytes(config: Config, offered: Sequence[str]) -> int:
+    """The largest chunk of a publication that offers these transports."""
+    wanted = config.chunk_bytes or max(_CHUNK_BYTES.values())
+    most = [_CHUNK_BYTES[each] for each in offered if not config.chunk_bytes or each == "staged"]
+    return min([wanted, *most])
 
 
 def to_try(config: Config, offered: Sequence[str], *, is_npu: bool) -> list[Candidate]:

@@ -64,7 +64,7 @@ def _worker(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 
 
 def _chunk_bytes(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    _number(int, 64, 1 << 30)(instance, attribute, value)
+    _number(int, 0, 1 << 30)(instance, attribute, value)
     if value % 64:
         raise _refuse(attribute, value, "a multiple of 64 (the alignment of a blob in a chunk)")
 
@@ -145,7 +145,13 @@ class Config:
     hold: bool = _setting(
         True, _boolean, "Whether a loader that has pulled an identity keeps it published, as one more source."
     )
-    chunk_bytes: int = _setting(32 * _MIB, _chunk_bytes, "Largest chunk (one openYuanrong key).", "bytes")
+    chunk_bytes: int = _setting(
+        0,
+        _chunk_bytes,
+        "Largest chunk (one openYuanrong key). 0 takes what suits the transports that a publication offers: 128 MiB "
+        "for `d2d`, 32 MiB for `host`, and never more than 8 MiB for `staged`.",
+        "bytes",
+    )
     max_blobs: int = _setting(4096, _number(int, 1, 65536), "Most blobs in a chunk.")
     copy_threads: int = _setting(
         0, _number(int, 0, 256), "Threads that copy and verify; 0 takes the usable cores, at most 8."

@@ -13,7 +13,7 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation, SupersededError
-from yr_fastload_native.chain import to_offer
+from yr_fastload_native.chain import chunk_bytes, to_offer
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import (
@@ -197,7 +197,7 @@ class Publisher:
         """Store a new generation and let the head name it; or join an equal one that came first."""
         catalogue, who, deadline, table = self._catalogue, self._who, self._deadline, self._table
         name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-        limits = (self._chunk_bytes(), self._config.max_blobs)
+        limits = (chunk_bytes(self._config, self._offers), self._config.max_blobs)
         sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
         plan = _core.make_plan(sizes, chunk_bytes=limits[0], max_blobs=limits[1])
         job = PublishJob(self._worker, who, name, table, self._site, plan, self._ttl_s, deadline, self._progress)
@@ -226,10 +226,6 @@ class Publisher:
             member.leave()
         catalogue.erase_data(who, name, data_keys(who, name, plan.chunks, self._offers))
         return self._join(twin)
-
-    def _chunk_bytes(self) -> int:
-        most = self._config.chunk_bytes
-        return min(most, _core.STAGED_CHUNK_BYTES) if "staged" in self._offers else most
 
     def _store_chunks(self, job: PublishJob) -> memoryview | None:
         """Copy the chunks where they are to be copied; the digest of each, None if they are taken later."""

@@ -163,10 +163,12 @@ def _source(task: Mapping[str, Any], parent: Parent) -> None:
         while (message := parent.wait()) is not None:
             run = message["run"]
             if message["do"] == "publish":
+                started = time.perf_counter()
                 publication = loader.publish(arrays, {"bench": run})
-                settled = publication.wait_settled(plan.deadline_s)
+                if not publication.wait_settled(plan.deadline_s):
+                    raise UnavailableError(f"the publication did not settle: {publication.state}", op="bench")
                 held.append(publication)
-                parent.send("done", seconds=publication.seconds, settled=settled)
+                parent.send("done", seconds=publication.seconds, settled_s=time.perf_counter() - started)
             elif message["do"] == "withdraw":
                 held.pop().close()
                 parent.send("done")
@@ -239,7 +241,7 @@ def measure(
         IntegrityError: A load gave other bytes than the source has.
     """
     samples: dict[str, list[float]] = {
-        key: [] for key in ("load", "publish", "raw", "baseline_load", "baseline_publish", "first_load")
+        key: [] for key in ("load", "publish", "settled", "raw", "baseline_load", "baseline_publish", "first_load")
     }
     task = attrs.asdict(plan)
     with contextlib.ExitStack() as stack:
@@ -259,7 +261,8 @@ def measure(
         for turn in range(rounds + 1):
             note(f"round {turn} of {rounds}" if turn else "warming up")
             run = uuid.uuid4().hex
-            figures = {"publish": ask(source, "publish", run)["seconds"]}
+            published = ask(source, "publish", run)
+            figures = {"publish": published["seconds"], "settled": published["settled_s"]}
             ask(source, "withdraw")
             report = ask(reader, "load", held)
             figures["load"] = report["seconds"]
@@ -321,6 +324,7 @@ def _record(
         "load_s": median("load"),
         "first_load_s": median("first_load"),
         "publish_s": median("publish"),
+        "settled_s": median("settled"),
         "raw_copy_s": median("raw"),
         "raw_copy_gib_per_s": size / median("raw"),
         "load_gib_per_s": size / median("load"),

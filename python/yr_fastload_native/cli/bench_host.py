@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yr_fastload_native import _core
+from yr_fastload_native.chain import chunk_bytes
 from yr_fastload_native.checkpoint import drop_page_cache, read_directory, scan_directory
 from yr_fastload_native.cli.room import touch_memory
 from yr_fastload_native.config import Config
@@ -183,13 +184,12 @@ def measure_fixed_cost(worker: str, rounds: int) -> dict[str, Any]:
     target = {name: np.zeros_like(value) for name, value in source.items()}
     sizes = array("Q", [_SMALL_BYTES] * _SMALL_TENSORS)
     config = Config(worker=worker)
+    most = chunk_bytes(config, ["host"])
     plan, publish, load = [], [], []
     with FastLoader(config) as publisher, FastLoader(config) as loader:
         for _ in range(rounds):
             identity = {"source": "bench", "run": uuid.uuid4().hex}
-            plan.append(
-                _seconds(lambda: _core.make_plan(sizes, chunk_bytes=config.chunk_bytes, max_blobs=config.max_blobs))
-            )
+            plan.append(_seconds(lambda: _core.make_plan(sizes, chunk_bytes=most, max_blobs=config.max_blobs)))
             with publisher.publish(source, identity) as publication:
                 publish.append(publication.seconds)
                 load.append(loader.load(target, identity).seconds)
