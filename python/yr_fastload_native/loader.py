@@ -17,6 +17,7 @@ from yr_fastload_native.config import Config, parse_address
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Sites
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, PartialTransferError
+from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.publication import LEAVE_S, Publication, close_at_exit
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
@@ -98,6 +99,7 @@ class FastLoader:
 
     # -- publish ------------------------------------------------------------------------------------------------
 
+    @gc_paused()
     def publish(self, model: Any, identity: Mapping[str, Any], *, progress: Progress | None = None) -> Publication:
         """Publish every parameter and buffer; returns when another process can load them.
 
@@ -141,6 +143,7 @@ class FastLoader:
 
     # -- load ---------------------------------------------------------------------------------------------------
 
+    @gc_paused()
     def load(
         self,
         model: Any,

@@ -70,7 +70,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...] | None:
     """Strides in their canonical form, None if the elements do not fill one run of memory without gap or overlap."""
     canonical = _contiguous(shape)
-    if 0 in shape:
+    if strides == canonical or 0 in shape:
         return canonical
     if all(size == 1 or stride == want for size, stride, want in zip(shape, strides, canonical, strict=True)):
         return canonical
@@ -89,6 +89,18 @@ def _numpy_number(dtype: Any) -> tuple[str, int] | None:
     # Kind V is a structure or raw bytes (type void), or a number of ml_dtypes.
     number = dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type.__name__ != "void")
     return (dtype.name, dtype.itemsize) if number and not dtype.hasobject and dtype.isnative else None
+
+
+@functools.lru_cache(maxsize=256)
+def _torch_number(dtype: Any) -> tuple[str, int]:
+    """Name and item size of a torch dtype. Cached: torch makes names slowly."""
+    return str(dtype).removeprefix("torch."), dtype.itemsize
+
+
+@functools.lru_cache(maxsize=256)
+def _torch_place(device: Any) -> tuple[str, int | None]:
+    """Type of a torch device, and its number if it is an NPU."""
+    return device.type, device.index or 0 if device.type == "npu" else None
 
 
 def _place(npu: int | None) -> str:
@@ -149,7 +161,8 @@ class _Reader:
             raise self._refuse(
                 name, f"has layout {value.layout}, quantized={value.is_quantized}; only strided ones move"
             )
-        if value.device.type not in ("cpu", "npu"):
+        place, npu = _torch_place(value.device)
+        if place not in ("cpu", "npu"):
             raise DeviceError(
                 f"tensor {name!r} is on {value.device}; only tensors in CPU memory and on NPUs move",
                 op=self._op,
@@ -161,9 +174,8 @@ class _Reader:
             address = value.data_ptr()
         except RuntimeError as error:
             raise self._refuse(name, f"has no memory: {error}") from None
-        dtype = str(value.dtype).removeprefix("torch.")
-        npu = value.device.index or 0 if value.device.type == "npu" else None
-        return self._make(name, dtype, tuple(value.shape), value.stride(), value.element_size(), address, value, npu)
+        dtype, item = _torch_number(value.dtype)
+        return self._make(name, dtype, tuple(value.shape), value.stride(), item, address, value, npu)
 
     def _numpy(self, name: str, value: Any) -> Tensor:
         number = _numpy_number(value.dtype)
