@@ -33,19 +33,21 @@ void register_source(py::module_& module) {
   py::class_<D2dSource, std::shared_ptr<D2dSource>>(
       module, "D2dSource", "Serves chunks from the memory of tensors on a device, by reference.")
       .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
-                       std::shared_ptr<Device> device, const std::string& key_prefix, std::shared_ptr<Plan> plan,
+                       std::shared_ptr<Device> device, std::vector<std::string> lanes, std::shared_ptr<Plan> plan,
                        const py::buffer& addresses, py::object owners) {
              TensorMemory memory = memory_of(*plan, addresses, std::move(owners));
              std::unique_ptr<D2dSource> source;
              {
                const py::gil_scoped_release release;
-               source = std::make_unique<D2dSource>(HostStoreOptions{host, port, connect_timeout_s, rpc_timeout_s},
-                                                    std::move(device), key_prefix, std::move(plan), std::move(memory));
+               source =
+                   std::make_unique<D2dSource>(HostStoreOptions{host, port, connect_timeout_s, rpc_timeout_s},
+                                               std::move(device), std::move(lanes), std::move(plan), std::move(memory));
              }
              return share_without_gil(std::move(source));
            }),
            py::arg("host"), py::arg("port"), py::kw_only(), py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"),
-           py::arg("device"), py::arg("key_prefix"), py::arg("plan"), py::arg("addresses"), py::arg("owners"))
+           py::arg("device"), py::arg("lanes"), py::arg("plan"), py::arg("addresses"), py::arg("owners"),
+           "lanes: prefixes of keys, each for one reader at a time.")
       .def("offer", &D2dSource::offer, py::arg("chunk"), nogil, "Queue a chunk whose bytes are in the tensors.")
       .def("start", &D2dSource::start, nogil, "Begin to name what was offered.")
       .def(
@@ -92,6 +94,7 @@ void register_readers(py::module_& module) {
            py::arg("stall_s"), py::arg("chunks_ahead"), py::arg("addresses") = py::none(),
            py::arg("owners") = py::none(),
            "peer: its name for messages. addresses: of the tensors to read straight into; None for landing memory.")
+      .def("distrust", &D2dReader::distrust, nogil, "Have later transfers use a new connection.")
       .def_property_readonly("arrived", &D2dReader::arrived, "How many chunks came.")
       .def_property_readonly("left_because", &D2dReader::left_because, "Why the peer was left; empty if it was not.")
       .def_property_readonly("in_flight", &D2dReader::in_flight, "Chunks that may still be written to at any time.");

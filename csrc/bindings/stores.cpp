@@ -9,6 +9,7 @@
 #include "bindings/common.hpp"
 #include "core/call_runner.hpp"
 #include "core/store_reader.hpp"
+#include "stores/graveyard.hpp"
 #include "stores/host_store.hpp"
 #include "stores/memory_store.hpp"
 
@@ -131,6 +132,8 @@ void register_stores(py::module_& module) {
                                                                      "Reads chunks that are objects of a store.")
       .def(py::init<std::shared_ptr<ObjectStore>, std::string, std::size_t, std::size_t>(), py::arg("store"),
            py::arg("key_prefix"), py::kw_only(), py::arg("first_batch"), py::arg("batch"));
+  module.def("connections_left_behind", &to_be_destroyed,
+             "Connections that may still be at work for a peer that does not answer; each goes after some minutes.");
   module.def("threads_left_behind", &CallRunner::left_behind,
              "Threads that a frozen worker kept from ending with their store.");
 }

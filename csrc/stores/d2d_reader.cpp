@@ -1,6 +1,7 @@
 #include "stores/d2d_reader.hpp"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "stores/status.hpp"
@@ -12,6 +13,10 @@ namespace ds = ::datasystem;
 
 /// How long one wait for a chunk lasts before the cancel flag is looked at.
 constexpr std::uint64_t kSliceMs = 100;
+/// Between two looks at what a peer serves that is still loading itself.
+constexpr std::chrono::milliseconds kLookInterval{10};
+/// Keys in one question; openYuanrong takes 10,000.
+constexpr std::size_t kLookKeys = 4096;
 
 std::string seconds_text(double seconds) {
   const std::string text = std::to_string(seconds);
@@ -49,28 +54,55 @@ void D2dReader::read(Span<const std::uint64_t> chunks, const Deliver& deliver, c
   bool more = true;
   try {
     while (more && !cancelled.raised() && !done()) {
+      look(deadline);
       ask(deadline);
       more = take(deliver);
     }
   } catch (const Error& error) {
+    late_ = true;
     leave(error.what());
   }
   abandon();
+  wanted_.insert(wanted_.begin(), served_.begin(), served_.end());
   for (auto chunk = wanted_.begin(); more && !cancelled.raised() && chunk != wanted_.end(); ++chunk)
     more = deliver({*chunk, nullptr, ErrorCode::kPartialTransfer, peer_.name + " " + left_because_});
 }
 
-bool D2dReader::done() const { return !left_because_.empty() || (wanted_.empty() && pending_.empty()); }
+bool D2dReader::done() const {
+  return !left_because_.empty() || (wanted_.empty() && served_.empty() && pending_.empty());
+}
+
+std::size_t D2dReader::ahead() const { return std::max<std::size_t>(1, options_.chunks_ahead); }
+
+/// Learns which of the wanted chunks the peer serves by now, once there are fewer to ask for than may be asked for.
+void D2dReader::look(Deadline deadline) {
+  if (wanted_.empty() || served_.size() >= ahead() || Deadline::Clock::now() < next_look_) return;
+  std::deque<std::uint64_t> served = served_;
+  std::deque<std::uint64_t> rest;
+  std::size_t seen = 0;
+  while (seen < wanted_.size() && served.size() < ahead()) {
+    Keys keys;
+    for (std::size_t i = seen; i < std::min(seen + kLookKeys, wanted_.size()); ++i)
+      keys.push_back(chunk_key(peer_.key_prefix, wanted_[i]));
+    const std::vector<bool> there =
+        session_->call("load", deadline.earlier(Deadline::after(stall_s_)),
+                       [keys](ds::HeteroClient& client) { return are_served(client, keys); });
+    for (const bool one : there) (one ? served : rest).push_back(wanted_[seen++]);
+  }
+  rest.insert(rest.end(), wanted_.begin() + static_cast<std::ptrdiff_t>(seen), wanted_.end());
+  wanted_ = std::move(rest);
+  served_ = std::move(served);
+  next_look_ = Deadline::Clock::now() + kLookInterval;
+}
 
 /// Asks for the next chunks: for several in one call, when half of those asked for have come.
 void D2dReader::ask(Deadline deadline) {
-  const std::size_t ahead = std::max<std::size_t>(1, options_.chunks_ahead);
-  if (wanted_.empty() || pending_.size() > ahead / 2) return;
+  if (served_.empty() || pending_.size() > ahead() / 2) return;
   Keys keys;
   std::vector<BlobList> lists;
   std::vector<Landing> landings;
-  while (keys.size() < wanted_.size() && pending_.size() + keys.size() < ahead) {
-    const std::uint64_t chunk = wanted_[keys.size()];
+  while (keys.size() < served_.size() && pending_.size() + keys.size() < ahead()) {
+    const std::uint64_t chunk = served_[keys.size()];
     Landing landing;
     if (lands(chunk)) {
       // With nothing under way, room can only come from the threads that copy.
@@ -84,7 +116,7 @@ void D2dReader::ask(Deadline deadline) {
   if (keys.empty()) return;
   // From here on they may be written to, also if the call is late.
   for (std::size_t i = 0; i < keys.size(); ++i)
-    if (!landings[i]) in_flight_.push_back(wanted_[i]);
+    if (!landings[i]) in_flight_.push_back(served_[i]);
   asking_ = landings;
   const std::shared_ptr<void> owners = tensors_ ? tensors_->owners : nullptr;
   std::vector<ds::Future> futures = session_->call("load", deadline.earlier(Deadline::after(stall_s_)),
@@ -94,15 +126,21 @@ void D2dReader::ask(Deadline deadline) {
                                                      return each;
                                                    });
   for (std::size_t i = 0; i < futures.size(); ++i) {
-    pending_.push_back({wanted_.front(), std::move(landings[i]), std::move(futures[i])});
-    wanted_.pop_front();
+    pending_.push_back({served_.front(), std::move(landings[i]), std::move(futures[i])});
+    served_.pop_front();
   }
   asking_.clear();
 }
 
 /// Waits a little for the chunk that was asked for first. False if no more are wanted.
 bool D2dReader::take(const Deliver& deliver) {
-  if (pending_.empty()) return true;
+  if (pending_.empty()) {
+    if (served_.empty() && since_.seconds() >= stall_s_)
+      leave("came to serve nothing more in " + seconds_text(stall_s_));
+    else if (served_.empty())
+      std::this_thread::sleep_until(next_look_);
+    return true;
+  }
   const ds::Status status = pending_.front().future.Get(kSliceMs);
   if (status.GetCode() == ds::K_FUTURE_TIMEOUT) {
     if (since_.seconds() >= stall_s_) leave("sent nothing for " + seconds_text(stall_s_));
@@ -134,7 +172,7 @@ void D2dReader::leave(std::string why) {
 
 /// What is under way may still write where it goes: that memory stays until the session's client is gone.
 void D2dReader::abandon() {
-  if (pending_.empty() && left_because_.empty()) return;
+  if (pending_.empty() && !late_) return;
   auto kept = std::make_shared<std::deque<Pending>>(std::move(pending_));
   for (auto one = kept->rbegin(); one != kept->rend(); ++one) wanted_.push_front(one->chunk);
   pending_.clear();
@@ -142,6 +180,10 @@ void D2dReader::abandon() {
   session_->keep(std::make_shared<std::vector<Landing>>(std::move(asking_)));
   if (tensors_) session_->keep(tensors_->owners);
   receiver_->discard(session_);
+}
+
+void D2dReader::distrust() {
+  if (session_) receiver_->discard(session_);
 }
 
 BlobList D2dReader::targets(std::uint64_t chunk, const Landing& landing) const {

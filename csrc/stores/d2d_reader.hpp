@@ -30,6 +30,8 @@ struct D2dReaderOptions {
 /// (openYuanrong ends it after a DevSubscribe only if it came from DevPublish; 0.8.1,
 /// MasterDevOcManager::AckRecvFinish).
 ///
+/// It asks for what the peer serves already, and for nothing else: see `are_served`.
+///
 /// A transfer that is abandoned may go on writing when its peer wakes up. Where it writes into tensors, `in_flight`
 /// tells which: whoever goes on to use these gives them other memory first. The old one lives until openYuanrong's
 /// client is gone.
@@ -44,6 +46,9 @@ class D2dReader final : public ChunkReader {
             Deadline deadline) override;
 
   // After `read`:
+  /// The bytes were not what was asked for, so the two ends may disagree about what comes next: later transfers use a
+  /// new connection.
+  void distrust();
   /// How many chunks came.
   std::uint64_t arrived() const noexcept { return arrived_; }
   /// Why the peer was left; empty if it was not.
@@ -59,6 +64,8 @@ class D2dReader final : public ChunkReader {
   };
 
   bool done() const;
+  std::size_t ahead() const;
+  void look(Deadline deadline);
   void ask(Deadline deadline);
   bool take(const Deliver& deliver);
   void leave(std::string why);
@@ -73,9 +80,12 @@ class D2dReader final : public ChunkReader {
   const D2dReaderOptions options_;
 
   std::shared_ptr<HeteroSession> session_;
-  std::deque<std::uint64_t> wanted_;
+  std::deque<std::uint64_t> wanted_;  ///< Not known to be served yet; ascending.
+  std::deque<std::uint64_t> served_;  ///< To be asked for.
   std::deque<Pending> pending_;
   std::vector<Landing> asking_;  ///< Of a call that has not returned.
+  Deadline::Clock::time_point next_look_{};
+  bool late_ = false;  ///< A call did not return in time, or failed.
   double stall_s_ = 0;
   Stopwatch since_;  // the last arrival
   std::uint64_t arrived_ = 0;

@@ -24,7 +24,7 @@ constexpr std::chrono::milliseconds kRetryInterval{20};
 struct D2dSource::State {
   using Packed = std::vector<std::shared_ptr<Memory>>;
 
-  std::string key_prefix;
+  Keys lanes;
   std::shared_ptr<const Plan> plan;
   std::shared_ptr<Device> device;
   HostStoreOptions options;
@@ -33,12 +33,13 @@ struct D2dSource::State {
   TensorMemory tensors;  ///< From the connection on, the session keeps their owners.
   std::shared_ptr<Packed> packed = std::make_shared<Packed>();  ///< The session keeps it too.
   std::unique_ptr<HeteroSession> session;
+  BlobList greeting;
   std::condition_variable changed;
   std::deque<std::uint64_t> offered;
-  Keys served;  ///< The greeting first.
+  Keys served;              ///< The greetings first.
+  std::size_t serving = 0;  ///< Chunks.
   Keys failed;
   std::string why;
-  std::shared_ptr<Memory> greeting;
   bool started = false;
   bool pumping = false;
   bool ended = false;
@@ -48,21 +49,20 @@ struct D2dSource::State {
     std::unique_ptr<HeteroSession> made;
     std::string failure;
     try {
-      self->greeting = self->device->allocate(kGreetingBytes);
       made = std::make_unique<HeteroSession>(self->options, self->device);
       made->keep(self->tensors.owners);
       made->keep(self->packed);
-      made->keep(self->greeting);
     } catch (const std::exception& error) {
       failure = error.what();
     }
     const std::lock_guard<std::mutex> lock(self->mutex);
     self->pumping = false;
     if (!made) {
-      self->failed = {self->key_prefix};
+      self->failed = self->lanes;
       self->why = failure;
       self->ended = true;
     } else if (!self->ended) {
+      self->greeting = made->greeting();
       self->session = std::move(made);
       if (!self->offered.empty()) post_pump(self);
     }
@@ -79,15 +79,18 @@ struct D2dSource::State {
   void pump(::datasystem::HeteroClient& client) {
     std::unique_lock<std::mutex> lock(mutex);
     while (!ended && !offered.empty()) {
-      const auto end = offered.begin() + static_cast<std::ptrdiff_t>(std::min(kPublishKeys, offered.size()));
+      const std::size_t most = std::max<std::size_t>(1, kPublishKeys / lanes.size());
+      const auto end = offered.begin() + static_cast<std::ptrdiff_t>(std::min(most, offered.size()));
       const std::vector<std::uint64_t> batch(offered.begin(), end);
       offered.erase(offered.begin(), end);
+      const bool greets = served.empty();
       Keys keys;
-      if (served.empty()) keys.push_back(greeting_key(key_prefix));
-      for (const std::uint64_t chunk : batch) keys.push_back(chunk_key(key_prefix, chunk));
+      for (const std::string& lane : lanes) {
+        if (greets) keys.push_back(greeting_key(lane));
+        for (const std::uint64_t chunk : batch) keys.push_back(chunk_key(lane, chunk));
+      }
       // Before the call, and also those that will fail: a call that is late may have named them all the same.
       served.insert(served.end(), keys.begin(), keys.end());
-      const bool greets = keys.size() > batch.size();
       lock.unlock();
       Keys refused;
       std::string reason;
@@ -98,6 +101,7 @@ struct D2dSource::State {
         reason = error.what();
       }
       lock.lock();
+      serving += batch.size();
       if (!refused.empty()) {
         failed = refused;
         why = reason;
@@ -111,9 +115,11 @@ struct D2dSource::State {
   /// Names chunks to the worker; returns the keys that it refused, and why.
   Keys name(::datasystem::HeteroClient& client, const Keys& keys, const std::vector<std::uint64_t>& chunks, bool greets,
             std::string& reason) {
+    std::vector<BlobList> lane;
+    if (greets) lane.push_back(greeting);
+    for (const std::uint64_t chunk : chunks) lane.push_back(blobs(chunk));
     std::vector<BlobList> lists;
-    if (greets) lists.push_back(one_blob(greeting->data(), kGreetingBytes, device->index()));
-    for (const std::uint64_t chunk : chunks) lists.push_back(blobs(chunk));
+    for (std::size_t i = 0; i < lanes.size(); ++i) lists.insert(lists.end(), lane.begin(), lane.end());
     Keys refused;
     // DevMSet answers OK also when every key failed: the truth is in the list.
     const ::datasystem::Status status = client.DevMSet(keys, lists, refused);
@@ -128,10 +134,11 @@ struct D2dSource::State {
   }
 };
 
-D2dSource::D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, std::string key_prefix,
+D2dSource::D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, Keys lanes,
                      std::shared_ptr<const Plan> plan, TensorMemory memory)
     : state_(std::make_shared<State>()), runner_(1, 0.0) {
-  state_->key_prefix = std::move(key_prefix);
+  if (lanes.empty()) throw Error(ErrorCode::kInvalidArgument, "publish", "a source needs a lane");
+  state_->lanes = std::move(lanes);
   state_->plan = std::move(plan);
   state_->tensors = std::move(memory);
   state_->device = std::move(device);
@@ -166,7 +173,7 @@ void D2dSource::pump_if_idle() {
 
 std::size_t D2dSource::serving() const {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  return state_->served.empty() ? 0 : state_->served.size() - 1;  // without the greeting
+  return state_->serving;
 }
 
 void D2dSource::wait(Deadline deadline) {
@@ -217,8 +224,7 @@ void D2dSource::withdraw(Deadline deadline) {
     if (!left.empty() && !stuck)
       std::this_thread::sleep_until(std::min(deadline.at(), Deadline::Clock::now() + kRetryInterval));
   }
-  if (stuck) session->give_up();
-  session.reset();  // disconnecting takes back what is left
+  if (stuck || !left.empty()) session->give_up();
 }
 
 }  // namespace yr_fastload

@@ -19,10 +19,14 @@ namespace yr_fastload {
 ///
 /// Chunks are offered one by one, also while this process itself still pulls others; a thread of the session names them
 /// to the worker, which takes one call a key. Keys belong to one source: whoever reads knows whom it asks.
+///
+/// Every chunk is named once a lane, and one reader at a time uses a lane: when two fetch one key together,
+/// openYuanrong loses the second one's event and drops what it was to send after it, so that every later key of this
+/// reader is the wrong one (0.8.1, PromiseWithEvent::GetEvent, P2PSubscribe::ProcessP2PSend).
 class D2dSource {
  public:
-  /// Costs nothing yet. `key_prefix` + number is the key of a chunk.
-  D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, std::string key_prefix,
+  /// Costs nothing yet. `lanes`: prefixes; one of them + number is the key of a chunk.
+  D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, Keys lanes,
             std::shared_ptr<const Plan> plan, TensorMemory memory);
   D2dSource(const D2dSource&) = delete;
   D2dSource& operator=(const D2dSource&) = delete;
@@ -40,7 +44,8 @@ class D2dSource {
   /// Chunks that can be read.
   std::size_t serving() const;
 
-  /// Takes all keys back and disconnects. Idempotent. Late calls are left behind, and with them the tensors.
+  /// Takes all keys back and disconnects. Idempotent. Where a reader does not let go of a key, or a call is late, the
+  /// connection is left behind, and with it the tensors.
   void withdraw(Deadline deadline);
 
  private:

@@ -1,6 +1,9 @@
 #include "stores/hetero_receiver.hpp"
 
+#include <algorithm>
 #include <utility>
+
+#include "stores/status.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -21,6 +24,16 @@ class LandingView final : public ObjectView {
 }  // namespace
 
 std::string greeting_key(const std::string& key_prefix) { return key_prefix + "hello"; }
+
+std::vector<bool> are_served(::datasystem::HeteroClient& client, const Keys& keys) {
+  std::vector<::datasystem::MetaInfo> sizes;
+  Keys missing;
+  const ::datasystem::Status status = client.GetMetaInfo(keys, true, sizes, missing);
+  if (status.GetCode() != ::datasystem::K_NOT_FOUND) check(status, "load", keys);
+  std::vector<bool> served(keys.size(), false);
+  for (std::size_t i = 0; i < std::min(keys.size(), sizes.size()); ++i) served[i] = !sizes[i].blobSizeList.empty();
+  return served;
+}
 
 HeteroReceiver::HeteroReceiver(HostStoreOptions options, std::shared_ptr<Device> device, std::uint64_t landing_bytes)
     : options_(std::move(options)),
@@ -49,19 +62,19 @@ void HeteroReceiver::greet(const std::string& key) {
   const Connecting pending = connecting();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (!greeted_.insert(key).second) return;
+    if (std::exchange(greeted_, key) == key) return;
   }
   runner_.post([pending, key] {
     try {
       const std::shared_ptr<HeteroSession> session = pending.get();
-      const std::shared_ptr<Memory> memory = session->device()->allocate(kGreetingBytes);
-      session->keep(memory);
-      BlobList list;
-      list.deviceIdx = session->device()->index();
-      list.blobs.push_back({memory->data(), kGreetingBytes});
-      session->post([key, list](::datasystem::HeteroClient& client) {
-        std::vector<::datasystem::Future> unused;
-        static_cast<void>(client.DevSubscribe({key}, {list}, unused));
+      session->post_expecting([key, list = session->greeting()](::datasystem::HeteroClient& client) {
+        std::vector<::datasystem::Future> futures;
+        try {
+          if (are_served(client, {key}).front()) static_cast<void>(client.DevSubscribe({key}, {list}, futures));
+        } catch (const Error&) {
+          // As below.
+        }
+        return futures;
       });
     } catch (...) {
       // Whoever asks for chunks meets the same and reports it.

@@ -3,7 +3,6 @@
 #include <future>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 
 #include "core/chunk_reader.hpp"
@@ -15,7 +14,13 @@ namespace yr_fastload {
 
 /// The key that every source serves beside its chunks.
 std::string greeting_key(const std::string& key_prefix);
-inline constexpr std::size_t kGreetingBytes = 64;
+
+/// Which of these keys have a source now. Never waits for one.
+///
+/// A key that has none must not be subscribed: when it gets one, openYuanrong answers the reader before it tells the
+/// source (0.8.1, MasterDevOcManager::PutP2PMetaImpl). The reader's next question may overtake, and then the two ends
+/// of the connection move different keys: HCCL matches by order alone.
+std::vector<bool> are_served(::datasystem::HeteroClient& client, const Keys& keys);
 
 /// Device memory for one chunk: lent to a transfer, then read as a view. Whoever holds it last gives it back.
 using Landing = std::shared_ptr<PinnedPool::Lease>;
@@ -32,8 +37,8 @@ class HeteroReceiver {
   /// Starts to connect in the background if there is no session.
   void prepare();
 
-  /// Subscribes a key of kGreetingBytes in the background, once a session, so that openYuanrong sets up the way to the
-  /// device of whoever published it. Nobody waits for the bytes.
+  /// Subscribes a key of kGreetingBytes in the background, so that openYuanrong sets up the way to the
+  /// device of whoever published it, if somebody has. Nobody waits for the bytes.
   void greet(const std::string& key);
 
   /// The session, once connected. Throws what connecting threw, kTransferTimeout at the deadline.
@@ -56,7 +61,7 @@ class HeteroReceiver {
   PinnedPool landing_;
   std::mutex mutex_;
   Connecting connecting_;
-  std::set<std::string> greeted_;
+  std::string greeted_;  ///< In this session, last.
   CallRunner runner_;
 };
 

@@ -1,7 +1,9 @@
 #include "stores/hetero_session.hpp"
 
+#include <algorithm>
 #include <cmath>
 
+#include "stores/graveyard.hpp"
 #include "stores/status.hpp"
 
 namespace yr_fastload {
@@ -12,12 +14,14 @@ namespace ds = ::datasystem;
 /// One: two first calls at once each make what serves their device, and the call whose one is superfluous waits seconds
 /// for its threads to end (seen in 0.8.1: AsyncGetDevBuffer, ~ThreadPool). Calls only start transfers, and are short.
 constexpr unsigned kCallThreads = 1;
+constexpr double kCloseSeconds = 1.0;
 
 }  // namespace
 
 HeteroSession::HeteroSession(const HostStoreOptions& options, std::shared_ptr<Device> device)
-    : runner_(kCallThreads, close_timeout_s_) {
+    : runner_(kCallThreads, kCloseSeconds) {
   shared_->device = std::move(device);
+  shared_->greeting = shared_->device->allocate(kGreetingBytes);
   ds::ConnectOptions connect;
   connect.host = options.host;
   connect.port = options.port;
@@ -47,14 +51,37 @@ HeteroSession::~HeteroSession() {
     static_cast<void>(std::make_unique<std::shared_ptr<Shared>>(std::move(shared_)).release());
     return;
   }
+  const bool too_early = gave_up_ || still_expects();
+  auto destroy = [shared = std::move(shared_)]() mutable {
+    shared->device->bind_thread();
+    shared.reset();
+  };
   try {
-    runner_.run("close", Deadline::after(close_timeout_s_), [shared = std::move(shared_)]() mutable {
-      shared->device->bind_thread();
-      shared.reset();
-    });
+    if (too_early)
+      destroy_later(std::move(destroy));
+    else
+      runner_.run("close", Deadline::after(kCloseSeconds), std::move(destroy));
   } catch (...) {
     // Late: its thread ends when openYuanrong lets it.
   }
+}
+
+bool HeteroSession::still_expects() {
+  const std::lock_guard<std::mutex> lock(shared_->mutex);
+  shared_->drop_ready();
+  return !shared_->expected.empty();
+}
+
+void HeteroSession::Shared::drop_ready() {
+  const auto ready = [](ds::Future& future) { return future.Get(0).GetCode() != ds::K_FUTURE_TIMEOUT; };
+  expected.erase(std::remove_if(expected.begin(), expected.end(), ready), expected.end());
+}
+
+BlobList HeteroSession::greeting() const {
+  BlobList list;
+  list.deviceIdx = device()->index();
+  list.blobs.push_back({shared_->greeting->data(), kGreetingBytes});
+  return list;
 }
 
 void HeteroSession::keep(std::shared_ptr<void> object) {
@@ -63,7 +90,7 @@ void HeteroSession::keep(std::shared_ptr<void> object) {
 }
 
 void HeteroSession::give_up() noexcept {
-  close_timeout_s_ = 0;
+  gave_up_ = true;
   runner_.close_within(0);
 }
 

@@ -3,6 +3,7 @@
 #include <datasystem/hetero_client.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -17,12 +18,17 @@
 
 namespace yr_fastload {
 
+/// Blobs of one key.
+using BlobList = ::datasystem::DeviceBlobList;
+
+inline constexpr std::size_t kGreetingBytes = 64;
+
 /// A connection of openYuanrong's heterogeneous client (HeteroClient) for one device.
 ///
 /// Its calls, and its destructor, keep no bound: they wait for peers and for HCCL. So they run on a thread of the
 /// session, with the device set, while their caller waits until its deadline. When the session goes while one is late,
-/// the client is left behind together with everything that was given to `keep`: what its threads may still read or
-/// write lives until they have ended.
+/// or a transfer does not end, the client is left behind (stores/graveyard.hpp) together with everything that was given
+/// to `keep`: what its threads may still read or write lives until they have ended.
 class HeteroSession {
  public:
   /// Throws kUnavailable if no worker answers in time, kDevice if the client has no device runtime.
@@ -54,26 +60,44 @@ class HeteroSession {
     });
   }
 
+  /// Like `post`. Until the futures that `act` returns are ready openYuanrong is at work, and the client must not go.
+  template <typename Act>
+  void post_expecting(Act act) {
+    post([shared = shared_, act = std::move(act)](::datasystem::HeteroClient& client) {
+      std::vector<::datasystem::Future> futures = act(client);
+      const std::lock_guard<std::mutex> lock(shared->mutex);
+      shared->drop_ready();
+      for (::datasystem::Future& future : futures) shared->expected.push_back(std::move(future));
+    });
+  }
+
   /// Keeps an object alive until the client is gone.
   void keep(std::shared_ptr<void> object);
 
-  /// Something is stuck: the destructor does not wait.
+  /// Something is stuck: the destructor does not wait, and leaves the client behind.
   void give_up() noexcept;
 
   const std::shared_ptr<Device>& device() const noexcept { return shared_->device; }
 
+  /// kGreetingBytes of the device, for the first transfer between two processes.
+  BlobList greeting() const;
+
  private:
   struct Shared {
     std::shared_ptr<Device> device;
-    std::mutex mutex;  // of `kept`
+    std::mutex mutex;  // of the next two
     std::vector<std::shared_ptr<void>> kept;
+    std::vector<::datasystem::Future> expected;
+    void drop_ready();  // the caller holds the mutex
+    std::shared_ptr<Memory> greeting;
     std::unique_ptr<::datasystem::HeteroClient> client;  // last: gone before what it may touch
   };
   void check_process(const char* op) const;
+  bool still_expects();
 
   const pid_t pid_ = ::getpid();
   std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
-  double close_timeout_s_ = 1.0;
+  std::atomic<bool> gave_up_{false};
   CallRunner runner_;
 };
 
@@ -82,8 +106,5 @@ struct TensorMemory {
   std::vector<std::uint64_t> addresses;  ///< One a tensor of the plan; 0 where it owns no bytes.
   std::shared_ptr<void> owners;
 };
-
-/// Blobs of one key.
-using BlobList = ::datasystem::DeviceBlobList;
 
 }  // namespace yr_fastload

@@ -29,6 +29,7 @@ __all__: list[str] = [
     "buffer_view",
     "chunk_keys",
     "connect_host_store",
+    "connections_left_behind",
     "cpu_device",
     "digest",
     "digest_backend",
@@ -242,11 +243,14 @@ class D2dSource:
         connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
         rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
         device: Device,
-        key_prefix: str,
+        lanes: collections.abc.Sequence[str],
         plan: Plan,
         addresses: typing_extensions.Buffer,
         owners: typing.Any,
-    ) -> None: ...
+    ) -> None:
+        """
+        lanes: prefixes of keys, each for one reader at a time.
+        """
     def offer(self, chunk: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
         Queue a chunk whose bytes are in the tensors.
@@ -310,6 +314,10 @@ class D2dReader(ChunkReader):
     ) -> None:
         """
         peer: its name for messages. addresses: of the tensors to read straight into; None for landing memory.
+        """
+    def distrust(self) -> None:
+        """
+        Have later transfers use a new connection.
         """
     @property
     def arrived(self) -> int:
@@ -396,6 +404,11 @@ def connect_host_store(
 ) -> ObjectStore:
     """
     Connect to an openYuanrong worker.
+    """
+
+def connections_left_behind() -> int:
+    """
+    Connections that may still be at work for a peer that does not answer; each goes after some minutes.
     """
 
 def cpu_device() -> Device:

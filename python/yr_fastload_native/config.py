@@ -157,7 +157,7 @@ class Config:
         0, _number(int, 0, 256), "Threads that copy and verify; 0 takes the usable cores, at most 8."
     )
     chunks_ahead: int = _setting(
-        4, _number(int, 1, 64), "Chunks that are asked for ahead of their arrival, `d2d` and `staged`."
+        8, _number(int, 1, 64), "Chunks that are asked for ahead of their arrival, `d2d` and `staged`."
     )
     source_stall_s: float = _setting(
         5.0,

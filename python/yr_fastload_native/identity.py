@@ -101,9 +101,13 @@ class Identity:
     def staged_prefix(self, generation: str) -> str:
         return f"{_PREFIX}-staged-{self.digest}-{generation}-"
 
-    def d2d_prefix(self, token: str) -> str:
-        """Of the chunks that one source serves device to device."""
-        return f"{_PREFIX}-d2d-{self.digest}-{token}-"
+    def d2d_prefix(self, token: str, lane: int) -> str:
+        """Of the chunks that one source serves device to device to one reader."""
+        return f"{_PREFIX}-d2d-{self.digest}-{token}-{lane}-"
+
+    def lane_key(self, token: str, lane: int) -> str:
+        """Of the reader that uses a lane of a source."""
+        return f"{_PREFIX}-lane-{self.digest}-{token}-{lane}"
 
     def place_prefix(self, generation: str) -> str:
         return f"{_PREFIX}-place-{self.digest}-{generation}-"

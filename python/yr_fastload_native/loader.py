@@ -245,6 +245,7 @@ class FastLoader:
             "devices": self._sites.stats(),
             "sources": {publication.generation: publication.state for publication in held},
             "threads_left_behind": _core.threads_left_behind(),
+            "connections_left_behind": _core.connections_left_behind(),
             "digest_backend": _core.digest_backend(),
             **counts,
         }

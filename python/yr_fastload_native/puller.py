@@ -40,6 +40,7 @@ __all__ = ["Pulled", "Puller"]
 
 _log = logging.getLogger(__name__)
 
+_BUSY_S = 0.05
 _Failure = tuple[int, str, str]  # chunk, error code, detail
 
 # What one transport may fail with while another one still works.
@@ -160,7 +161,7 @@ class Puller:
                 member.take_place(self._deadline)
             except ResourceExhaustedError as error:
                 _log.debug("no source will come of this load: %s", str(error))
-        member.greet()
+        member.greet(self._deadline)
 
 
 class _Load:
@@ -246,22 +247,45 @@ class _Load:
         peers = self._member.peers_in_order()
         if not peers:
             raise NotPublishedError("no live source serves this generation device to device", op="load")
-        failures: list[_Failure] = []
-        for turn, peer in enumerate(peers):
-            if turn:
-                self._check_current()
-                self._retried += len(failures)
-            reader = self._peer_reader(peer)
-            try:
-                failures = self._read(reader, step)
-            finally:
-                step["sources"].append(
-                    {"source": peer.owner, "chunks": reader.arrived, "left_because": reader.left_because}
-                )
-                if reader.in_flight and self._direct:
-                    self._move_away(reader.in_flight)
-            if not failures:
-                break
+        failures: list[_Failure] = [
+            (chunk, PartialTransferError.code, f"{peers[0].owner} is busy with other readers") for chunk in self._wanted
+        ]
+        asked = 0
+        patience = time.monotonic() + self._job.deadline.left() / 2
+        try:
+            while True:
+                busy = []
+                for peer in peers:
+                    lane = self._member.lane(peer, self._job.deadline)
+                    if lane is None:
+                        busy.append(peer)
+                        continue
+                    if asked:
+                        self._check_current()
+                        self._retried += len(failures)
+                    asked += 1
+                    failures = self._try_peer(peer, lane, step)
+                    if not failures:
+                        return []
+                if not busy or time.monotonic() >= patience:
+                    return failures
+                peers = busy
+                time.sleep(_BUSY_S)
+        finally:
+            self._member.free_lanes()
+
+    def _try_peer(self, peer: Place, lane: int, step: dict[str, Any]) -> list[_Failure]:
+        reader = self._peer_reader(peer, lane)
+        try:
+            failures = self._read(reader, step)
+        finally:
+            step["sources"].append(
+                {"source": peer.owner, "chunks": reader.arrived, "left_because": reader.left_because}
+            )
+            if reader.in_flight and self._direct:
+                self._move_away(reader.in_flight)
+        if any(code == IntegrityError.code for _, code, _ in failures):
+            reader.distrust()
         return failures
 
     @property
@@ -271,11 +295,11 @@ class _Load:
         """
         return self._puller._table.replaceable and self._job.worker.config.staging == "auto"
 
-    def _peer_reader(self, peer: Place) -> _core.D2dReader:
+    def _peer_reader(self, peer: Place, lane: int) -> _core.D2dReader:
         assert self._member is not None
         if not self._direct:
-            return self._member.reader(peer, self._job.plan, None, None)
-        return self._member.reader(peer, self._job.plan, self._addresses, self._puller._table.memory())
+            return self._member.reader(peer, lane, self._job.plan, None, None)
+        return self._member.reader(peer, lane, self._job.plan, self._addresses, self._puller._table.memory())
 
     def _move_away(self, chunks: Sequence[int]) -> None:
         """Give the tensors of chunks that may still be written to other memory, and serve none of the old."""

@@ -126,6 +126,12 @@ class Commands:
             "seconds": time.monotonic() - started,
         }
 
+    def spoil(self):
+        """Change what was loaded, as a program must not."""
+        for value in self.target.values():
+            value.fill_(0x5A)
+        return {}
+
     def snapshot(self):
         self.before = {name: value.clone() for name, value in self.target.items()}
         return {}

@@ -93,6 +93,18 @@ def test_damaged_bytes_are_never_taken(node, model):
     assert answer["error"] == "INTEGRITY"
 
 
+def test_a_source_whose_tensors_changed_is_found_out(node, model):
+    source, spoilt, second, reader = (node(name) for name in ("source", "spoilt", "second", "reader"))
+    source.call("publish", model=model, settings=SMALL_CHUNKS)
+    assert spoilt.call("load", model=model)["equal"]
+    spoilt.call("spoil")
+    assert second.call("load", model=model)["equal"]
+    answer = reader.call("load", model=model)  # asks `spoilt` first: its place is below that one
+    assert (answer["equal"], answer["transport"]) == (True, "d2d")
+    assert len(answer["steps"][0]["sources"]) == 2
+    assert answer["retried"] == 23
+
+
 def test_another_source_takes_over_for_what_is_missing(node, model):
     source, second, reader = node("source"), node("second"), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)

@@ -3,6 +3,9 @@
 Every process that serves a generation, or is about to, holds a numbered place. A reader asks the holder of place
 (n - 1) // 2 first, so that a source sends a model about twice however many readers there are, and starts to serve its
 own chunks as soon as somebody has taken a place below it: chunk by chunk, verified, while it still reads others.
+
+A source has a few lanes: sets of keys for the same chunks, each for one reader at a time. The holders of the two places
+below it have one each; whoever else comes takes one of the others for as long as it reads.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ __all__ = ["PLACES", "Member", "Place"]
 _log = logging.getLogger(__name__)
 
 PLACES = 64
+_LANES = 4  # of a source: two for the places below it, the others for whoever comes first
+_LANE_GRACE_S = 2
 _LOOK = 8  # places looked at together: they are taken from the lowest on
 _WATCH_S = 0.1
 _LEAVE_S = 2.0
@@ -78,9 +83,12 @@ class Member:
         self._generation = generation
         self._site = site
         self._token = secrets.token_hex(8)
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._source: _core.D2dSource | None = None
         self._done = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._lanes: dict[Place, int] = {}
+        self._taken: list[str] = []
         self.place: Place | None = None
         self.peers: list[Place] = []
         self._free: list[int] = []
@@ -138,7 +146,7 @@ class Member:
         raise ResourceExhaustedError(f"all {PLACES} places of sources are taken", op="load")
 
     def _place(self, number: int) -> Place:
-        return Place(number, self._token, f"{socket.gethostname()}:{os.getpid()}")
+        return Place(number, self._token, self._owner)
 
     def peers_in_order(self) -> list[Place]:
         """Whom to ask: the holder of the place above and those above it, then everybody else."""
@@ -166,7 +174,7 @@ class Member:
             connect_timeout_s=worker.config.connect_timeout_s,
             rpc_timeout_s=worker.config.rpc_timeout_s,
             device=self._site.device,
-            key_prefix=self._who.d2d_prefix(self._token),
+            lanes=[self._who.d2d_prefix(self._token, lane) for lane in range(_LANES)],
             plan=plan,
             addresses=addresses,
             owners=owners,
@@ -211,6 +219,7 @@ class Member:
     def leave(self) -> None:
         """Withdraw. Idempotent, bounded, never raises; the place ends with its lease where it cannot be given back."""
         self._stop_watching()
+        self.free_lanes()
         if self.place is not None:
             with contextlib.suppress(FastLoadError):
                 self._worker.catalogue.store.erase([self.key(self.place.number)], deadline_s=_LEAVE_S)
@@ -226,17 +235,48 @@ class Member:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def greet(self) -> None:
+    def lane(self, peer: Place, deadline: Deadline) -> int | None:
+        """The lane to read from a peer by, this process's own until `free_lanes`; None while all of them are taken."""
+        if peer not in self._lanes:
+            if self.place is not None and peer.number == (self.place.number - 1) // 2:
+                self._lanes[peer] = (self.place.number - 1) % 2
+            else:
+                self._take_lane(peer, deadline)
+        return self._lanes.get(peer)
+
+    def _take_lane(self, peer: Place, deadline: Deadline) -> None:
+        store = self._worker.catalogue.store
+        ttl_s = int(deadline.left()) + _LANE_GRACE_S
+        for lane in range(2, _LANES):
+            key = self._who.lane_key(peer.token, lane)
+            if store.set_if_absent(key, self._owner.encode(), ttl_s=ttl_s, deadline_s=deadline.left()):
+                self._taken.append(key)
+                self._lanes[peer] = lane
+                return
+
+    def free_lanes(self) -> None:
+        """Let others have the lanes. Never raises: those that it cannot give back end with the deadline."""
+        taken, self._taken = self._taken, []
+        self._lanes.clear()
+        if taken:
+            with contextlib.suppress(FastLoadError):
+                self._worker.catalogue.store.erase(taken, deadline_s=_LEAVE_S)
+
+    def greet(self, deadline: Deadline) -> None:
         """Have the way to the first peer set up in the background."""
         peers = self.peers_in_order()
-        if peers and self._site.receiver is not None:
-            self._site.receiver.greet(self._who.d2d_prefix(peers[0].token))
+        lane = self.lane(peers[0], deadline) if peers else None
+        if lane is not None and self._site.receiver is not None:
+            self._site.receiver.greet(self._who.d2d_prefix(peers[0].token, lane))
 
-    def reader(self, peer: Place, plan: _core.Plan, addresses: array[int] | None, owners: object) -> _core.D2dReader:
+    def reader(
+        self, peer: Place, lane: int, plan: _core.Plan, addresses: array[int] | None, owners: object
+    ) -> _core.D2dReader:
         """What reads from a peer.
 
         Args:
             peer: One of `peers_in_order`.
+            lane: Its `lane`.
             plan: Of the generation.
             addresses: Of the tensors, to read straight into them; None to read into landing memory.
             owners: What keeps the tensors' memory.
@@ -247,7 +287,7 @@ class Member:
             self._site.receiver,
             plan,
             peer=peer.owner,
-            key_prefix=self._who.d2d_prefix(peer.token),
+            key_prefix=self._who.d2d_prefix(peer.token, lane),
             stall_s=config.source_stall_s,
             chunks_ahead=config.chunks_ahead,
             addresses=addresses,
