@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,10 @@ def short_tmp() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def start_worker(home: Path, memory_mb: int) -> fl.LocalWorker:
+def start_worker(home: Path, memory_mb: int, port: int = 0) -> fl.LocalWorker:
     os.environ.pop("LD_PRELOAD", None)
     try:
-        return fl.LocalWorker(home=home, memory_mb=memory_mb).start()
+        return fl.LocalWorker(home=home, memory_mb=memory_mb, port=port).start()
     finally:
         if _PRELOAD:
             os.environ["LD_PRELOAD"] = _PRELOAD
@@ -54,6 +54,19 @@ def own_worker(short_tmp: Path) -> Iterator[fl.LocalWorker]:
         yield started
     finally:
         started.stop(force=True)
+
+
+@pytest.fixture
+def start_again(short_tmp: Path) -> Iterator[Callable[[str], None]]:
+    """Starts a worker where `own_worker` was."""
+    started = []
+
+    def again(address: str) -> None:
+        started.append(start_worker(short_tmp, 512, int(address.rpartition(":")[2])))
+
+    yield again
+    for worker in started:
+        worker.stop(force=True)
 
 
 @pytest.fixture

@@ -15,7 +15,17 @@ import time
 from pathlib import Path
 from queue import Empty, Queue
 
+import psutil
+
 ANSWER_S = 60
+
+
+def same_bytes(one, other):
+    import torch
+
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (one, other)))
 
 
 class Node:
@@ -76,6 +86,11 @@ class Node:
         self.process.stdout.close()
 
 
+def DTYPES(torch):  # noqa: N802
+    names = "uint8 int8 int16 int32 int64 bool float16 bfloat16 float32 float64 float8_e4m3fn float8_e5m2 complex64"
+    return [getattr(torch, name) for name in names.split()]
+
+
 class Commands:
     def __init__(self):
         import yr_fastload_native as fl
@@ -94,10 +109,35 @@ class Commands:
     def weights(seed, count, size):
         import torch
 
+        if not count:
+            return Commands.zoo(seed)
         made = {}
         for index in range(count):
             generator = torch.Generator().manual_seed(1000 * seed + index)
             made[f"w{index}"] = torch.randint(0, 256, (size + index,), dtype=torch.uint8, generator=generator)
+        return made
+
+    @staticmethod
+    def zoo(seed):
+        """One tensor of every kind: all dtypes, scalars, empty ones, other orders of dimensions, views, tied ones."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+
+        def random(*shape, dtype=torch.uint8):
+            item = torch.empty(0, dtype=dtype).element_size()
+            bytes_ = torch.randint(0, 2 if dtype is torch.bool else 256, (*shape, item), generator=generator)
+            made = bytes_.to(torch.uint8).view(dtype).squeeze(-1)
+            return made.nan_to_num(0.0) if dtype in (torch.float16, torch.float32, torch.float64) else made
+
+        made = {str(dtype): random(5, 7, dtype=dtype) for dtype in DTYPES(torch)}
+        made["scalar"] = random(dtype=torch.float32)
+        made["empty"] = random(0, 3)
+        made["transposed"] = random(300, 200, dtype=torch.bfloat16).t()
+        made["channels_last"] = random(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+        base = random(1 << 20)
+        made["base"], made["view"], made["tied"] = base, base[1 << 10 : 1 << 12], base
+        made["large"] = random((5 << 20) + 3)
         return made
 
     def publish(self, model, seed=1, count=12, size=1 << 20, settings=None):
@@ -109,7 +149,7 @@ class Commands:
     def load(self, model, seed=1, count=12, size=1 << 20, deadline_s=20.0, settings=None, numpy=False):
         wanted = self.weights(seed, count, size)
         if numpy or not self.target:
-            self.target = {name: value.clone().fill_(0xA5) for name, value in wanted.items()}
+            self.target = self.blank(wanted)
         target = {name: value.numpy() for name, value in self.target.items()} if numpy else self.target
         loader = self._loader(settings or {})
         started = time.monotonic()
@@ -117,7 +157,7 @@ class Commands:
             report = loader.load(target, {"model": model}, deadline_s=deadline_s)
         except self.fl.FastLoadError as error:
             return {"error": error.code, "message": str(error), "seconds": time.monotonic() - started}
-        equal = all(bool((self.target[name] == value).all()) for name, value in wanted.items())
+        equal = all(same_bytes(self.target[name], value) for name, value in wanted.items())
         return {
             "equal": equal,
             "transport": report.transport,
@@ -125,6 +165,55 @@ class Commands:
             "retried": report.chunks_retried,
             "seconds": time.monotonic() - started,
         }
+
+    @staticmethod
+    def blank(wanted):
+        """The same tensors with other bytes; what shares memory in one shares it in the other."""
+        storages = {}
+        made = {}
+        for name, value in wanted.items():
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in storages:
+                storages[storage.data_ptr()] = storage.clone().fill_(0x5A)
+            made[name] = value.new_empty(0).set_(
+                storages[storage.data_ptr()], value.storage_offset(), value.shape, value.stride()
+            )
+        return made
+
+    def round(self, model, number, do):
+        """Part of a long series, with one loader: publish and withdraw, or load. Returns what this process holds."""
+        if not self.loaders:
+            self._loader({"hold": False})
+        wanted = self.weights(number % 3, 3, 1 << 20)
+        equal = True
+        if do == "publish":
+            self.publications[model] = self.loaders[0].publish(wanted, {"model": model, "round": number})
+            assert self.publications[model].wait_settled(30)
+        elif do == "withdraw":
+            # In the background: openYuanrong takes a second to let go of a connection that was used.
+            threading.Thread(target=self.publications.pop(model).close).start()
+        elif do == "load":
+            self.target = self.target or self.blank(wanted)
+            for value in self.target.values():
+                value.fill_(0x5A)
+            self.loaders[0].load(self.target, {"model": model, "round": number})
+            equal = all(same_bytes(self.target[name], value) for name, value in wanted.items())
+        process = psutil.Process()
+        counters = self.counters()
+        return {
+            "equal": equal,
+            "threads": process.num_threads(),
+            "descriptors": process.num_fds(),
+            "rss": process.memory_info().rss,
+            "alive": {key: counters[key] for key in ("streams", "events", "notifies", "comms", "memory_errors")},
+            "left": self.loaders[0].stats()["connections_left_behind"],
+        }
+
+    def idle(self):
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        return self.round("", 0, "nothing")
 
     def spoil(self):
         """Change what was loaded, as a program must not."""
