@@ -133,3 +133,30 @@ def test_slots_are_bounded(store: _core.MemoryStore) -> None:
         put(store, f"{SLOT}{slot}", b"somebody")
     with pytest.raises(fl.ResourceExhaustedError, match="64"):
         take(store)
+
+
+def test_a_generation_announced_with_its_first_slot_is_kept_from_then_on(store: _core.MemoryStore) -> None:
+    values = {"place-0": b"me", SLOT + "0": b"me"}
+    assert store.set_all_if_absent(values, ttl_s=1, deadline_s=1)
+    lease = take(store, slot_key=SLOT + "0", place_key="place-0", place_value=b"me")
+    time.sleep(1.5)
+    assert state(lease) == "live"
+    assert store.exist(["place-0", SLOT + "0", HEAD, *DATA], deadline_s=1) == [True] * 6
+    assert lease.sources(deadline_s=1) == 1
+    lease.leave(deadline_s=1)
+    assert store.exist(["place-0", SLOT + "0", HEAD, *DATA], deadline_s=1) == [False] * 6
+
+
+def test_an_announced_generation_that_was_replaced_is_noticed(store: _core.MemoryStore) -> None:
+    put(store, SLOT + "0", b"me")
+    put(store, HEAD, b"gen2")
+    lease = take(store, slot_key=SLOT + "0")
+    assert wait_for(lambda: state(lease) == "superseded")
+    lease.leave(deadline_s=1)
+    assert store.exist([HEAD], deadline_s=1) == [True]
+
+
+def test_keys_are_set_together_or_not_at_all(store: _core.MemoryStore) -> None:
+    assert not store.set_all_if_absent({"new": b"1", HEAD: b"2"}, ttl_s=1, deadline_s=1)
+    assert store.exist(["new"], deadline_s=1) == [False]
+    assert store.get(HEAD, deadline_s=1) == b"gen1"
