@@ -6,7 +6,7 @@ SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md $(shell find csrc pyt
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 ARGS ?=
 
-.PHONY: help demo test test-asan lint format stubs docs bench clean
+.PHONY: help demo test test-asan test-tsan lint format stubs docs bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -19,6 +19,13 @@ test: $(VENV)/.develop  ## all tests; ARGS="-k plan"
 
 test-asan: .venv-asan/.develop  ## the same tests over a native core built with address and undefined sanitizers
 	./tools/with-asan .venv-asan/bin/python -m pytest $(ARGS)
+
+test-tsan: .venv-tsan/.develop  ## threads of the core, the simulated runtime and the stores under the thread sanitizer
+	./tools/with-tsan .venv-tsan/bin/python -m pytest tests/unit/test_pipeline.py tests/unit/test_pinned_pool.py \
+	  tests/unit/test_lease.py
+	./tools/with-tsan .venv-tsan/bin/python -m pytest tests/sim/test_runtime_*.py
+	./tools/with-tsan .venv-tsan/bin/python -m pytest tests/sim/test_d2d.py \
+	  -k "bytes_arrive or numpy_arrays or faults_of or damaged or another_source"
 
 lint: $(VENV)/.develop  ## ruff, mypy, clang-format, and that stub and generated pages are up to date
 	$(BIN)/ruff check .
@@ -43,9 +50,9 @@ bench: $(VENV)/.develop  ## measure against disk and memcpy; ARGS="--json"
 	$(BIN)/yr-fastload bench $(ARGS)
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-asan build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-asan .venv-tsan build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/bin/python .venv-asan/bin/python:
+$(VENV)/bin/python .venv-asan/bin/python .venv-tsan/bin/python:
 	@./tools/check-python $(PYTHON)
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
@@ -60,4 +67,9 @@ $(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
 .venv-asan/.develop: .venv-asan/bin/python $(SOURCES)
 	.venv-asan/bin/python -m pip install --quiet -Ccmake.define.YRFL_SANITIZE=address,undefined \
 	  -Ccmake.build-type=RelWithDebInfo -Cbuild-dir=build/asan '.[test]'
+	@touch $@
+
+.venv-tsan/.develop: .venv-tsan/bin/python $(SOURCES)
+	.venv-tsan/bin/python -m pip install --quiet -Ccmake.define.YRFL_SANITIZE=thread \
+	  -Ccmake.build-type=RelWithDebInfo -Cbuild-dir=build/tsan '.[test]'
 	@touch $@
