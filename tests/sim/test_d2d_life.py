@@ -10,9 +10,9 @@ pytestmark = pytest.mark.worker
 
 MIB = 1 << 20
 ROUNDS = 200
-WARM = 20
+WARM = 60
 LET_GO_S = 1.5
-MORE = {"threads": 2, "descriptors": 2, "rss": 48 * MIB}  # than before
+MORE = {"threads": 2, "descriptors": 2, "rss": 96 * MIB}  # a model has 3 MiB
 SMALL_CHUNKS = {"chunk_bytes": MIB}
 
 
