@@ -1,4 +1,4 @@
-// Notifies: counts that one stream raises and another waits for.
+// Notifies: flags that one stream raises, and another waits for and takes down.
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -29,22 +29,22 @@ class Notify {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (destroyed_) return kAclRtInvalidHandle;
-      ++count_;
+      raised_ = true;
     }
     changed_.notify_one();
     return kAclSuccess;
   }
 
-  /// Takes one of the count.
+  /// Takes the flag down: two records without a wait between them are one, as aclrtWaitAndResetNotify says.
   int wait(const Stream& stream) {
     const auto end = exec_deadline();
     std::unique_lock<std::mutex> lock(mutex_);
-    while (count_ == 0) {
+    while (!raised_) {
       if (destroyed_ || stream.interrupted()) return kAclRtInvalidHandle;
       if (std::chrono::steady_clock::now() >= end) return kAclRtFftsPlusTimeout;
       changed_.wait_for(lock, kWaitSlice);
     }
-    --count_;
+    raised_ = false;
     return kAclSuccess;
   }
 
@@ -60,7 +60,7 @@ class Notify {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::uint64_t count_ = 0;
+  bool raised_ = false;
   bool destroyed_ = false;
 };
 

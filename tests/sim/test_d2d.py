@@ -43,6 +43,15 @@ def test_staged_outlives_its_source(node, model):
     assert answer["seconds"] < 8
 
 
+def test_staged_takes_many_calls(node, model):
+    source, reader = node("source"), node("reader")
+    arguments = {"model": model, "count": 24, "size": 9 << 20}  # twice openYuanrong's pool
+    assert source.call("publish", **arguments, settings={"publish_as": "staged"})["chunks"] == 48
+    for numpy in (False, True):
+        answer = reader.call("load", **arguments, numpy=numpy, settings={"hold": False, "chunks_ahead": 4})
+        assert (answer["equal"], answer["transport"], answer["retried"]) == (True, "staged", 0)
+
+
 def test_numpy_arrays_are_loaded_through_landing_memory(node, model):
     source, reader = node("source"), node("reader")
     source.call("publish", model=model)
