@@ -151,9 +151,10 @@ class Commands:
         if numpy or not self.target:
             self.target = self.blank(wanted)
         target = {name: value.numpy() for name, value in self.target.items()} if numpy else self.target
-        loader = self._loader(settings or {})
         started = time.monotonic()
         try:
+            loader = self._loader(settings or {})
+            started = time.monotonic()
             report = loader.load(target, {"model": model}, deadline_s=deadline_s)
         except self.fl.FastLoadError as error:
             return {"error": error.code, "message": str(error), "seconds": time.monotonic() - started}

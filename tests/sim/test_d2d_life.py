@@ -127,7 +127,9 @@ def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_p
         source.call("publish", model=model, settings=SMALL_CHUNKS)
         settings = {"hold": False, "chunks_ahead": 2, "source_stall_s": 1.0, "rpc_timeout_s": 1.0}
         reader.start("load", model=model, deadline_s=5.0, settings=settings)
-        time.sleep(1.2)  # of about two seconds
+        end = time.monotonic() + 30
+        while sum(source.call("counters")["sent_bytes"].values()) < 2 * MIB and time.monotonic() < end:
+            time.sleep(0.05)  # of twelve, in about two seconds
         own_worker.stop(force=True)
         answer = reader.finish()
         assert answer["seconds"] < 6
