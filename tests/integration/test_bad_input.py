@@ -372,6 +372,7 @@ def test_ctrl_c_ends_a_transfer(worker: str, identity: dict[str, str]) -> None:
 
     script = f"""
 import os, signal, threading, time, numpy as np, yr_fastload_native as fl
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 with fl.FastLoader(fl.Config(worker={worker!r}, copy_threads=1)) as loader:
     tensors = {{"w": np.zeros(1 << 30, np.uint8)}}
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
