@@ -259,8 +259,9 @@ class Member:
         taken, self._taken = self._taken, []
         self._lanes.clear()
         if taken:
+            # Done in time or not, the call goes on: a load need not wait for it.
             with contextlib.suppress(FastLoadError):
-                self._worker.catalogue.store.erase(taken, deadline_s=_LEAVE_S)
+                self._worker.catalogue.store.erase(taken, deadline_s=0)
 
     def greet(self, deadline: Deadline) -> None:
         """Have the way to the first peer set up in the background."""
