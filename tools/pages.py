@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from yr_fastload_native import _core, errors
-from yr_fastload_native.config import ENVIRONMENT_PREFIX, Config
+from yr_fastload_native.config import ENVIRONMENT_PREFIX, Config, ExchangeConfig
 
 _DOCS = Path(__file__).parents[1] / "docs"
 
@@ -21,8 +21,18 @@ Each is an argument of `yr_fastload_native.Config`, checked when the object is m
 `Config.from_env` (and a `FastLoader` made without a config) reads. `DS_WORKER_ADDR` names the worker where `worker` is
 `auto`. `FastLoader.stats()` shows bounds beside what is used of them. This page is made from the code by `make docs`.
 
-| setting | variable | default | unit | meaning |
+"""
+
+_HEADING = """| setting | variable | default | unit | meaning |
 |---|---|---|---|---|
+"""
+
+_EXCHANGE = """
+## Around vLLM's loading
+
+These and those above are the keys of `--model-loader-extra-config` for `--load-format yr_fastload`, and environment
+variables; a key given there wins.
+
 """
 
 _ERRORS = """# Errors
@@ -38,12 +48,17 @@ made from the table in `csrc/core/error.hpp` by `make docs`.
 
 
 def settings() -> str:
+    return _SETTINGS + _table(Config) + _EXCHANGE + _table(ExchangeConfig)
+
+
+def _table(cls: type) -> str:
     rows = []
-    for field in attrs.fields(Config):
+    for field in attrs.fields(cls):
         meaning, unit = field.metadata["meaning"], field.metadata["unit"]
         variable = ENVIRONMENT_PREFIX + field.name.upper()
-        rows.append(f"| `{field.name}` | `{variable}` | `{field.default}` | {unit} | {meaning} |")
-    return _SETTINGS + "\n".join(rows) + "\n"
+        default = "{}" if field.default == attrs.Factory(dict) else field.default
+        rows.append(f"| `{field.name}` | `{variable}` | `{default}` | {unit} | {meaning} |")
+    return _HEADING + "\n".join(rows) + "\n"
 
 
 def error_page() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
 
-__all__ = ["ENVIRONMENT_PREFIX", "TRANSPORTS", "Config", "parse_address"]
+__all__ = ["ENVIRONMENT_PREFIX", "TRANSPORTS", "Config", "ExchangeConfig", "parse_address"]
 
 ENVIRONMENT_PREFIX = "YR_FASTLOAD_"
 _SIMULATED = ENVIRONMENT_PREFIX + "SIM"  # the simulated devices read theirs themselves
 _WORKER_VARIABLE = "DS_WORKER_ADDR"
 _MIB = 1 << 20
+_MAX_TEXT = 255
 TRANSPORTS = ("d2d", "staged", "host")  # from the fastest to the one that works everywhere
 
 _Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -82,6 +84,16 @@ def _boolean(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 
 def _setting(default: Any, check: _Check, meaning: str, unit: str = "") -> Any:
     return attrs.field(default=default, validator=check, metadata={"meaning": meaning, "unit": unit})
+
+
+def _text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value or len(value) > _MAX_TEXT or not value.isprintable():
+        raise _refuse(attribute, value, f"a text of 1 to {_MAX_TEXT} printable characters")
+
+
+def _json_object(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _refuse(attribute, value, "a JSON object")
 
 
 @attrs.frozen(kw_only=True)
@@ -192,18 +204,7 @@ class Config:
         Raises:
             InvalidArgumentError: A variable's text is not of its setting's type, or names no setting.
         """
-        environ = os.environ if environ is None else environ
-        known = {ENVIRONMENT_PREFIX + attribute.name.upper() for attribute in attrs.fields(cls)}
-        for name in environ:
-            of_simulator = name == _SIMULATED or name.startswith(_SIMULATED + "_")
-            if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not of_simulator:
-                raise InvalidArgumentError(f"{name} names no setting of Config", op="config")
-        values: dict[str, Any] = {}
-        for attribute in attrs.fields(cls):
-            name = ENVIRONMENT_PREFIX + attribute.name.upper()
-            if name in environ and attribute.name not in settings:
-                values[attribute.name] = _parse(name, environ[name], type(attribute.default))
-        return cls(**values, **settings)
+        return cls(**_read(cls, environ, settings))
 
     @staticmethod
     def worker_from_env(environ: Mapping[str, str] | None = None) -> str | None:
@@ -222,6 +223,83 @@ class Config:
         return Path(path) if path and Path(path).is_dir() else None
 
 
+@attrs.frozen(kw_only=True)
+class ExchangeConfig:
+    """Settings of the exchange of weights around vLLM's own loading; immutable and checked when made.
+
+    ``docs/settings.md`` lists each with meaning, default and environment variable.
+
+    Raises:
+        InvalidArgumentError: A value is outside what is allowed; the message says what is.
+    """
+
+    cold_load_format: str = _setting(
+        "auto", _text, "vLLM's load format for what cannot be pulled; only of the load format `yr_fastload`."
+    )
+    cold_load_extra_config: Mapping[str, Any] = _setting(
+        attrs.Factory(dict), _json_object, "`model_loader_extra_config` of the cold load format, a JSON object."
+    )
+    stage: str = _setting(
+        "raw",
+        _one_of("raw", "final"),
+        "`raw` exchanges weights as the checkpoint has them, before vLLM processes them for its kernels; `final` after "
+        "that, which saves the processing, and is refused where not everything that it makes is a tensor.",
+    )
+    fingerprint: str = _setting(
+        "files",
+        _text,
+        "What tells checkpoints apart: `files` takes names, sizes, headers and a sample of the data of the weights' "
+        "files; any other text is taken as it is, for example a revision. Whoever gives the same text for different "
+        "weights mixes them; an instance that gives one needs no weights on its disk.",
+    )
+    fallback: str = _setting(
+        "cold",
+        _one_of("cold", "error"),
+        "What follows if weights cannot be pulled: `cold` loads them as vLLM would have, `error` ends the start.",
+    )
+    publish: str = _setting(
+        "background",
+        _one_of("background", "inline", "off"),
+        "When an instance that loaded from disk publishes: while it starts up further, before that, or never.",
+    )
+    patch: bool = _setting(
+        False,
+        _boolean,
+        "Whether vLLM's own loaders exchange weights too, without a change of load format. Environment only.",
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> ExchangeConfig:
+        """Make one from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
+
+        Raises:
+            InvalidArgumentError: A variable's text is not of its setting's type, or names no setting.
+        """
+        return cls(**_read(cls, environ, settings))
+
+
+def _read(cls: type, environ: Mapping[str, str] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for a class of settings: those given, then those of the environment."""
+    environ = os.environ if environ is None else environ
+    known = {
+        ENVIRONMENT_PREFIX + field.name.upper() for each in (Config, ExchangeConfig) for field in attrs.fields(each)
+    }
+    for name in environ:
+        of_simulator = name == _SIMULATED or name.startswith(_SIMULATED + "_")
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not of_simulator:
+            raise InvalidArgumentError(f"{name} names no setting of Config", op="config")
+    values = dict(settings)
+    for attribute in attrs.fields(cls):
+        name = ENVIRONMENT_PREFIX + attribute.name.upper()
+        if name in environ and attribute.name not in settings:
+            values[attribute.name] = _parse(name, environ[name], _kind(attribute))
+    return values
+
+
+def _kind(attribute: attrs.Attribute[Any]) -> type:
+    return dict if attribute.default == attrs.Factory(dict) else type(attribute.default)
+
+
 def _parse(name: str, text: str, kind: type) -> Any:
     if kind is bool:
         try:
@@ -229,6 +307,7 @@ def _parse(name: str, text: str, kind: type) -> Any:
         except KeyError:
             raise InvalidArgumentError(f"{name}={text!r} is not 0, 1, true or false", op="config") from None
     try:
-        return kind(text)
+        return json.loads(text) if kind is dict else kind(text)
     except ValueError:
-        raise InvalidArgumentError(f"{name}={text!r} is not a {kind.__name__}", op="config") from None
+        what = "JSON object" if kind is dict else kind.__name__
+        raise InvalidArgumentError(f"{name}={text!r} is not a {what}", op="config") from None

@@ -27,10 +27,12 @@ class FastLoadError(RuntimeError):
         op: The operation that failed: ``"load"``, ``"publish"``, ``"worker start"``, ...
         failed_keys: Keys, tensor names or paths it failed on; may be empty.
         retryable: Whether the same call may succeed later without a change by the caller.
+        memory_written: Whether the load that failed may have written to some tensors.
     """
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
+    memory_written: bool = False
 
     def __init__(self, detail: str, *, op: str, failed_keys: Sequence[str] = ()) -> None:
         super().__init__(f"{op}: {detail}")

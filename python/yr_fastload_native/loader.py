@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+import attrs
+
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Catalogue, SupersededError
 from yr_fastload_native.config import Config, parse_address
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Sites
-from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, PartialTransferError
+from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.publication import LEAVE_S, Publication, close_at_exit
@@ -24,6 +26,7 @@ from yr_fastload_native.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.puller import Pulled, Puller
 from yr_fastload_native.report import LoadReport
 from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.transports.digests import of_tensors
 from yr_fastload_native.transports.jobs import Progress, Worker
 from yr_fastload_native.worker import LocalWorker
 
@@ -100,7 +103,14 @@ class FastLoader:
     # -- publish ------------------------------------------------------------------------------------------------
 
     @gc_paused()
-    def publish(self, model: Any, identity: Mapping[str, Any], *, progress: Progress | None = None) -> Publication:
+    def publish(
+        self,
+        model: Any,
+        identity: Mapping[str, Any],
+        *,
+        publish_as: str | None = None,
+        progress: Progress | None = None,
+    ) -> Publication:
         """Publish every parameter and buffer; returns when another process can load them.
 
         By `host` and `staged` the bytes are copied into the worker's memory, so that the tensors may change afterwards.
@@ -113,6 +123,7 @@ class FastLoader:
                 tensors in CPU memory, or all on one NPU; tied tensors and views of others move once, empty ones never.
             identity: What makes these weights these weights: model, revision, checkpoint fingerprint, dtype,
                 quantisation, ranks and sizes, stage, ... Plain JSON types.
+            publish_as: Transports to offer, as in the config; by default ``config.publish_as``.
             progress: Called with bytes done and in total, from this thread, at most 20 times a second.
 
         Raises:
@@ -124,6 +135,8 @@ class FastLoader:
         """
         started = time.perf_counter()
         worker = self._worker("publish")
+        if publish_as is not None:
+            worker = attrs.evolve(worker, config=attrs.evolve(self.config, publish_as=publish_as))
         who = Identity.of(identity, op="publish")
         deadline = Deadline(self.config.publish_deadline_s, "publish")
         table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
@@ -141,6 +154,50 @@ class FastLoader:
         if before is not None:
             before.close()
 
+    def publication(self, identity: Mapping[str, Any]) -> Publication | None:
+        """What this loader keeps published of an identity, after `publish` or a `load` with ``hold``; None if nothing.
+
+        Raises:
+            InvalidArgumentError: The identity cannot be hashed.
+        """
+        who = Identity.of(identity, op="publication")
+        with self._lock:
+            return self._held.get(who.digest)
+
+    def is_published(self, identity: Mapping[str, Any], *, deadline_s: float | None = None) -> bool:
+        """Whether a live source publishes an identity: one call to the worker.
+
+        Raises:
+            UnavailableError: The worker does not answer.
+            TransferTimeoutError: Not known within ``deadline_s``, by default ``config.deadline_s``.
+            InvalidArgumentError: The identity cannot be hashed.
+        """
+        who = Identity.of(identity, op="is_published")
+        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "is_published")
+        try:
+            self._worker("is_published").catalogue.head(who, deadline, op="is_published")
+        except NotPublishedError:
+            return False
+        return True
+
+    def digests(self, model: Any) -> dict[str, tuple[int, ...]]:
+        """The digest of each tensor's bytes, to see later which ones changed.
+
+        Args:
+            model: As in `publish`.
+
+        Returns:
+            By name; a tensor of more than 1 GiB has several, an empty one and one that lies in another's memory none.
+
+        Raises:
+            InvalidArgumentError: A tensor cannot be moved.
+            DeviceError: A tensor is where no transport can reach.
+            TransferTimeoutError: Not done within ``publish_deadline_s``.
+        """
+        table = TensorTable(model, op="digests", writable=False, max_tensors=self.config.max_tensors)
+        site = self._sites.of(table, "digests")
+        return of_tensors(site, table, self._copy_threads, self.config.publish_deadline_s)
+
     # -- load ---------------------------------------------------------------------------------------------------
 
     @gc_paused()
@@ -155,8 +212,8 @@ class FastLoader:
         """Fill every parameter and buffer in place with what is published under ``identity``.
 
         Nothing is written before names, dtypes, shapes, strides, sizes and sharing of all tensors agree, and nothing
-        after the call has returned or raised. If it raises later than that, some tensors may have been written: load
-        from disk.
+        after the call has returned or raised. An error that comes later than that has ``memory_written`` set: some
+        tensors may hold bytes that nobody verified; make them anew and load from disk.
 
         Args:
             model: As in `publish`; every tensor must be writable. With ``hold`` (the default) and by `d2d` this process
@@ -183,14 +240,11 @@ class FastLoader:
         table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
         puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress)
         puller.stages["layout"] = time.perf_counter() - started
-        for _ in range(ATTEMPTS):
-            try:
-                pulled = puller.pull()
-                break
-            except SupersededError:
-                continue
-        else:
-            raise PartialTransferError(f"the publication was replaced {ATTEMPTS} times while it was read", op="load")
+        try:
+            pulled = self._pull(puller)
+        except FastLoadError as error:
+            error.memory_written = puller.memory_written
+            raise
         report = LoadReport(
             bytes=table.bytes,
             tensors=len(table.tensors),
@@ -210,6 +264,15 @@ class FastLoader:
         if self.config.hold:
             self._hold(worker, pulled, report)
         return report
+
+    @staticmethod
+    def _pull(puller: Puller) -> Pulled:
+        for _ in range(ATTEMPTS):
+            try:
+                return puller.pull()
+            except SupersededError:
+                continue
+        raise PartialTransferError(f"the publication was replaced {ATTEMPTS} times while it was read", op="load")
 
     def _hold(self, worker: Worker, pulled: Pulled, report: LoadReport) -> None:
         """Become a source of what was loaded. Not being one is no error: the weights are here."""

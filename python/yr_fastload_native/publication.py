@@ -8,13 +8,15 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from types import FrameType
 from typing import Any, Protocol
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation
+from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling
 from yr_fastload_native.transports.d2d import Member
 
@@ -81,6 +83,7 @@ class Publication:
         size: int,
         seconds: float,
         member: Member | None = None,
+        served: Served | None = None,
     ) -> None:
         self.identity: Mapping[str, Any] = generation.who.fields
         self.generation = generation.manifest.generation
@@ -91,6 +94,7 @@ class Publication:
         self.seconds = seconds
         self._lease = lease
         self._member = member
+        self._served = served
         self._settling: Settling | None = None
         self._failed = ""
         close_at_exit(self)
@@ -118,6 +122,31 @@ class Publication:
         ``failed`` (the chunks could not be served, or changed before their digests were taken).
         """
         return "failed" if self._failed else self._lease.status()[0]
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether readers take the bytes from the tensors themselves."""
+        return self._served is not None
+
+    def kept_beside(self, used: Set[int]) -> int:
+        """Bytes that are published by reference and lie in none of the storages that are used otherwise.
+
+        Args:
+            used: Addresses of storages.
+        """
+        return 0 if self._served is None else self._served.kept_beside(used)
+
+    def changed(self, *, deadline_s: float = 60.0) -> list[str]:
+        """Tensors that are no longer what was published: moved, or in a chunk whose bytes differ from its digest.
+
+        A publication that copied its tensors has none. One that has should be closed.
+
+        Raises:
+            NotPublishedError: A newer generation took over.
+            TransferTimeoutError: Not done in time.
+            UnavailableError: The worker does not answer.
+        """
+        return [] if self._served is None else self._served.changed(Deadline(deadline_s, "check"))
 
     def sources(self) -> int:
         """How many live sources keep this generation published, this one included."""

@@ -25,6 +25,7 @@ from yr_fastload_native.errors import (
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.manifest import build_manifest, mapped_addresses
 from yr_fastload_native.publication import Publication
+from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling, versions
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports import digests as transport_digests
@@ -111,10 +112,14 @@ class Publisher:
             size=self._table.bytes,
             seconds=time.perf_counter() - started,
             member=member,
+            served=self._served(generation) if member is not None else None,
         )
         if member is not None and generation.manifest.digests() is None and not made.joined:
             publication.settle(lambda give_up: self._settle(generation, member, give_up))
         return publication
+
+    def _served(self, generation: Generation) -> Served:
+        return Served(self._catalogue, generation, self._table, self._site, self._worker.copy_threads)
 
     def _settle(self, generation: Generation, member: Member, give_up: Callable[[str], None]) -> Settling:
         plan = generation.manifest.plan()

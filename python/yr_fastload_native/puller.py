@@ -30,6 +30,7 @@ from yr_fastload_native.manifest import Manifest, mapped_addresses
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.publisher import data_keys
 from yr_fastload_native.report import LoadReport
+from yr_fastload_native.served import Served
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports import digests as transport_digests
 from yr_fastload_native.transports import host, staged
@@ -63,12 +64,14 @@ class Pulled:
     Attributes:
         transport: The one that brought the most bytes.
         member: This process's part in serving it device to device, if it has one.
+        served: What it serves then.
     """
 
     generation: Generation
     transport: str
     chunks_retried: int
     member: Member | None
+    served: Served | None
 
     def join(self, worker: Worker, deadline: Deadline, report: LoadReport) -> Publication:
         """Keep the generation published, as one more source of it."""
@@ -84,7 +87,9 @@ class Pulled:
             raise
         if member is not None:
             member.start()
-        return Publication(generation, lease, joined=True, size=report.bytes, seconds=report.seconds, member=member)
+        return Publication(
+            generation, lease, joined=True, size=report.bytes, seconds=report.seconds, member=member, served=self.served
+        )
 
 
 class Puller:
@@ -93,6 +98,7 @@ class Puller:
     Attributes:
         stages: Seconds by stage.
         steps: What was tried, as `LoadReport.steps` has it.
+        memory_written: Whether some tensors may have been written to.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class Puller:
         self._progress = progress
         self.stages: dict[str, float] = {"layout": 0.0, "manifest": 0.0, "fetch": 0.0, "copy": 0.0, "verify": 0.0}
         self.steps: list[dict[str, Any]] = []
+        self.memory_written = False
 
     def pull(self) -> Pulled:
         """Load the current generation.
@@ -151,7 +158,10 @@ class Puller:
         if member is not None and not self._config.hold:
             member.leave()
             member = None
-        return Pulled(generation, transport, retried, member)
+        served = None
+        if member is not None:
+            served = Served(catalogue, generation, self._table, self._site, self._worker.copy_threads)
+        return Pulled(generation, transport, retried, member, served)
 
     def _join(self, member: Member, places: list[bytes | None]) -> None:
         """Take a place among those who serve this generation, and have the way to the first peer set up."""
@@ -322,6 +332,7 @@ class _Load:
         puller, job, config = self._puller, self._job, self._job.worker.config
         wants_digest = config.verify == "digest"
         inline = wants_digest and self._digests is not None and job.site.device.cpu_accessible
+        puller.memory_written = True
         loaded, _, seconds, failures = _core.load_chunks(
             reader,
             job.site.device,

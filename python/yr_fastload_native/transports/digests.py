@@ -10,7 +10,9 @@ from yr_fastload_native.devices import Site
 from yr_fastload_native.manifest import Manifest
 from yr_fastload_native.tensors import TensorTable
 
-__all__ = ["of_chunks", "take"]
+__all__ = ["of_chunks", "of_tensors", "take"]
+
+_TENSOR_BYTES = 1 << 30  # no chunk is larger
 
 
 def take(
@@ -39,6 +41,18 @@ def take(
         return _core.digest_chunks(plan, addresses, copy_threads=copy_threads, deadline_s=deadline_s, progress=progress)
     values = of_chunks(plan, table, manifest, range(plan.chunks))
     return memoryview(array("Q", values))
+
+
+def of_tensors(site: Site, table: TensorTable, copy_threads: int, deadline_s: float) -> dict[str, tuple[int, ...]]:
+    """The digests of each tensor that has memory of its own, by name."""
+    sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
+    plan = _core.make_plan(sizes, chunk_bytes=_TENSOR_BYTES, max_blobs=1)
+    values = take(site, plan, table.addresses, table, None, copy_threads, deadline_s, None)
+    found: dict[str, tuple[int, ...]] = {}
+    for chunk, value in enumerate(values):
+        name = table.tensors[plan.blobs[4 * plan.first_blob[chunk]]].name
+        found[name] = (*found.get(name, ()), value)
+    return found
 
 
 def of_chunks(plan: _core.Plan, table: TensorTable, manifest: Manifest | None, chunks: Iterable[int]) -> list[int]:

@@ -1,0 +1,141 @@
+"""Where versions of vLLM differ: all of it is here, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+__all__ = [
+    "TESTED",
+    "Call",
+    "Registered",
+    "cold_loader",
+    "has_online_quantization",
+    "is_tested",
+    "platform",
+    "ranks",
+    "version",
+    "weight_loading",
+]
+
+_log = logging.getLogger(__name__)
+
+TESTED = ("0.10.0", "0.32.0")  # the oldest and the newest; docs/compatibility.md has each
+_GROUPS = ("tp", "pp", "dp", "ep", "pcp", "dcp", "etp")
+
+
+def version() -> str:
+    """Of vLLM, as it names itself."""
+    module = importlib.import_module("vllm")
+    return str(getattr(module, "__version__", "unknown"))
+
+
+def is_tested(text: str) -> bool:
+    """Whether a version lies in the range that was tried, its ends included."""
+
+    def number(each: str) -> tuple[int, ...]:
+        parts = []
+        for part in each.split("+")[0].split(".")[:3]:
+            digits = "".join(character for character in part if character.isdigit())
+            parts.append(int(digits or 0))
+        return tuple(parts)
+
+    return number(TESTED[0]) <= number(text) <= number(TESTED[1])
+
+
+@attrs.frozen
+class Call:
+    """The arguments of one ``load_model``: 0.15.0 added ``prefix``."""
+
+    vllm_config: Any
+    model_config: Any
+    prefix: str
+
+    @classmethod
+    def of(cls, load_model: Callable[..., Any], loader: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """Raises TypeError where the arguments are not those of ``load_model``, as calling it would."""
+        given = inspect.signature(load_model).bind(loader, *args, **kwargs).arguments
+        extra = given.get("kwargs", {})
+        vllm_config = given["vllm_config"]
+        model_config = given.get("model_config", extra.get("model_config")) or vllm_config.model_config
+        return cls(vllm_config, model_config, str(given.get("prefix", extra.get("prefix", "")) or ""))
+
+
+def ranks() -> dict[str, tuple[int, int]]:
+    """Rank and size of this process in each parallel group that exists; (0, 1) in the others."""
+    state = importlib.import_module("vllm.distributed.parallel_state")
+    found = {}
+    for name in _GROUPS:
+        try:
+            group = getattr(state, f"get_{name}_group")()
+            found[name] = (int(group.rank_in_group), int(group.world_size))
+        except (AssertionError, AttributeError, ValueError):  # not made for this model, or not known to this version
+            found[name] = (0, 1)
+    return found
+
+
+def platform() -> str:
+    """What vLLM runs on: ``cpu``, ``cuda``, ``npu``, with the name of its platform class."""
+    current = importlib.import_module("vllm.platforms").current_platform
+    return f"{getattr(current, 'device_type', '')}:{type(current).__name__}"
+
+
+def cold_loader(vllm_load_config: Any, load_format: str, extra_config: Mapping[str, Any]) -> Any:
+    """The loader that vLLM would use for a load format.
+
+    Raises:
+        ValueError: From vLLM: it knows no such format, or refuses the extra config.
+    """
+    import copy
+
+    made = copy.copy(vllm_load_config)
+    object.__setattr__(made, "load_format", load_format)
+    object.__setattr__(made, "model_loader_extra_config", dict(extra_config))
+    return importlib.import_module("vllm.model_executor.model_loader").get_model_loader(made)
+
+
+def weight_loading() -> Any:
+    """The base class of vLLM's loaders."""
+    return importlib.import_module("vllm.model_executor.model_loader.base_loader").BaseModelLoader
+
+
+def has_online_quantization(model: Any) -> bool:
+    """Whether weights are quantised while they are loaded, so that none are there to exchange before that."""
+    return any(
+        getattr(getattr(module, "quant_method", None), "uses_meta_device", False) or _on_meta(module)
+        for module in model.modules()
+    )
+
+
+def _on_meta(module: Any) -> bool:
+    return any(parameter.device.type == "meta" for parameter in module.parameters(recurse=False))
+
+
+class Registered:
+    """What models enter in vLLM's config when they are made, so that one can be made again.
+
+    Layers enter themselves by name in ``compilation_config.static_forward_context`` (0.10.0 on) and in lists beside it,
+    and a second one of a name is refused.
+    """
+
+    def __init__(self, vllm_config: Any) -> None:
+        self._config = getattr(vllm_config, "compilation_config", None)
+        self._before: dict[str, Any] = {}
+        for name, value in vars(self._config).items() if self._config is not None else ():
+            if isinstance(value, (dict, list, set)):
+                self._before[name] = value.copy()
+
+    def restore(self) -> None:
+        """Take out what was entered since."""
+        for name, before in self._before.items():
+            value = getattr(self._config, name, None)
+            if isinstance(value, list):
+                value[:] = before
+            elif isinstance(value, (dict, set)):
+                value.clear()
+                value.update(before)

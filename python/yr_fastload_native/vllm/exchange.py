@@ -1,0 +1,254 @@
+"""One model load of vLLM, with the weights pulled from a running instance instead of read from disk.
+
+Every door (load format, patch, patched source) ends in `exchanged`: vLLM's own ``load_model`` runs unchanged, and only
+``load_weights`` of that one loader object is another function meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from yr_fastload_native.errors import FastLoadError, LayoutMismatchError, NotPublishedError
+from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.report import LoadReport
+from yr_fastload_native.vllm import compat, session
+from yr_fastload_native.vllm.identity import identity_of
+from yr_fastload_native.vllm.live import SCALARS, Live, attributes
+from yr_fastload_native.vllm.publishing import RawWeights, guard, publish_final
+from yr_fastload_native.vllm.settings import Settings
+
+__all__ = ["Exchange", "exchanged"]
+
+_log = logging.getLogger("vllm.yr_fastload")  # below vLLM's own, which has the handlers
+
+_MARK = "_yr_fastload_wraps"
+_SHADOWED = "load_weights"
+# They inherit load_model, and what they make is no weights, or more than tensors.
+_LEFT_ALONE = ("DummyModelLoader", "BitsAndBytesModelLoader")
+_GIB = 1 << 30
+
+
+class _AfreshError(Exception):
+    """The model has to be made anew: some of its tensors may hold bytes that nobody verified."""
+
+
+def exchanged(load_model: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a ``BaseModelLoader.load_model`` so that it exchanges weights. Idempotent.
+
+    Loaders that override ``load_model`` never get here; one that calls it from its own is left alone.
+    """
+    if hasattr(load_model, _MARK):
+        return load_model
+
+    @functools.wraps(load_model)
+    def exchanging(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def plain() -> Any:
+            return load_model(self, *args, **kwargs)
+
+        inherited = getattr(type(self).load_model, _MARK, None) is load_model
+        if not inherited or _SHADOWED in vars(self) or type(self).__name__ in _LEFT_ALONE:
+            return plain()
+        settings = Settings.of({})
+        load_format = str(getattr(self.load_config.load_format, "value", self.load_config.load_format))
+        call = compat.Call.of(load_model, self, args, kwargs)
+        return Exchange(self, self, call, settings, load_format).run(plain)
+
+    setattr(exchanging, _MARK, load_model)
+    return exchanging
+
+
+class Exchange:
+    """The exchange of weights in one ``load_model``.
+
+    Args:
+        loader: Whose ``load_model`` runs.
+        cold: What reads weights from disk: the same, or the loader of the cold load format.
+        call: The arguments.
+        settings: Of the exchange.
+        load_format: Of the cold path.
+    """
+
+    def __init__(self, loader: Any, cold: Any, call: compat.Call, settings: Settings, load_format: str) -> None:
+        self._loader = loader
+        self._cold_weights = cold.load_weights  # bound, before it is shadowed
+        self._cold = cold
+        self._call = call
+        self._settings = settings
+        self._load_format = load_format
+        self._stage = settings.exchange.stage
+        self._identity: dict[str, Any] | None = None
+        self._fast: FastLoader | None = None
+        self._report: LoadReport | None = None
+        self._raw: RawWeights | None = None
+        self._read_from_disk = False
+        self._outcome: dict[str, Any] = {
+            "prefix": call.prefix,
+            "stage": self._stage,
+            "transport": None,
+            "bytes": 0,
+            "pull_s": None,
+            "cold_load_s": None,
+            "fallback": None,
+            "published": "no",
+        }
+
+    def run(self, load_model: Callable[[], Any]) -> Any:
+        """Run vLLM's ``load_model``, and publish what it loaded if it came from disk."""
+        if not compat.is_tested(compat.version()):
+            _log.warning(
+                "vLLM %s is outside the tested versions %s to %s: trying all the same", compat.version(), *compat.TESTED
+            )
+        registered = compat.Registered(self._call.vllm_config)
+        try:
+            model = self._shadowed(load_model, self._load_weights)
+            self._finish(model)
+        except _AfreshError:
+            model = None  # no memory of it may be held when the next one is made
+        if model is None:
+            registered.restore()
+            gc.collect()
+            model = self._shadowed(load_model, self._read)
+            self._finish(model)
+        session.record(self._outcome)
+        return model
+
+    def _shadowed(self, load_model: Callable[[], Any], load_weights: Callable[[Any, Any], None]) -> Any:
+        setattr(self._loader, _SHADOWED, load_weights)
+        try:
+            return load_model()
+        finally:
+            delattr(self._loader, _SHADOWED)
+
+    # -- loading --------------------------------------------------------------------------------------------------
+
+    def _load_weights(self, model: Any, model_config: Any) -> None:
+        """What vLLM calls in the place of its loader's method."""
+        started = time.perf_counter()
+        if self._prepare(model):
+            assert self._fast is not None
+            assert self._identity is not None
+            try:
+                if self._stage == "final":
+                    if self._fast.is_published(self._identity):
+                        return  # pulled when vLLM has processed what is there
+                    raise NotPublishedError("no live source publishes this identity", op="load")
+                self._pulled(self._fast.load(model, self._identity))
+                return
+            except FastLoadError as error:
+                self._fall_back(error, time.perf_counter() - started)
+                if error.memory_written:
+                    raise _AfreshError from None
+        self._read(model, model_config)
+
+    def _prepare(self, model: Any) -> bool:
+        """Find out who these weights are, and connect. False where nothing can be exchanged."""
+        started = time.perf_counter()
+        if compat.has_online_quantization(model):
+            _log.info("weights are quantised while they are read: nothing to exchange, reading from disk")
+            return False
+        exchange = self._settings.exchange
+        try:
+            self._identity = identity_of(
+                self._call,
+                self._cold,
+                stage=self._stage,
+                fingerprint=exchange.fingerprint,
+                load_format=self._load_format,
+            )
+            self._outcome["identity"] = self._identity
+            self._fast = session.loader_of(self._settings.transfer)
+        except FastLoadError as error:
+            self._identity = None
+            self._fall_back(error, time.perf_counter() - started)
+            return False
+        except Exception as error:  # a version of vLLM where something is not where it was
+            self._identity = None
+            if exchange.fallback == "error":
+                raise
+            self._outcome["fallback"] = f"{type(error).__name__}: {error}"
+            _log.warning("cannot exchange weights with this vLLM, reading from disk: %s", self._outcome["fallback"])
+            return False
+        return True
+
+    def _fall_back(self, error: FastLoadError, seconds: float) -> None:
+        """Say why and go on, or not."""
+        if self._settings.exchange.fallback == "error":
+            raise error
+        reason = str(error)
+        if isinstance(error, NotPublishedError):
+            reason = f"no live source publishes these weights of {self._call.model_config.model!r}"
+        self._outcome["fallback"] = error.code
+        self._outcome["fallback_reason"] = reason
+        _log.warning("weights were not pulled, reading from disk: %s: %s (after %.2f s)", error.code, reason, seconds)
+
+    def _read(self, model: Any, model_config: Any) -> None:
+        """As vLLM would have."""
+        before = attributes(model)
+        started = time.perf_counter()
+        self._cold_weights(model, model_config)
+        self._outcome["cold_load_s"] = time.perf_counter() - started
+        self._read_from_disk = True
+        if self._fast is None or self._identity is None or self._settings.exchange.publish == "off":
+            return
+        more = sorted(attributes(model) - before)
+        if more:
+            _log.warning("not published: reading the weights set more than tensors, such as %s", ", ".join(more[:3]))
+            self._outcome["published"] = f"no: {more[0]}"
+            return
+        if self._stage == "raw":
+            self._raw = RawWeights(self._fast, self._identity, model, self._settings)
+            self._raw.before_processing()
+
+    def _pulled(self, report: LoadReport) -> None:
+        self._report = report
+        self._outcome.update(transport=report.transport, bytes=report.bytes, pull_s=report.seconds, steps=report.steps)
+        sources = len({each["source"] for step in report.steps for each in step["sources"]}) or 1
+        _log.info(
+            "pulled %.2f GiB in %.2f s (%.2f GiB/s, %s, %d source%s, %s)",
+            report.bytes / _GIB,
+            report.seconds,
+            report.gib_per_s,
+            report.transport,
+            sources,
+            "" if sources == 1 else "s",
+            "verified" if report.verified else "not verified",
+        )
+
+    # -- after vLLM has processed the weights ---------------------------------------------------------------------
+
+    def _finish(self, model: Any) -> None:
+        if self._fast is None or self._identity is None:
+            return
+        if self._stage == "final":
+            self._finish_final(model)
+        elif self._raw is not None:
+            self._raw.after_processing(model, self._outcome)
+        elif self._report is not None:
+            guard(self._fast, self._identity, model, self._settings)
+
+    def _finish_final(self, model: Any) -> None:
+        assert self._fast is not None
+        assert self._identity is not None
+        live = Live.of(model)
+        if self._read_from_disk:
+            if self._settings.exchange.publish != "off":
+                publish_final(self._fast, self._identity, live, self._settings, self._outcome)
+            return
+        started = time.perf_counter()
+        try:
+            if live.opaque:
+                raise LayoutMismatchError(f"stage=final is refused: {live.opaque[0]} may hold weights", op="load")
+            digest = live.digest()
+            mine = digest.clone()
+            report = self._fast.load({**live.tensors, SCALARS: digest}, self._identity)
+            if not bool((digest == mine).all()):
+                raise LayoutMismatchError("stage=final is refused: numbers beside the tensors differ", op="load")
+            self._pulled(report)
+        except FastLoadError as error:
+            self._fall_back(error, time.perf_counter() - started)
+            raise _AfreshError from None

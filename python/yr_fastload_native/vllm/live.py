@@ -1,0 +1,123 @@
+"""What a model consists of: tensors, numbers beside them, and things in which weights may hide."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+
+__all__ = ["Live", "attributes", "storages"]
+
+_DEPTH = 6
+# Objects that keep weights where no tensor shows them: handles of packed matrices.
+_PACKERS = ("CPUDNNLGEMMHandler", "ScriptObject", "PyCapsule")
+_HANDLE_WORDS = ("handler", "handle")
+# What modules refer to and no weight is in.
+_ELSEWHERE = ("vllm.config", "vllm.distributed", "vllm.platforms", "transformers", "torch.distributed", "logging")
+_SCALARS = (bool, int, float, str)
+SCALARS = "python values"  # name of the tensor that holds their digest
+
+
+def storages(model: torch.nn.Module) -> set[int]:
+    """Addresses of the memory that a model uses, wherever it is reached from."""
+    live = Live.of(model)
+    return {tensor.untyped_storage().data_ptr() for tensor in live.tensors.values()}
+
+
+def attributes(model: torch.nn.Module) -> set[str]:
+    """Names of everything that is set on modules and their parameters and is no tensor that is exchanged."""
+    found = set()
+    for path, module in model.named_modules():
+        found |= {f"{path}.{name}" for name in vars(module)}
+        for name, parameter in module.named_parameters(recurse=False):
+            found |= {f"{path}.{name}.{attribute}" for attribute in vars(parameter)}
+    return found
+
+
+@attrs.frozen
+class Live:
+    """Everything reached from the modules of a model.
+
+    Attributes:
+        tensors: By path: parameters, buffers, and tensors in attributes, containers, objects and closures.
+        scalars: Numbers and texts, by path; processing derives some of them from weights.
+        opaque: Paths of things that may hold weights and are no tensors, each with what it is.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    scalars: dict[str, Any]
+    opaque: list[str]
+
+    @classmethod
+    def of(cls, model: torch.nn.Module) -> Live:
+        live = cls({}, {}, [])
+        seen: set[int] = set()
+        for path, module in model.named_modules():
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                live.tensors[f"{path}.{name}".lstrip(".")] = tensor.detach()
+            for name, value in vars(module).items():
+                if name not in ("_parameters", "_buffers", "_modules"):
+                    live._visit(value, f"{path}.{name}".lstrip("."), 0, seen)
+        return live
+
+    def digest(self) -> torch.Tensor:
+        """Of the scalars: uint8[32]."""
+        text = json.dumps(self.scalars, sort_keys=True, default=str)
+        return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
+
+    def bytes(self) -> int:
+        """Of all memory reached."""
+        return sum(
+            {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors.values()}.values()
+        )
+
+    def _visit(self, value: Any, path: str, depth: int, seen: set[int]) -> None:
+        if isinstance(value, torch.Tensor):
+            if value.numel() and value.device.type != "meta":
+                self.tensors.setdefault(path, value.detach())
+            return
+        if isinstance(value, _SCALARS):
+            self._scalar(value, path)
+            return
+        kind = type(value)
+        if kind.__name__ in _PACKERS:
+            self.opaque.append(f"{path} ({kind.__name__})")
+            return
+        if id(value) in seen or depth >= _DEPTH or isinstance(value, (torch.nn.Module, type)):
+            return
+        seen.add(id(value))
+        for name, each in _parts(value):
+            self._visit(each, f"{path}.{name}", depth + 1, seen)
+
+    def _scalar(self, value: Any, path: str) -> None:
+        word = path.rsplit(".", 1)[-1].lower()
+        if type(value) is int and value and any(word.endswith(each) for each in _HANDLE_WORDS):
+            self.opaque.append(f"{path} (a handle)")
+        else:
+            self.scalars[path] = value
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds, as far as weights may be in it."""
+    if isinstance(value, Mapping):
+        yield from ((str(key), each) for key, each in value.items())
+    elif isinstance(value, (list, tuple)):
+        yield from ((str(index), each) for index, each in enumerate(value))
+    elif hasattr(value, "__closure__") or hasattr(value, "__func__"):
+        function = getattr(value, "__func__", value)
+        names = function.__code__.co_freevars if hasattr(function, "__code__") else ()
+        for name, cell in zip(names, function.__closure__ or (), strict=False):
+            try:
+                yield name, cell.cell_contents
+            except ValueError:  # not set yet
+                continue
+        for index, each in enumerate(getattr(function, "__defaults__", None) or ()):
+            yield f"default{index}", each
+    elif hasattr(value, "func") and hasattr(value, "args") and hasattr(value, "keywords"):  # functools.partial
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
+    elif hasattr(value, "__dict__") and not type(value).__module__.startswith(_ELSEWHERE):
+        yield from vars(value).items()

@@ -1,0 +1,39 @@
+"""What vLLM's plugin mechanism calls in each of its processes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+from yr_fastload_native.config import ExchangeConfig
+from yr_fastload_native.vllm import LOAD_FORMAT
+
+__all__ = ["register"]
+
+_log = logging.getLogger("vllm.yr_fastload")
+
+
+def register() -> None:
+    """Register the load format and, if asked for, the patch. Idempotent; see `yr_fastload_native.vllm.register`.
+
+    Raises:
+        InvalidArgumentError: A variable of the environment is none of ours, or has a value that is not allowed.
+    """
+    wants_patch = ExchangeConfig.from_env().patch
+    try:
+        _register_load_format()
+        if wants_patch:
+            importlib.import_module("yr_fastload_native.vllm.patch").patch()
+    except Exception as error:
+        _log.warning("weights are not exchanged, this vLLM is not as expected: %s: %s", type(error).__name__, error)
+
+
+def _register_load_format() -> None:
+    loaders = importlib.import_module("vllm.model_executor.model_loader")
+    register_loader = getattr(loaders, "register_model_loader", None)
+    if register_loader is None:  # before 0.10.1
+        return
+    loader = importlib.import_module("yr_fastload_native.vllm.load_format").YrFastLoader
+    known = getattr(loaders, "_LOAD_FORMAT_TO_MODEL_LOADER", {})
+    if known.get(LOAD_FORMAT) is not loader:
+        register_loader(LOAD_FORMAT)(loader)

@@ -1,0 +1,216 @@
+"""What an instance publishes of the weights that it loaded, and when.
+
+vLLM processes weights for its kernels right after they are loaded: it may replace a tensor by another, or write to it.
+What is published at stage ``raw`` is what was there before. A copy (`host`, `staged`) can be made at once or, as long
+as nothing was written to, later; by reference (`d2d`) the very memory has to stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.publication import close_at_exit
+from yr_fastload_native.vllm.live import SCALARS, Live, storages
+from yr_fastload_native.vllm.settings import Settings
+
+__all__ = ["RawWeights", "guard", "publish_final"]
+
+_log = logging.getLogger("vllm.yr_fastload")
+
+_GIB = 1 << 30
+_LOWEST_PRIORITY = 19
+_NAMED = 3
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class _Background:
+    """Work beside the start of an instance, at the lowest priority; ends early when the process does."""
+
+    def __init__(self, work: Callable[[Callable[[int, int], None]], None], what: str) -> None:
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(work, what), name="yr-fastload-publish", daemon=True)
+        close_at_exit(self)
+        _running.append(self)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Have it end, and wait for that."""
+        self._stopped.set()
+        self._thread.join()
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _progress(self, done: int = 0, total: int = 0) -> None:
+        if self._stopped.is_set():
+            raise _StoppedError
+
+    def _run(self, work: Callable[[Callable[[int, int], None]], None], what: str) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        try:
+            work(self._progress)
+        except _StoppedError:
+            pass
+        except Exception as error:  # the instance serves all the same
+            if not self._stopped.is_set():
+                _log.warning("%s failed: %s", what, error)
+
+
+_running: list[_Background] = []
+
+
+def wait(timeout_s: float) -> bool:
+    """Wait until nothing is being published any more; whether that came in time."""
+    return all(each.join(timeout_s) for each in list(_running))
+
+
+def _by_reference(settings: Settings) -> bool:
+    """Whether `d2d` was asked for by name, so that memory is to be kept for it."""
+    config = settings.transfer
+    named = config.publish_as if config.publish_as != "auto" else config.transport
+    return "d2d" in named.split("+")
+
+
+class RawWeights:
+    """The weights of a model as they were loaded, from before vLLM processes them until they are published."""
+
+    def __init__(self, fast: FastLoader, identity: dict[str, Any], model: torch.nn.Module, settings: Settings) -> None:
+        self._fast = fast
+        self._identity = identity
+        self._settings = settings
+        self._tensors = _exchanged_tensors(model)
+        self._digests: dict[str, tuple[int, ...]] = {}
+        self._published = False
+
+    def before_processing(self) -> None:
+        """Publish now, or take down what is there, to see later whether it stayed."""
+        try:
+            if self._settings.exchange.publish == "inline":
+                publication = self._fast.publish(self._tensors, self._identity)
+                _log.info("published %.2f GiB in %.2f s", publication.bytes / _GIB, publication.seconds)
+                self._published = True
+            else:
+                self._digests = self._fast.digests(self._tensors)
+        except FastLoadError as error:
+            _log.warning("not published: %s", error)
+            self._tensors = {}
+
+    def after_processing(self, model: torch.nn.Module, outcome: dict[str, Any]) -> None:
+        """Publish in the background, or see to what was published already."""
+        if not self._tensors:
+            outcome["published"] = "no"
+            return
+        outcome["published"] = self._settings.exchange.publish
+        if self._published:
+            self._tensors = {}
+            guard(self._fast, self._identity, model, self._settings)
+            return
+        replaced = _replaced(self._tensors, storages(model))
+        publish_as = None
+        on_device = any(tensor.device.type != "cpu" for tensor in self._tensors.values())
+        if replaced and _by_reference(self._settings):
+            _log.warning(
+                "%.2f GiB of weights as loaded stay in memory beside the processed ones, because transport d2d was "
+                "asked for; publish_as='staged' keeps them in the worker instead",
+                replaced / _GIB,
+            )
+        elif replaced and on_device:
+            publish_as = "staged"
+        if publish_as == "staged":
+            # At once: what is left of the device's memory is about to be given to the cache of keys and values.
+            try:
+                self._publish(publish_as, lambda done, total: None)
+            except FastLoadError as error:
+                _log.warning("not published: %s", error)
+        else:
+            _Background(lambda progress: self._publish(publish_as, progress), "publishing")
+
+    def _publish(self, publish_as: str | None, progress: Callable[[int, int], None]) -> None:
+        tensors, self._tensors = self._tensors, {}
+        now = self._fast.digests(tensors)
+        changed = [name for name, digest in self._digests.items() if now.get(name) != digest]
+        if changed:
+            _log.warning(
+                "not published: processing wrote to %d tensors, such as %s; publish='inline' publishes before that",
+                len(changed),
+                ", ".join(changed[:_NAMED]),
+            )
+            return
+        publication = self._fast.publish(tensors, self._identity, publish_as=publish_as, progress=progress)
+        _log.info("published %.2f GiB in %.2f s, in the background", publication.bytes / _GIB, publication.seconds)
+
+
+def _exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by every name that they have, each an alias that keeps its memory where it is."""
+    pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor.detach() for name, tensor in pairs}
+
+
+def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
+    """Bytes of memory that the model does not use any more."""
+    gone = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in tensors.values()
+        if tensor.numel() and tensor.untyped_storage().data_ptr() not in used
+    }
+    return sum(gone.values())
+
+
+def guard(fast: FastLoader, identity: dict[str, Any], model: torch.nn.Module, settings: Settings) -> None:
+    """Withdraw what is published by reference and was changed by processing."""
+    publication = fast.publication(identity)
+    if publication is None or not publication.by_reference:
+        return
+    if publication.kept_beside(storages(model)) and not _by_reference(settings):
+        _log.info("not a source of these weights: processing replaced them")
+        publication.close()
+        return
+
+    def check(progress: Callable[[int, int], None]) -> None:
+        changed = publication.changed()
+        if changed:
+            publication.close()
+            _log.warning(
+                "not a source of these weights any more: processing wrote to %d tensors, such as %s; publish_as="
+                "'d2d+staged' keeps a copy for others",
+                len(changed),
+                ", ".join(changed[:_NAMED]),
+            )
+
+    _Background(check, "checking what is published")
+
+
+def publish_final(
+    fast: FastLoader, identity: dict[str, Any], live: Live, settings: Settings, outcome: dict[str, Any]
+) -> None:
+    """Publish a model as its kernels use it, unless something of it is no tensor."""
+    if live.opaque:
+        _log.warning("stage=final is refused for this model, nothing is published: %s may hold weights", live.opaque[0])
+        outcome["published"] = f"no: {live.opaque[0]}"
+        return
+    tensors = {**live.tensors, SCALARS: live.digest()}
+    outcome["published"] = settings.exchange.publish
+
+    def publish(progress: Callable[[int, int], None]) -> None:
+        publication = fast.publish(tensors, identity, progress=progress)
+        _log.info("published %.2f GiB in %.2f s", publication.bytes / _GIB, publication.seconds)
+
+    if settings.exchange.publish == "background":
+        _Background(publish, "publishing")
+        return
+    try:
+        publish(lambda done, total: None)
+    except FastLoadError as error:
+        _log.warning("not published: %s", error)

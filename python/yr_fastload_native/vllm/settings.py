@@ -1,0 +1,68 @@
+"""The settings of one model load: from vLLM's extra config and from the environment."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import attrs
+
+from yr_fastload_native.config import Config, ExchangeConfig
+from yr_fastload_native.devices import has_npu
+from yr_fastload_native.errors import DeviceError, InvalidArgumentError
+
+__all__ = ["Settings"]
+
+_NEEDS_NPU = ("d2d", "staged")
+_ENVIRONMENT_ONLY = ("patch",)
+
+
+@attrs.frozen
+class Settings:
+    """How weights move, and how that is fitted around vLLM."""
+
+    transfer: Config
+    exchange: ExchangeConfig
+
+    @classmethod
+    def of(cls, extra: object) -> Settings:
+        """Read ``--model-loader-extra-config``, and the environment for what it leaves out.
+
+        Raises:
+            InvalidArgumentError: A key is unknown or a value not allowed; the message names both and what is.
+            DeviceError: A transport was asked for that this machine lacks.
+        """
+        if not isinstance(extra, Mapping):
+            raise InvalidArgumentError(f"model_loader_extra_config={extra!r} is not a JSON object", op="config")
+        of_transfer = {field.name for field in attrs.fields(Config)}
+        of_exchange = {field.name for field in attrs.fields(ExchangeConfig)} - set(_ENVIRONMENT_ONLY)
+        for key, value in extra.items():
+            if key not in of_transfer | of_exchange:
+                raise _unknown(key, value, sorted(of_transfer | of_exchange))
+        settings = cls(
+            Config.from_env(**{key: value for key, value in extra.items() if key in of_transfer}),
+            ExchangeConfig.from_env(**{key: value for key, value in extra.items() if key in of_exchange}),
+        )
+        settings._check_device()
+        return settings
+
+    def _check_device(self) -> None:
+        config = self.transfer
+        named = {"transport": config.transport, "publish_as": config.publish_as}
+        for setting, value in named.items():
+            needs = [transport for transport in value.split("+") if transport in _NEEDS_NPU]
+            if needs and not has_npu():
+                raise DeviceError(
+                    f"{setting}={value!r} moves weights between NPUs and this process has none; use 'auto' or 'host', "
+                    "or start under `yr-fastload sim --`",
+                    op="config",
+                )
+
+
+def _unknown(key: object, value: object, known: list[str]) -> InvalidArgumentError:
+    close = difflib.get_close_matches(str(key), known, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return InvalidArgumentError(
+        f"model_loader_extra_config has {key!r}: {value!r}, which is no setting; {hint}allowed: {', '.join(known)}",
+        op="config",
+    )

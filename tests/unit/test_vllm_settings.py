@@ -1,0 +1,98 @@
+"""What vLLM's extra config may say; vLLM itself is not needed for that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from yr_fastload_native.config import Config, ExchangeConfig
+from yr_fastload_native.errors import DeviceError, InvalidArgumentError
+from yr_fastload_native.vllm.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("YR_FASTLOAD_"):
+            monkeypatch.delenv(name)
+
+
+def test_nothing_said_gives_the_defaults() -> None:
+    assert Settings.of({}) == Settings(Config(), ExchangeConfig())
+
+
+def test_keys_go_where_they_belong() -> None:
+    extra = {
+        "worker": "127.0.0.1:31501",
+        "transport": "host",
+        "deadline_s": 7,
+        "cold_load_format": "safetensors",
+        "cold_load_extra_config": {"enable_multithread_load": True},
+        "fallback": "error",
+        "publish": "inline",
+        "stage": "final",
+        "fingerprint": "v1",
+    }
+    settings = Settings.of(extra)
+    assert settings.transfer == Config(worker="127.0.0.1:31501", transport="host", deadline_s=7)
+    assert attrs.asdict(settings.exchange) == {
+        **{key: extra[key] for key in ("cold_load_format", "fallback", "publish", "stage", "fingerprint")},
+        "cold_load_extra_config": {"enable_multithread_load": True},
+        "patch": False,
+    }
+
+
+def test_the_environment_fills_what_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YR_FASTLOAD_STAGE", "final")
+    monkeypatch.setenv("YR_FASTLOAD_LEASE_S", "20")
+    monkeypatch.setenv("YR_FASTLOAD_COLD_LOAD_EXTRA_CONFIG", '{"num_threads": 4}')
+    settings = Settings.of({"stage": "raw"})
+    assert (settings.exchange.stage, settings.transfer.lease_s) == ("raw", 20)
+    assert settings.exchange.cold_load_extra_config == {"num_threads": 4}
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"trasport": "host"}, r"'trasport': 'host', .*did you mean 'transport'\?.*allowed: .*cold_load_format"),
+        ({"patch": True}, "'patch': True, which is no setting"),
+        ({"worker": "nowhere"}, "worker address 'nowhere' is not HOST:PORT"),
+        ({"transport": "tcp"}, "transport='tcp' is not allowed; use auto or d2d or staged or host"),
+        ({"stage": "cooked"}, "stage='cooked' is not allowed; use raw or final"),
+        ({"fallback": True}, "fallback=True is not allowed; use cold or error"),
+        ({"publish": "never"}, "publish='never' is not allowed; use background or inline or off"),
+        ({"fingerprint": ""}, "fingerprint='' is not allowed; use a text"),
+        ({"cold_load_extra_config": []}, "cold_load_extra_config=.* is not allowed; use a JSON object"),
+        ({"deadline_s": "soon"}, "deadline_s='soon' is not allowed"),
+        ([], "is not a JSON object"),
+    ],
+)
+def test_bad_settings_name_key_value_and_what_is_allowed(extra: Any, says: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        Settings.of(extra)
+
+
+@pytest.mark.parametrize("extra", [{"transport": "d2d"}, {"transport": "staged"}, {"publish_as": "host+staged"}])
+def test_transports_that_this_machine_lacks(extra: dict[str, str]) -> None:
+    with pytest.raises(DeviceError, match="between NPUs and this process has none; use 'auto' or 'host'"):
+        Settings.of(extra)
+
+
+def test_variables_with_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YR_FASTLOAD_COLD_LOAD_EXTRA_CONFIG", "{")
+    with pytest.raises(InvalidArgumentError, match="is not a JSON object"):
+        Settings.of({})
+    monkeypatch.delenv("YR_FASTLOAD_COLD_LOAD_EXTRA_CONFIG")
+    monkeypatch.setenv("YR_FASTLOAD_PACTH", "1")
+    with pytest.raises(InvalidArgumentError, match="YR_FASTLOAD_PACTH names no setting"):
+        Settings.of({})
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for field in attrs.fields(ExchangeConfig):
+        assert field.metadata["meaning"].endswith(".")
+        assert not hasattr(Config(), field.name)
