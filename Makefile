@@ -6,7 +6,7 @@ SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md $(shell find csrc pyt
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 ARGS ?=
 
-.PHONY: help demo test test-asan test-tsan lint format stubs docs bench clean
+.PHONY: help demo test test-vllm test-asan test-tsan lint format stubs docs bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -14,8 +14,14 @@ help:  ## this list
 demo: $(VENV)/.installed  ## a second process pulls a model from a first; ARGS="--size-mb 512 --json"
 	$(BIN)/yr-fastload demo $(ARGS)
 
-test: $(VENV)/.develop  ## all tests; ARGS="-k plan"
+test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those that need no vLLM
 	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),,@$(MAKE) --no-print-directory test-vllm)
+
+test-vllm:  ## the tests of tests/e2e with real vLLM on the CPU, in .venv-vllm; ARGS="-k tensor"
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  $(MAKE) --no-print-directory .venv-vllm/.develop && .venv-vllm/bin/python -m pytest tests/e2e $(ARGS); \
+	else echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=..."; fi
 
 test-asan: .venv-asan/.develop  ## the same tests over a native core built with address and undefined sanitizers
 	./tools/with-asan .venv-asan/bin/python -m pytest $(ARGS)
@@ -50,9 +56,9 @@ bench: $(VENV)/.develop  ## measure against disk and memcpy; ARGS="--json"
 	$(BIN)/yr-fastload bench $(ARGS)
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-asan .venv-tsan build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-asan .venv-tsan .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/bin/python .venv-asan/bin/python .venv-tsan/bin/python:
+$(VENV)/bin/python .venv-asan/bin/python .venv-tsan/bin/python .venv-vllm/bin/python:
 	@./tools/check-python $(PYTHON)
 	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
 
@@ -63,6 +69,11 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 $(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet '.[test,lint]'
 	@touch $@ $(VENV)/.installed
+
+.venv-vllm/.develop: .venv-vllm/bin/python $(SOURCES) requirements/vllm-0.32.0.lock.txt
+	.venv-vllm/bin/python -m pip install --quiet --no-deps -r requirements/vllm-0.32.0.lock.txt
+	.venv-vllm/bin/python -m pip install --quiet --no-deps .
+	@touch $@
 
 .venv-asan/.develop: .venv-asan/bin/python $(SOURCES)
 	.venv-asan/bin/python -m pip install --quiet -Ccmake.define.YRFL_SANITIZE=address,undefined \

@@ -91,6 +91,11 @@ def _text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         raise _refuse(attribute, value, f"a text of 1 to {_MAX_TEXT} printable characters")
 
 
+def _path(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or "\0" in value:
+        raise _refuse(attribute, value, "a path")
+
+
 def _json_object(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _refuse(attribute, value, "a JSON object")
@@ -261,6 +266,11 @@ class ExchangeConfig:
         "background",
         _one_of("background", "inline", "off"),
         "When an instance that loaded from disk publishes: while it starts up further, before that, or never.",
+    )
+    report: str = _setting(
+        "",
+        _path,
+        "File to which every rank appends lines of JSON about what it loaded and published; empty for none.",
     )
     patch: bool = _setting(
         False,

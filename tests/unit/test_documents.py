@@ -11,6 +11,7 @@ import pytest
 from yr_fastload_native.cli import main
 from yr_fastload_native.cli.bench import bench
 from yr_fastload_native.cli.demo import demo
+from yr_fastload_native.cli.verify_vllm import verify_vllm
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("patches/*.md")])
@@ -40,7 +41,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 def test_commands_and_options_exist() -> None:
     lines = re.findall(r"^yr-fastload (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) == 5
+    assert len(lines) == 6
     context = click.Context(main)
     for line in lines:
         name, *rest = line.split()
@@ -56,7 +57,7 @@ def test_commands_and_options_exist() -> None:
 
 
 def test_every_command_speaks_json() -> None:
-    for command in (demo, bench):
+    for command in (demo, bench, verify_vllm):
         assert "--json" in {option for parameter in command.params for option in parameter.opts}
 
 

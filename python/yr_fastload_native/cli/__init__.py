@@ -15,6 +15,7 @@ _COMMANDS = {
     "bench": "Measure loading from disk against pulling, with every byte checked.",
     "demo": "See a second process pull a model from a first instead of reading the disk.",
     "sim": "Run a command with simulated Ascend devices.",
+    "verify-vllm": "See a second vLLM instance pull from a first, and answer the same.",
     "worker": "Run a local openYuanrong worker on loopback, one a machine and user.",
 }
 
@@ -31,7 +32,8 @@ class _Commands(click.Group):
         if name not in _COMMANDS:
             return None
         try:
-            command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+            module = name.replace("-", "_")
+            command = getattr(importlib.import_module(f"{__name__}.{module}"), module)
         except ImportError as error:
             raise FastLoadError(f"{error}; reinstall yr-fastload-native", op=name) from error
         assert isinstance(command, click.Command)

@@ -42,6 +42,7 @@ class Process:
         role: What it is to do.
         task: The first message to it.
         environment: Of the process; by default that of this one.
+        group: Whether it starts processes of its own, which are to end with it.
 
     Raises:
         FastLoadError: From any method: what the process failed with, of the class it had there.
@@ -49,8 +50,16 @@ class Process:
     """
 
     def __init__(
-        self, op: str, module: str, role: str, task: object, environment: Mapping[str, str] | None = None
+        self,
+        op: str,
+        module: str,
+        role: str,
+        task: object,
+        environment: Mapping[str, str] | None = None,
+        *,
+        group: bool = False,
     ) -> None:
+        self._group = group
         self._op = op
         self._role = role
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - a file, since nobody reads a pipe while it runs
@@ -109,6 +118,11 @@ class Process:
         if status:
             raise self._death()
 
+    def kill(self) -> None:
+        """End it at once, with the processes that it started if it leads a group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL) if self._group else self._process.kill()
+
     def __enter__(self) -> Process:
         return self
 
@@ -117,6 +131,10 @@ class Process:
     ) -> None:
         self._process.terminate()
         self._reap()
+        if self._group:
+            # It leads a session of its own: whoever is still in there was started by it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._pump.join()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             assert stream is not None

@@ -114,7 +114,7 @@ class Exchange:
             gc.collect()
             model = self._shadowed(load_model, self._read)
             self._finish(model)
-        session.record(self._outcome)
+        session.record("loaded", self._outcome, self._settings.exchange.report)
         return model
 
     def _shadowed(self, load_model: Callable[[], Any], load_weights: Callable[[Any, Any], None]) -> Any:

@@ -17,7 +17,8 @@ import torch
 
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.loader import FastLoader
-from yr_fastload_native.publication import close_at_exit
+from yr_fastload_native.publication import Publication, close_at_exit
+from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 
@@ -37,9 +38,11 @@ class _StoppedError(Exception):
 class _Background:
     """Work beside the start of an instance, at the lowest priority; ends early when the process does."""
 
-    def __init__(self, work: Callable[[Callable[[int, int], None]], None], what: str) -> None:
+    def __init__(self, work: Callable[[Callable[[int, int], None]], None], settings: Settings) -> None:
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(work, what), name="yr-fastload-publish", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(work, settings), name="yr-fastload-publish", daemon=True
+        )
         close_at_exit(self)
         _running.append(self)
         self._thread.start()
@@ -57,7 +60,7 @@ class _Background:
         if self._stopped.is_set():
             raise _StoppedError
 
-    def _run(self, work: Callable[[Callable[[int, int], None]], None], what: str) -> None:
+    def _run(self, work: Callable[[Callable[[int, int], None]], None], settings: Settings) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         try:
             work(self._progress)
@@ -65,10 +68,21 @@ class _Background:
             pass
         except Exception as error:  # the instance serves all the same
             if not self._stopped.is_set():
-                _log.warning("%s failed: %s", what, error)
+                _refuse(settings, str(error))
 
 
 _running: list[_Background] = []
+
+
+def _say(publication: Publication, settings: Settings, how: str) -> None:
+    size, seconds = publication.bytes, publication.seconds
+    _log.info("published %.2f GiB in %.2f s%s", size / _GIB, seconds, how)
+    session.record("published", {"bytes": size, "seconds": seconds}, settings.exchange.report)
+
+
+def _refuse(settings: Settings, why: str) -> None:
+    _log.warning("not published: %s", why)
+    session.record("not published", {"why": why}, settings.exchange.report)
 
 
 def wait(timeout_s: float) -> bool:
@@ -99,12 +113,12 @@ class RawWeights:
         try:
             if self._settings.exchange.publish == "inline":
                 publication = self._fast.publish(self._tensors, self._identity)
-                _log.info("published %.2f GiB in %.2f s", publication.bytes / _GIB, publication.seconds)
+                _say(publication, self._settings, "")
                 self._published = True
             else:
                 self._digests = self._fast.digests(self._tensors)
         except FastLoadError as error:
-            _log.warning("not published: %s", error)
+            _refuse(self._settings, str(error))
             self._tensors = {}
 
     def after_processing(self, model: torch.nn.Module, outcome: dict[str, Any]) -> None:
@@ -133,23 +147,21 @@ class RawWeights:
             try:
                 self._publish(publish_as, lambda done, total: None)
             except FastLoadError as error:
-                _log.warning("not published: %s", error)
+                _refuse(self._settings, str(error))
         else:
-            _Background(lambda progress: self._publish(publish_as, progress), "publishing")
+            _Background(lambda progress: self._publish(publish_as, progress), self._settings)
 
     def _publish(self, publish_as: str | None, progress: Callable[[int, int], None]) -> None:
         tensors, self._tensors = self._tensors, {}
         now = self._fast.digests(tensors)
         changed = [name for name, digest in self._digests.items() if now.get(name) != digest]
         if changed:
-            _log.warning(
-                "not published: processing wrote to %d tensors, such as %s; publish='inline' publishes before that",
-                len(changed),
-                ", ".join(changed[:_NAMED]),
-            )
+            names = ", ".join(changed[:_NAMED])
+            why = f"processing wrote to {len(changed)} tensors, such as {names}; publish='inline' publishes before that"
+            _refuse(self._settings, why)
             return
         publication = self._fast.publish(tensors, self._identity, publish_as=publish_as, progress=progress)
-        _log.info("published %.2f GiB in %.2f s, in the background", publication.bytes / _GIB, publication.seconds)
+        _say(publication, self._settings, ", in the background")
 
 
 def _exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -189,7 +201,7 @@ def guard(fast: FastLoader, identity: dict[str, Any], model: torch.nn.Module, se
                 ", ".join(changed[:_NAMED]),
             )
 
-    _Background(check, "checking what is published")
+    _Background(check, settings)
 
 
 def publish_final(
@@ -197,20 +209,19 @@ def publish_final(
 ) -> None:
     """Publish a model as its kernels use it, unless something of it is no tensor."""
     if live.opaque:
-        _log.warning("stage=final is refused for this model, nothing is published: %s may hold weights", live.opaque[0])
+        _refuse(settings, f"stage=final is refused for this model: {live.opaque[0]} may hold weights")
         outcome["published"] = f"no: {live.opaque[0]}"
         return
     tensors = {**live.tensors, SCALARS: live.digest()}
     outcome["published"] = settings.exchange.publish
 
     def publish(progress: Callable[[int, int], None]) -> None:
-        publication = fast.publish(tensors, identity, progress=progress)
-        _log.info("published %.2f GiB in %.2f s", publication.bytes / _GIB, publication.seconds)
+        _say(fast.publish(tensors, identity, progress=progress), settings, "")
 
     if settings.exchange.publish == "background":
-        _Background(publish, "publishing")
+        _Background(publish, settings)
         return
     try:
         publish(lambda done, total: None)
     except FastLoadError as error:
-        _log.warning("not published: %s", error)
+        _refuse(settings, str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import threading
 from typing import Any
@@ -10,6 +12,8 @@ from yr_fastload_native.config import Config
 from yr_fastload_native.loader import FastLoader
 
 __all__ = ["loader_of", "outcomes", "record"]
+
+_log = logging.getLogger("vllm.yr_fastload")
 
 _lock = threading.Lock()
 _loaders: dict[tuple[int, Config], FastLoader] = {}
@@ -29,17 +33,19 @@ def loader_of(config: Config) -> FastLoader:
         return _loaders[key]
 
 
-def record(outcome: dict[str, Any]) -> None:
-    """Keep what one exchange did."""
-    _outcomes.append(outcome)
+def record(event: str, outcome: dict[str, Any], report: str) -> None:
+    """Keep what one exchange did, and write it to the file of reports if there is one."""
+    kept = {"event": event, "pid": os.getpid(), **outcome}
+    _outcomes.append(kept)
+    if not report:
+        return
+    try:
+        with open(report, "a") as file:  # one write of one line: ranks share the file
+            file.write(json.dumps(kept, default=str) + "\n")
+    except OSError as error:
+        _log.warning("cannot write to report=%r: %s", report, error)
 
 
 def outcomes() -> list[dict[str, Any]]:
     """What the exchanges of this process did, in order: plain types."""
     return list(_outcomes)
-
-
-def loaders() -> list[FastLoader]:
-    """The loaders of this process."""
-    with _lock:
-        return [loader for (pid, _), loader in _loaders.items() if pid == os.getpid()]

@@ -1,0 +1,214 @@
+"""``yr-fastload verify-vllm``: does a second vLLM instance on this machine pull, and answer the same?"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from yr_fastload_native.cli import output
+from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, TransferTimeoutError, UnavailableError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["verify_vllm"]
+
+_OP = "verify-vllm"
+_MIB = 1 << 20
+_START_S = 900.0
+_PUBLISH_S = 300.0
+_POLL_S = 0.2
+_ARCHITECTURES = ("qwen2", "qwen2_tied", "qwen3_moe", "mixtral", "llama")
+
+
+@click.command("verify-vllm")
+@click.option(
+    "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Directory of the model to start."
+)
+@click.option("--make-tiny", type=click.Choice(_ARCHITECTURES), help="Make a small random model and start that.")
+@click.option(
+    "--only-make", type=click.Path(file_okay=False, path_type=Path), help="Make the model there, and start nothing."
+)
+@click.option("--size-mb", type=click.IntRange(1, 1 << 20), help="Size of a dense model that is made, MiB, about.")
+@click.option("--tp", type=click.IntRange(1, 64), default=1, show_default=True, help="Tensor parallel size.")
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "d2d", "staged", "host"]),
+    default="auto",
+    show_default=True,
+    help="How weights move. d2d and staged move them between NPUs; without one, between simulated ones.",
+)
+@click.option("--dtype", default="auto", show_default=True, help="Of vLLM.")
+@click.option(
+    "--stage", type=click.Choice(["raw", "final"]), default="raw", show_default=True, help="What is exchanged."
+)
+@click.option("--tokens", type=click.IntRange(1, 4096), default=16, show_default=True, help="To generate for a prompt.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
+def verify_vllm(
+    model: Path | None,
+    make_tiny: str | None,
+    only_make: Path | None,
+    size_mb: int | None,
+    tp: int,
+    transport: str,
+    dtype: str,
+    stage: str,
+    tokens: int,
+    as_json: bool,
+) -> None:
+    """Start a vLLM instance that loads from disk and a second one that pulls, and compare what they answer.
+
+    Both answer the same prompts by greedy decoding; the exit status is 0 only if every token agrees and the second
+    one pulled. DS_WORKER_ADDR names the openYuanrong worker to use; without it a private one is started and stopped.
+    The two instances run side by side and need the memory of both.
+    """
+    if (model is None) == (make_tiny is None):
+        raise click.UsageError("name a model by --model, or have one made by --make-tiny")
+    if (only_make or size_mb) and not make_tiny:
+        raise click.UsageError("--only-make and --size-mb are for a model that is made; add --make-tiny")
+    if importlib.util.find_spec("vllm") is None:
+        raise InvalidArgumentError("vLLM is not installed in this environment; install it here first", op=_OP)
+    with contextlib.ExitStack() as stack:
+        if make_tiny is not None:
+            scratch = Path(
+                only_make or stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")) + "/model"
+            )
+            model = _make(scratch, make_tiny, size_mb)
+            if only_make is not None:
+                output.emit({"model": str(model)}, as_json=as_json, text=lambda: f"made {model}")
+                return
+        assert model is not None
+        record = _verify(model, tp, transport, dtype, stage, tokens, stack)
+    output.emit(record, as_json=as_json, text=lambda: _table(record))
+    if not record["tokens_equal"]:
+        raise FastLoadError("the two instances answer differently; run it again with --json and report it", op=_OP)
+    if record["fallback"] is not None:
+        raise UnavailableError(f"the second instance read from disk: {record['fallback']}", op=_OP)
+
+
+def _make(directory: Path, architecture: str, size_mb: int | None) -> Path:
+    from yr_fastload_native.vllm.tiny_model import Size, make
+
+    output.note(f"making a {architecture} model")
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print what they like; stdout is for the result
+        return make(directory, architecture, size=Size.of(size_mb) if size_mb else None)
+
+
+def _verify(
+    model: Path, tp: int, transport: str, dtype: str, stage: str, tokens: int, stack: contextlib.ExitStack
+) -> dict[str, Any]:
+    from yr_fastload_native.cli.child import Process
+    from yr_fastload_native.cli.room import device_environment, private_worker
+    from yr_fastload_native.config import Config
+    from yr_fastload_native.fingerprint import weight_files
+
+    total = sum(path.stat().st_size for path in weight_files(model))
+    worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total))
+    environment, simulated = device_environment(transport)
+    if simulated:
+        output.note("no NPU here: the instances get simulated ones")
+    environment |= _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
+    reports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")))
+
+    def start(role: str, report: Path) -> Process:
+        extra = {"worker": worker, "transport": transport, "stage": stage, "report": str(report)}
+        arguments = {
+            "model": str(model.resolve()),
+            "load_format": "yr_fastload",
+            "model_loader_extra_config": extra,
+            "tensor_parallel_size": tp,
+            "dtype": dtype,
+            "max_model_len": 256,
+            "enforce_eager": True,
+            "gpu_memory_utilization": 0.1 if simulated or not _has_npu() else 0.4,
+            "seed": 0,
+        }
+        output.note(f"starting the {role}")
+        task = {"arguments": arguments, "tokens": tokens}
+        return stack.enter_context(
+            Process(_OP, "yr_fastload_native.cli.vllm_process", role, task, environment, group=True)
+        )
+
+    first = start("first instance", reports / "first")
+    ready = first.expect("ready", _START_S)
+    answers = first.expect("answered", _START_S)
+    _wait_until_published(reports / "first", tp)
+    second = start("second instance", reports / "second")
+    ready_again = second.expect("ready", _START_S)
+    answers_again = second.expect("answered", _START_S)
+    loaded, pulled = _events(reports / "first", "loaded"), _events(reports / "second", "loaded")
+    cold_s = max((each["cold_load_s"] or 0.0 for each in loaded), default=0.0)
+    seconds = [each["pull_s"] for each in pulled]
+    pull_s = max(seconds) if seconds and None not in seconds else None
+    return {
+        "tokens_equal": answers["tokens"] == answers_again["tokens"],
+        "cold_load_s": cold_s,
+        "pull_load_s": pull_s,
+        "speedup": cold_s / pull_s if pull_s else None,
+        "transport": next((each["transport"] for each in pulled), None),
+        "fallback": next((each["fallback"] for each in pulled if each["fallback"]), None if pulled else "no report"),
+        "fallback_reason": next((each.get("fallback_reason") for each in pulled if each["fallback"]), None),
+        "bytes": sum(each["bytes"] for each in pulled),
+        "ranks": len(pulled),
+        "ready_s": [ready["seconds"], ready_again["seconds"]],
+        "vllm_version": answers["vllm_version"],
+        "model": model.name,
+        "devices": "simulated" if simulated else "real" if _has_npu() else "none",
+    }
+
+
+# Two small instances beside each other; on a CPU, without a core bound to each.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+    "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+}
+
+
+def _has_npu() -> bool:
+    from yr_fastload_native.devices import has_npu
+
+    return has_npu()
+
+
+def _events(path: Path, kind: str) -> list[dict[str, Any]]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def _wait_until_published(report: Path, ranks: int) -> None:
+    deadline = time.monotonic() + _PUBLISH_S
+    while len(_events(report, "published")) < ranks:
+        refused = _events(report, "not published")
+        if refused:
+            raise FastLoadError(f"the first instance published nothing: {refused[0]['why']}", op=_OP)
+        if time.monotonic() > deadline:
+            raise TransferTimeoutError(f"the first instance did not publish within {_PUBLISH_S:.0f} s", op=_OP)
+        time.sleep(_POLL_S)
+
+
+def _table(record: Mapping[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table("", title=f"{record['model']}, vLLM {record['vllm_version']}, {record['ranks']} ranks")
+    for heading in ("weights, s", "ready, s"):
+        table.add_column(heading, justify="right")
+    pull = "-" if record["pull_load_s"] is None else f"{record['pull_load_s']:.3f}"
+    table.add_row("first instance, from disk", f"{record['cold_load_s']:.3f}", f"{record['ready_s'][0]:.1f}")
+    table.add_row(f"second instance ({record['transport']})", pull, f"{record['ready_s'][1]:.1f}")
+    lines = [f"tokens agree: {'yes' if record['tokens_equal'] else 'NO'}"]
+    if record["devices"] == "simulated":
+        lines.append("devices: simulated, see docs/simulated-ascend.md")
+    return Group(table, *lines)

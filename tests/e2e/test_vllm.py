@@ -1,0 +1,167 @@
+"""A first vLLM instance loads from disk and publishes; what every later one does then."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yr_fastload_native.errors import FastLoadError
+
+pytestmark = pytest.mark.worker
+
+Make = Callable[..., Path]
+Start = Callable[..., Any]
+
+
+def assert_cold(instance: Any, fallback: str | None = "NOT_PUBLISHED") -> None:
+    assert instance.loaded["fallback"] == fallback
+    assert instance.loaded["cold_load_s"] > 0
+    assert instance.loaded["transport"] is None
+
+
+def assert_pulled(instance: Any, transport: str, ranks: int = 1) -> None:
+    assert len(instance.events("loaded")) == ranks
+    for each in instance.events("loaded"):
+        assert each["fallback"] is None
+        assert each["cold_load_s"] is None  # nothing was read from disk
+        assert each["transport"] == transport
+        assert each["bytes"] > 0
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen2_tied", "qwen3_moe"])
+def test_cold_then_pull(make: Make, start: Start, architecture: str) -> None:
+    first = start(make(architecture))
+    assert_cold(first)
+    first.wait_until_published()
+    second = start(make(architecture))
+    assert_pulled(second, "host")
+    assert second.tokens == first.tokens
+
+
+def test_tensor_parallel(make: Make, start: Start) -> None:
+    first = start(make("qwen2"), tensor_parallel_size=2)
+    first.wait_until_published(ranks=2)
+    second = start(make("qwen2"), tensor_parallel_size=2)
+    assert_pulled(second, "host", ranks=2)
+    assert {tuple(each["identity"]["ranks"]["tp"]) for each in second.events("loaded")} == {(0, 2), (1, 2)}
+    assert second.tokens == first.tokens
+
+
+@pytest.mark.parametrize("publish", ["background", "inline"])
+def test_device_to_device(make: Make, start: Start, publish: str) -> None:
+    """vLLM replaces weights on a CPU: what is published by reference is what was there before."""
+    extra = {"transport": "d2d", "publish": publish}
+    first = start(make("qwen2"), simulated=True, extra=extra)
+    first.wait_until_published()
+    second = start(make("qwen2"), simulated=True, extra=extra)
+    assert_pulled(second, "d2d")
+    assert second.tokens == first.tokens
+
+
+def test_a_vouched_fingerprint_needs_no_weights(make: Make, start: Start, tmp_path: Path) -> None:
+    first = start(make("qwen2"), extra={"fingerprint": "v1"})
+    first.wait_until_published()
+    bare = tmp_path / "elsewhere" / "tiny"
+    shutil.copytree(make("qwen2"), bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    second = start(bare, extra={"fingerprint": "v1"})
+    assert_pulled(second, "host")
+    assert second.tokens == first.tokens
+
+
+def test_other_weights_of_the_same_shapes_never_mix(make: Make, start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(make("qwen2"), folder)
+    first = start(folder)
+    first.wait_until_published()
+    for path in make("qwen2", seed=1).iterdir():
+        shutil.copy(path, folder)
+    second = start(folder)
+    assert_cold(second)
+    assert second.tokens != first.tokens
+    assert second.loaded["identity"]["checkpoint"] != first.loaded["identity"]["checkpoint"]
+
+
+def test_a_killed_source(make: Make, start: Start) -> None:
+    """By reference: its weights went with it, and the second instance is told or finds out in time."""
+    extra = {"transport": "d2d", "deadline_s": 5, "lease_s": 60}
+    first = start(make("qwen2"), simulated=True, extra=extra)
+    first.wait_until_published()
+    first.kill()
+    second = start(make("qwen2"), simulated=True, extra=extra)
+    assert second.loaded["fallback"] not in (None, "NOT_PUBLISHED")
+    assert second.loaded["cold_load_s"] > 0
+    assert second.tokens == first.tokens
+
+
+def test_damaged_bytes_end_in_a_model_made_anew(make: Make, start: Start) -> None:
+    extra = {"transport": "d2d", "deadline_s": 10}
+    first = start(make("qwen2"), simulated=True, extra=extra)
+    first.wait_until_published()
+    damage = {"YR_FASTLOAD_SIM_FAULTS": "recv:corrupt=64"}
+    second = start(make("qwen2"), simulated=True, extra=extra, environment=damage)
+    assert_cold(second, "INTEGRITY")
+    assert second.tokens == first.tokens
+
+
+def test_the_worker_is_down(make: Make, start: Start) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    instance = start(make("qwen2"), extra={"worker": address, "connect_timeout_s": 1})
+    assert_cold(instance, "UNAVAILABLE")
+
+
+def test_the_patch_leaves_the_load_format_alone(make: Make, start: Start) -> None:
+    patched = {"YR_FASTLOAD_PATCH": "1"}
+    first = start(make("qwen2"), load_format="auto", environment=patched)
+    assert_cold(first)
+    first.wait_until_published()
+    second = start(make("qwen2"), load_format="safetensors", environment=patched)
+    assert_pulled(second, "host")
+    assert second.tokens == first.tokens
+    third = start(make("qwen2"))  # the load format meets what the patch published
+    assert_pulled(third, "host")
+    assert third.tokens == first.tokens
+
+
+def test_processed_weights_are_refused_where_they_are_no_tensors(make: Make, start: Start) -> None:
+    instance = start(make("qwen2"), extra={"stage": "final"}, dtype="float32")
+    assert_cold(instance)
+    (event,) = instance.events("not published")
+    assert "stage=final is refused" in event["why"]
+    assert "CPUDNNLGEMMHandler" in event["why"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"trasport": "host"}, "'trasport': 'host', which is no setting; did you mean 'transport'?"),
+        ({"transport": "d2d"}, "transport='d2d' moves weights between NPUs and this process has none"),
+        ({"cold_load_format": "tensorizer"}, "cold_load_format='tensorizer'"),
+        ({"fallback": "error"}, "no live source publishes"),
+    ],
+    ids=["unknown key", "transport", "cold load format", "fallback"],
+)
+def test_starts_that_fail_say_why(
+    make: Make, start: Start, capfd: pytest.CaptureFixture[str], extra: dict[str, str], says: str
+) -> None:
+    with pytest.raises(FastLoadError) as caught:
+        start(make("qwen2"), extra=extra)
+    assert says in str(caught.value) + capfd.readouterr().err
+
+
+def test_what_a_report_says(make: Make, start: Start) -> None:
+    instance = start(make("qwen2"), extra={"publish": "off"})
+    assert instance.loaded["published"] == "no"
+    assert not instance.events("published")
+    identity = instance.loaded["identity"]
+    assert identity["engine"] == "vllm"
+    assert identity["architectures"] == ["Qwen2ForCausalLM"]
+    assert identity["checkpoint"].startswith("files:")
+    assert str(make("qwen2").parent) not in json.dumps(identity)
