@@ -23,9 +23,9 @@ class YrFastLoader(BaseModelLoader):  # type: ignore[misc]
         exchange = self._settings.exchange
         try:
             self._cold = compat.cold_loader(load_config, exchange.cold_load_format, exchange.cold_load_extra_config)
-        except ValueError as error:
+        except Exception as error:  # of whatever kind this loader complains by
             raise InvalidArgumentError(
-                f"cold_load_format={exchange.cold_load_format!r}: {error}", op="config"
+                f"cold_load_format={exchange.cold_load_format!r}: {type(error).__name__}: {error}", op="config"
             ) from None
         if type(self._cold).load_model is not BaseModelLoader.load_model:
             raise InvalidArgumentError(
