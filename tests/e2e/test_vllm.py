@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,14 @@ def test_what_a_report_says(make: Make, start: Start) -> None:
     assert identity["architectures"] == ["Qwen2ForCausalLM"]
     assert identity["checkpoint"].startswith("files:")
     assert str(make("qwen2").parent) not in json.dumps(identity)
+
+
+def test_two_that_start_together(make: Make, start: Start) -> None:
+    """Whoever comes first publishes; the other pulls or joins, and both answer the same."""
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: start(make("llama")), range(2))
+    assert one.tokens == other.tokens
+    assert {one.loaded["fallback"], other.loaded["fallback"]} <= {None, "NOT_PUBLISHED"}
+    third = start(make("llama"))
+    assert_pulled(third, "host")
+    assert third.tokens == one.tokens

@@ -1,0 +1,51 @@
+"""Models of other frameworks through `FastLoader` alone: plain torch, and Hugging Face transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import yr_fastload_native as fl
+
+pytestmark = pytest.mark.worker
+
+
+def answers(model: torch.nn.Module) -> torch.Tensor:
+    tokens = torch.arange(40).reshape(2, 20)
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen2_tied", "mixtral", "llama"])
+def test_transformers(make: Callable[..., Path], worker: str, identity: dict[str, str], architecture: str) -> None:
+    first = transformers.AutoModelForCausalLM.from_pretrained(make(architecture)).eval()
+    torch.manual_seed(99)
+    second = transformers.AutoModelForCausalLM.from_config(first.config, dtype=first.dtype).eval()
+    assert not torch.equal(answers(first), answers(second))
+    with fl.FastLoader(fl.Config(worker=worker)) as one, fl.FastLoader(fl.Config(worker=worker)) as other:
+        one.publish(first, identity)
+        before = dict(second.named_parameters())
+        report = other.load(second, identity)
+        assert report.verified
+        assert all(before[name] is parameter for name, parameter in second.named_parameters())
+    assert torch.equal(answers(first), answers(second))
+
+
+def test_plain_torch(worker: str, identity: dict[str, str]) -> None:
+    def network() -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.LazyLinear(10)
+        ).eval()
+
+    images = torch.rand(2, 3, 16, 16)
+    first, second = network(), network()
+    expected, other = first(images), second(images)
+    assert not torch.equal(expected, other)
+    with fl.FastLoader(fl.Config(worker=worker)) as one, fl.FastLoader(fl.Config(worker=worker)) as two:
+        one.publish(first, identity)
+        two.load(second, identity)
+    assert torch.equal(expected, second(images))
