@@ -53,6 +53,7 @@ _ARCHITECTURES = ("qwen2", "qwen2_tied", "qwen3_moe", "mixtral", "llama")
     "--stage", type=click.Choice(["raw", "final"]), default="raw", show_default=True, help="What is exchanged."
 )
 @click.option("--tokens", type=click.IntRange(1, 4096), default=16, show_default=True, help="To generate for a prompt.")
+@click.option("--drop-cache", is_flag=True, help="Have the kernel forget the model's files before the first start.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def verify_vllm(
     model: Path | None,
@@ -64,6 +65,7 @@ def verify_vllm(
     dtype: str,
     stage: str,
     tokens: int,
+    drop_cache: bool,
     as_json: bool,
 ) -> None:
     """Start a vLLM instance that loads from disk and a second one that pulls, and compare what they answer.
@@ -88,6 +90,8 @@ def verify_vllm(
                 output.emit({"model": str(model)}, as_json=as_json, text=lambda: f"made {model}")
                 return
         assert model is not None
+        if drop_cache:
+            _drop_cache(model)
         record = _verify(model, tp, transport, dtype, stage, tokens, stack)
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["tokens_equal"]:
@@ -102,6 +106,14 @@ def _make(directory: Path, architecture: str, size_mb: int | None) -> Path:
     output.note(f"making a {architecture} model")
     with contextlib.redirect_stdout(sys.stderr):  # libraries print what they like; stdout is for the result
         return make(directory, architecture, size=Size.of(size_mb) if size_mb else None)
+
+
+def _drop_cache(model: Path) -> None:
+    from yr_fastload_native.checkpoint import drop_page_cache
+    from yr_fastload_native.fingerprint import weight_files
+
+    for path in weight_files(model):
+        drop_page_cache(path)
 
 
 def _verify(

@@ -60,10 +60,12 @@ class Call:
     def of(cls, load_model: Callable[..., Any], loader: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """Raises TypeError where the arguments are not those of ``load_model``, as calling it would."""
         given = inspect.signature(load_model).bind(loader, *args, **kwargs).arguments
-        extra = given.get("kwargs", {})
-        vllm_config = given["vllm_config"]
-        model_config = given.get("model_config", extra.get("model_config")) or vllm_config.model_config
-        return cls(vllm_config, model_config, str(given.get("prefix", extra.get("prefix", "")) or ""))
+        named = {**given, **given.get("kwargs", {})}
+        rest = dict(zip(("model_config", "prefix"), given.get("args", ()), strict=False))
+        vllm_config = named["vllm_config"]
+        model_config = named.get("model_config", rest.get("model_config")) or vllm_config.model_config
+        prefix = named.get("prefix", rest.get("prefix")) or ""
+        return cls(vllm_config, model_config, str(prefix))
 
 
 def ranks() -> dict[str, tuple[int, int]]:

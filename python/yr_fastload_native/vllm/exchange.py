@@ -138,6 +138,7 @@ class Exchange:
                         return  # pulled when vLLM has processed what is there
                     raise NotPublishedError("no live source publishes this identity", op="load")
                 self._pulled(self._fast.load(model, self._identity))
+                self._outcome["pull_s"] = time.perf_counter() - started  # identity and connecting too
                 return
             except FastLoadError as error:
                 self._fall_back(error, time.perf_counter() - started)
@@ -206,7 +207,13 @@ class Exchange:
 
     def _pulled(self, report: LoadReport) -> None:
         self._report = report
-        self._outcome.update(transport=report.transport, bytes=report.bytes, pull_s=report.seconds, steps=report.steps)
+        self._outcome.update(
+            transport=report.transport,
+            bytes=report.bytes,
+            pull_s=report.seconds,
+            transfer_s=report.seconds,
+            steps=report.steps,
+        )
         sources = len({each["source"] for step in report.steps for each in step["sources"]}) or 1
         _log.info(
             "pulled %.2f GiB in %.2f s (%.2f GiB/s, %s, %d source%s, %s)",

@@ -1,0 +1,66 @@
+"""What is known of versions of vLLM, without one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from yr_fastload_native.vllm.compat import Call, Registered, is_tested
+
+
+@pytest.mark.parametrize("version", ["0.10.0", "0.10.1.1", "0.15.0rc1", "0.32.0+cpu", "0.32.0"])
+def test_versions_in_range(version: str) -> None:
+    assert is_tested(version)
+
+
+@pytest.mark.parametrize("version", ["0.9.2", "0.32.1", "0.33.0", "1.0", "unknown", ""])
+def test_versions_outside(version: str) -> None:
+    assert not is_tested(version)
+
+
+CONFIG = SimpleNamespace(model_config="the target's")
+
+
+def old(self: Any, vllm_config: Any, model_config: Any) -> None:
+    """As in 0.10.0."""
+
+
+def new(self: Any, vllm_config: Any, model_config: Any, prefix: str = "") -> None:
+    """As in 0.15.0."""
+
+
+def open_ended(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+    """As a plugin may wrap it."""
+
+
+def test_arguments_by_place_and_by_name() -> None:
+    assert Call.of(old, None, [CONFIG, "m"], {}) == Call(CONFIG, "m", "")
+    assert Call.of(old, None, [], {"vllm_config": CONFIG, "model_config": "m"}) == Call(CONFIG, "m", "")
+    assert Call.of(new, None, [CONFIG, "m", "draft"], {}) == Call(CONFIG, "m", "draft")
+    assert Call.of(new, None, [CONFIG], {"model_config": "m", "prefix": "draft"}) == Call(CONFIG, "m", "draft")
+    assert Call.of(open_ended, None, [CONFIG], {"model_config": "m", "prefix": "p"}) == Call(CONFIG, "m", "p")
+    assert Call.of(open_ended, None, [CONFIG, "m", "p"], {}) == Call(CONFIG, "m", "p")
+    assert Call.of(open_ended, None, [CONFIG], {}) == Call(CONFIG, "the target's", "")
+
+
+def test_arguments_that_load_model_does_not_take() -> None:
+    with pytest.raises(TypeError):
+        Call.of(old, None, [CONFIG, "m", "draft"], {})
+
+
+def test_a_model_can_be_made_again() -> None:
+    """Layers enter themselves by name when they are made, and a second one of a name is refused."""
+    compilation = SimpleNamespace(static_forward_context={"kept": 1}, static_all_moe_layers=["kept"], level=3)
+    context, layers = compilation.static_forward_context, compilation.static_all_moe_layers
+    registered = Registered(SimpleNamespace(compilation_config=compilation))
+    context["model.layers.0.attn"] = object()
+    layers.append("model.layers.0.experts")
+    registered.restore()
+    assert compilation.static_forward_context is context
+    assert (context, layers) == ({"kept": 1}, ["kept"])
+
+
+def test_a_config_without_any_is_left_alone() -> None:
+    Registered(SimpleNamespace()).restore()
