@@ -126,7 +126,7 @@ class Publication:
     @property
     def by_reference(self) -> bool:
         """Whether readers take the bytes from the tensors themselves."""
-        return self._served is not None
+        return self._member is not None
 
     def kept_beside(self, used: Set[int]) -> int:
         """Bytes that are published by reference and lie in none of the storages that are used otherwise.
@@ -134,19 +134,21 @@ class Publication:
         Args:
             used: Addresses of storages.
         """
-        return 0 if self._served is None else self._served.kept_beside(used)
+        served = self._served
+        return 0 if served is None else served.kept_beside(used)
 
     def changed(self, *, deadline_s: float = 60.0) -> list[str]:
         """Tensors that are no longer what was published: moved, or in a chunk whose bytes differ from its digest.
 
-        A publication that copied its tensors has none. One that has should be closed.
+        A publication that copied its tensors has none, nor has one that was closed. One that has should be.
 
         Raises:
             NotPublishedError: A newer generation took over.
             TransferTimeoutError: Not done in time.
             UnavailableError: The worker does not answer.
         """
-        return [] if self._served is None else self._served.changed(Deadline(deadline_s, "check"))
+        served = self._served
+        return [] if served is None else served.changed(Deadline(deadline_s, "check"))
 
     def sources(self) -> int:
         """How many live sources keep this generation published, this one included."""
@@ -165,6 +167,7 @@ class Publication:
             self._member.leave()
         if self._settling is not None:
             self._settling.join()
+        self._served = None  # lets go of the tensors, however long this object is kept
 
     def __enter__(self) -> Publication:
         return self

@@ -68,7 +68,7 @@ def test_errors_say_whether_memory_was_written(config: fl.Config, identity: dict
 
 def test_a_publication_by_reference_knows_what_changed(worker: str, identity: dict[str, str]) -> None:
     script = f"""
-import torch, yr_fastload_native as fl
+import gc, torch, yr_fastload_native as fl
 tensors = {{"a": torch.arange(1 << 20), "b": torch.ones(1 << 20), "c": torch.zeros(1 << 20)}}
 with fl.FastLoader(fl.Config(worker={worker!r}, transport="d2d", max_blobs=1)) as loader:
     publication = loader.publish(tensors, {identity!r})
@@ -77,6 +77,8 @@ with fl.FastLoader(fl.Config(worker={worker!r}, transport="d2d", max_blobs=1)) a
     tensors["b"].numpy()[5] = 3  # past torch's own counter of writes
     tensors["c"].data = torch.zeros(1 << 20)
     print(sorted(publication.changed()), publication.kept_beside(set()) > 0)
+    publication.close()
+    print(publication.changed(), publication.kept_beside(set()), gc.get_referrers(tensors["a"]) == [tensors])
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -86,4 +88,4 @@ with fl.FastLoader(fl.Config(worker={worker!r}, transport="d2d", max_blobs=1)) a
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert done.stdout.splitlines() == ["[]", "['b', 'c'] True"]
+    assert done.stdout.splitlines() == ["[]", "['b', 'c'] True", "[] 0 True"]
