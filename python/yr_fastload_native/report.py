@@ -7,7 +7,14 @@ from typing import Any
 
 import attrs
 
-__all__ = ["LoadReport"]
+__all__ = ["LoadReport", "size"]
+
+_MIB, _GIB = 1 << 20, 1 << 30
+
+
+def size(count: int) -> str:
+    """A number of bytes for people to read: GiB, and MiB below one."""
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
 
 
 @attrs.frozen(kw_only=True)
@@ -40,7 +47,7 @@ class LoadReport:
 
     @property
     def gib_per_s(self) -> float:
-        return self.bytes / self.seconds / (1 << 30) if self.seconds > 0 else 0.0
+        return self.bytes / self.seconds / _GIB if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,11 +13,13 @@ import pytest
 
 from yr_fastload_native import sim
 from yr_fastload_native.cli.child import Process
+from yr_fastload_native.vllm.reports import events, wait_until_published
 
 HERE = Path(__file__).parent
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 
 START_S = 240.0
+PUBLISH_S = 60.0
 BASE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -38,8 +38,7 @@ class Instance:
         self.tokens = process.expect("answered", START_S)["tokens"]
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        lines = self._report.read_text().splitlines() if self._report.exists() else []
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
+        return events(self._report, kind)
 
     @property
     def loaded(self) -> dict[str, Any]:
@@ -47,11 +46,7 @@ class Instance:
         return self.events("loaded")[0]
 
     def wait_until_published(self, ranks: int = 1) -> None:
-        end = time.monotonic() + 60
-        while len(self.events("published")) < ranks:
-            assert not self.events("not published")
-            assert time.monotonic() < end, self._report.read_text()
-            time.sleep(0.1)
+        wait_until_published(self._report, ranks, PUBLISH_S, op="test")
 
     def kill(self) -> None:
         self._process.kill()

@@ -35,7 +35,7 @@ def assert_pulled(instance: Any, transport: str, ranks: int = 1) -> None:
         assert each["bytes"] > 0
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen2_tied", "qwen3_moe"])
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen2_tied", "qwen2_int8", "qwen3_moe", "mixtral", "llama"])
 def test_cold_then_pull(make: Make, start: Start, architecture: str) -> None:
     first = start(make(architecture))
     assert_cold(first)
@@ -54,13 +54,15 @@ def test_tensor_parallel(make: Make, start: Start) -> None:
     assert second.tokens == first.tokens
 
 
-@pytest.mark.parametrize("publish", ["background", "inline"])
-def test_device_to_device(make: Make, start: Start, publish: str) -> None:
-    """vLLM replaces weights on a CPU: what is published by reference is what was there before."""
+@pytest.mark.parametrize(
+    ("architecture", "publish"), [("qwen2", "background"), ("qwen2", "inline"), ("qwen2_int8", "background")]
+)
+def test_device_to_device(make: Make, start: Start, architecture: str, publish: str) -> None:
+    """vLLM replaces weights on a CPU, int8 by transposed ones: what is published is what was there before."""
     extra = {"transport": "d2d", "publish": publish}
-    first = start(make("qwen2"), simulated=True, extra=extra)
+    first = start(make(architecture), simulated=True, extra=extra)
     first.wait_until_published()
-    second = start(make("qwen2"), simulated=True, extra=extra)
+    second = start(make(architecture), simulated=True, extra=extra)
     assert_pulled(second, "d2d")
     assert second.tokens == first.tokens
 

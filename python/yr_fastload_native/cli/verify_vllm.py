@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from yr_fastload_native.cli import output
-from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, TransferTimeoutError, UnavailableError
+from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, UnavailableError
+from yr_fastload_native.vllm.reports import events, wait_until_published
+from yr_fastload_native.vllm.tiny_model import ARCHITECTURES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,15 +27,13 @@ _OP = "verify-vllm"
 _MIB = 1 << 20
 _START_S = 900.0
 _PUBLISH_S = 300.0
-_POLL_S = 0.2
-_ARCHITECTURES = ("qwen2", "qwen2_tied", "qwen3_moe", "mixtral", "llama")
 
 
 @click.command("verify-vllm")
 @click.option(
     "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Directory of the model to start."
 )
-@click.option("--make-tiny", type=click.Choice(_ARCHITECTURES), help="Make a small random model and start that.")
+@click.option("--make-tiny", type=click.Choice(ARCHITECTURES), help="Make a small random model and start that.")
 @click.option(
     "--only-make", type=click.Path(file_okay=False, path_type=Path), help="Make the model there, and start nothing."
 )
@@ -154,11 +152,11 @@ def _verify(
     first = start("first instance", reports / "first")
     ready = first.expect("ready", _START_S)
     answers = first.expect("answered", _START_S)
-    _wait_until_published(reports / "first", tp)
+    wait_until_published(reports / "first", tp, _PUBLISH_S, op=_OP)
     second = start("second instance", reports / "second")
     ready_again = second.expect("ready", _START_S)
     answers_again = second.expect("answered", _START_S)
-    loaded, pulled = _events(reports / "first", "loaded"), _events(reports / "second", "loaded")
+    loaded, pulled = events(reports / "first", "loaded"), events(reports / "second", "loaded")
     cold_s = max((each["cold_load_s"] or 0.0 for each in loaded), default=0.0)
     seconds = [each["pull_s"] for each in pulled]
     pull_s = max(seconds) if seconds and None not in seconds else None
@@ -192,22 +190,6 @@ def _has_npu() -> bool:
     from yr_fastload_native.devices import has_npu
 
     return has_npu()
-
-
-def _events(path: Path, kind: str) -> list[dict[str, Any]]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
-def _wait_until_published(report: Path, ranks: int) -> None:
-    deadline = time.monotonic() + _PUBLISH_S
-    while len(_events(report, "published")) < ranks:
-        refused = _events(report, "not published")
-        if refused:
-            raise FastLoadError(f"the first instance published nothing: {refused[0]['why']}", op=_OP)
-        if time.monotonic() > deadline:
-            raise TransferTimeoutError(f"the first instance did not publish within {_PUBLISH_S:.0f} s", op=_OP)
-        time.sleep(_POLL_S)
 
 
 def _table(record: Mapping[str, Any]) -> RenderableType:

@@ -15,14 +15,14 @@ from typing import Any
 
 from yr_fastload_native.errors import FastLoadError, LayoutMismatchError, NotPublishedError
 from yr_fastload_native.loader import FastLoader
-from yr_fastload_native.report import LoadReport
+from yr_fastload_native.report import LoadReport, size
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.live import SCALARS, Live, attributes
 from yr_fastload_native.vllm.publishing import RawWeights, guard, publish_final
 from yr_fastload_native.vllm.settings import Settings
 
-__all__ = ["Exchange", "exchanged"]
+__all__ = ["Exchange", "exchanged", "unwrapped"]
 
 _log = logging.getLogger("vllm.yr_fastload")  # below vLLM's own, which has the handlers
 
@@ -30,7 +30,6 @@ _MARK = "_yr_fastload_wraps"
 _SHADOWED = "load_weights"
 # They inherit load_model, and what they make is no weights, or more than tensors.
 _LEFT_ALONE = ("DummyModelLoader", "BitsAndBytesModelLoader")
-_GIB = 1 << 30
 
 
 class _AfreshError(Exception):
@@ -42,7 +41,7 @@ def exchanged(load_model: Callable[..., Any]) -> Callable[..., Any]:
 
     Loaders that override ``load_model`` never get here; one that calls it from its own is left alone.
     """
-    if hasattr(load_model, _MARK):
+    if unwrapped(load_model) is not None:
         return load_model
 
     @functools.wraps(load_model)
@@ -50,7 +49,7 @@ def exchanged(load_model: Callable[..., Any]) -> Callable[..., Any]:
         def plain() -> Any:
             return load_model(self, *args, **kwargs)
 
-        inherited = getattr(type(self).load_model, _MARK, None) is load_model
+        inherited = unwrapped(type(self).load_model) is load_model
         if not inherited or _SHADOWED in vars(self) or type(self).__name__ in _LEFT_ALONE:
             return plain()
         settings = Settings.of({})
@@ -60,6 +59,11 @@ def exchanged(load_model: Callable[..., Any]) -> Callable[..., Any]:
 
     setattr(exchanging, _MARK, load_model)
     return exchanging
+
+
+def unwrapped(load_model: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What `exchanged` wrapped; None for any other function."""
+    return getattr(load_model, _MARK, None)
 
 
 class Exchange:
@@ -212,12 +216,13 @@ class Exchange:
             bytes=report.bytes,
             pull_s=report.seconds,
             transfer_s=report.seconds,
+            stages=dict(report.stages),
             steps=report.steps,
         )
         sources = len({each["source"] for step in report.steps for each in step["sources"]}) or 1
         _log.info(
-            "pulled %.2f GiB in %.2f s (%.2f GiB/s, %s, %d source%s, %s)",
-            report.bytes / _GIB,
+            "pulled %s in %.2f s (%.1f GiB/s, %s, %d source%s, %s)",
+            size(report.bytes),
             report.seconds,
             report.gib_per_s,
             report.transport,

@@ -7,11 +7,9 @@ Importing this patches ``BaseModelLoader.load_model`` of this process. vLLM's wo
 from __future__ import annotations
 
 from yr_fastload_native.vllm import compat
-from yr_fastload_native.vllm.exchange import exchanged
+from yr_fastload_native.vllm.exchange import exchanged, unwrapped
 
 __all__ = ["is_patched", "patch", "unpatch"]
-
-_WRAPS = "_yr_fastload_wraps"
 
 
 def patch() -> None:
@@ -23,12 +21,12 @@ def patch() -> None:
 def unpatch() -> None:
     """Put back what `patch` wrapped. Idempotent."""
     base = compat.weight_loading()
-    base.load_model = getattr(base.load_model, _WRAPS, base.load_model)
+    base.load_model = unwrapped(base.load_model) or base.load_model
 
 
 def is_patched() -> bool:
     """Whether vLLM's loaders exchange weights in this process."""
-    return hasattr(compat.weight_loading().load_model, _WRAPS)
+    return unwrapped(compat.weight_loading().load_model) is not None
 
 
 patch()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import logging
+from typing import Any
 
 from yr_fastload_native.config import ExchangeConfig
-from yr_fastload_native.vllm import LOAD_FORMAT
+from yr_fastload_native.vllm import LOAD_FORMAT, compat
 
-__all__ = ["register"]
+__all__ = ["describe", "register"]
 
 _log = logging.getLogger("vllm.yr_fastload")
+
+_GROUP = "vllm.general_plugins"
 
 
 def register() -> None:
@@ -26,6 +30,25 @@ def register() -> None:
             importlib.import_module("yr_fastload_native.vllm.patch").patch()
     except Exception as error:
         _log.warning("weights are not exchanged, this vLLM is not as expected: %s: %s", type(error).__name__, error)
+
+
+def describe() -> dict[str, Any]:
+    """What this process's vLLM sees of the package, after `register`. Plain types."""
+    from yr_fastload_native.vllm.exchange import unwrapped
+
+    register()
+    loaders = importlib.import_module("vllm.model_executor.model_loader")
+    found = importlib.metadata.entry_points(group=_GROUP, name=LOAD_FORMAT)
+    return {
+        "version": compat.version(),
+        "is_tested": compat.is_tested(compat.version()),
+        "tested": list(compat.TESTED),
+        "platform": compat.platform(),
+        "plugin_installed": bool(found),
+        "plugins_allowed": importlib.import_module("vllm.envs").VLLM_PLUGINS,  # None: all
+        "load_format_registered": LOAD_FORMAT in getattr(loaders, "_LOAD_FORMAT_TO_MODEL_LOADER", {}),
+        "patched": unwrapped(compat.weight_loading().load_model) is not None,
+    }
 
 
 def _register_load_format() -> None:

@@ -18,6 +18,7 @@ import torch
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.publication import Publication, close_at_exit
+from yr_fastload_native.report import size
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
@@ -26,7 +27,6 @@ __all__ = ["RawWeights", "guard", "publish_final"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
-_GIB = 1 << 30
 _LOWEST_PRIORITY = 19
 _NAMED = 3
 
@@ -75,9 +75,9 @@ _running: list[_Background] = []
 
 
 def _say(publication: Publication, settings: Settings, how: str) -> None:
-    size, seconds = publication.bytes, publication.seconds
-    _log.info("published %.2f GiB in %.2f s%s", size / _GIB, seconds, how)
-    session.record("published", {"bytes": size, "seconds": seconds}, settings.exchange.report)
+    _log.info("published %s in %.2f s%s", size(publication.bytes), publication.seconds, how)
+    what = {"bytes": publication.bytes, "seconds": publication.seconds}
+    session.record("published", what, settings.exchange.report)
 
 
 def _refuse(settings: Settings, why: str) -> None:
@@ -136,9 +136,9 @@ class RawWeights:
         on_device = any(tensor.device.type != "cpu" for tensor in self._tensors.values())
         if replaced and _by_reference(self._settings):
             _log.warning(
-                "%.2f GiB of weights as loaded stay in memory beside the processed ones, because transport d2d was "
+                "%s of weights as loaded stay in memory beside the processed ones, because transport d2d was "
                 "asked for; publish_as='staged' keeps them in the worker instead",
-                replaced / _GIB,
+                size(replaced),
             )
         elif replaced and on_device:
             publish_as = "staged"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -10,6 +9,7 @@ from typing import Any
 
 from yr_fastload_native.config import Config
 from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.vllm import reports
 
 __all__ = ["loader_of", "outcomes", "record"]
 
@@ -40,8 +40,7 @@ def record(event: str, outcome: dict[str, Any], report: str) -> None:
     if not report:
         return
     try:
-        with open(report, "a") as file:  # one write of one line: ranks share the file
-            file.write(json.dumps(kept, default=str) + "\n")
+        reports.append(report, kept)
     except OSError as error:
         _log.warning("cannot write to report=%r: %s", report, error)
 

@@ -11,7 +11,7 @@ import attrs
 
 __all__ = ["ARCHITECTURES", "Size", "make"]
 
-ARCHITECTURES = ("qwen2", "qwen2_tied", "qwen3_moe", "mixtral", "llama")
+ARCHITECTURES = ("qwen2", "qwen2_tied", "qwen2_int8", "qwen3_moe", "mixtral", "llama")
 _TEXT = (
     "an instance that starts now takes its weights from one that runs",
     "the first reads the disk once and every later one asks its neighbours",
@@ -21,6 +21,21 @@ _WORDS = 320
 _POSITIONS = 512
 _SPREAD = 0.1  # of the weights: with less, greedy decoding repeats one token
 _MIB = 1 << 20
+_INT8_MOST = 127
+_INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
+_QUANTIZATION = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {**_INT8, "strategy": "channel", "dynamic": False},
+            "input_activations": {**_INT8, "strategy": "token", "dynamic": True},
+        }
+    },
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +96,8 @@ def make(
     model.generation_config.eos_token_id = None
     model.save_pretrained(directory)
     _edit(directory / "config.json", _speak_to_all_versions)
+    if architecture == "qwen2_int8":
+        _quantize(directory)
     return directory
 
 
@@ -101,7 +118,7 @@ def _config(architecture: str, size: Size, vocabulary: int) -> Any:
         "tie_word_embeddings": architecture == "qwen2_tied",
         "initializer_range": _SPREAD,
     }
-    if architecture in ("qwen2", "qwen2_tied"):
+    if architecture.startswith("qwen2"):
         return transformers.Qwen2Config(**common)
     if architecture == "llama":
         return transformers.LlamaConfig(**common)
@@ -116,6 +133,24 @@ def _config(architecture: str, size: Size, vocabulary: int) -> Any:
         norm_topk_prob=True,
         decoder_sparse_step=1,
     )
+
+
+def _quantize(directory: Path) -> None:
+    """Have the weights of the layers in int8, one scale a row, as compressed-tensors keeps them."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    (path,) = directory.glob("*.safetensors")
+    quantized: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(path).items():
+        if not name.endswith("_proj.weight"):
+            quantized[name] = tensor
+            continue
+        scale = tensor.float().abs().amax(dim=1, keepdim=True) / _INT8_MOST
+        quantized[name] = (tensor.float() / scale).round().to(torch.int8)
+        quantized[f"{name}_scale"] = scale.to(tensor.dtype)
+    save_file(quantized, path, metadata={"format": "pt"})
+    _edit(directory / "config.json", lambda fields: fields.update(quantization_config=_QUANTIZATION))
 
 
 def _tokenizer(directory: Path) -> int:

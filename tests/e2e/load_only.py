@@ -1,0 +1,42 @@
+"""One rank that loads a model by vLLM and runs nothing: for layouts that this vLLM cannot run on a CPU."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from yr_fastload_native.cli.child import Parent, main
+
+
+def _rank(task: dict[str, Any], parent: Parent) -> None:
+    """Load, say what every tensor holds afterwards, and stay until told to end."""
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import parallel_state
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.model_loader import get_model
+    from vllm.plugins import load_general_plugins
+
+    if hasattr(torch, "accelerator"):  # as vLLM's runner on a CPU does
+        torch.accelerator.empty_cache = lambda: None
+    load_general_plugins()
+    config = EngineArgs(**task["arguments"]).create_engine_config()
+    parallel = config.parallel_config
+    config.parallel_config.rank = task["rank"]
+    with set_current_vllm_config(config):
+        parallel_state.init_distributed_environment(
+            parallel.world_size, task["rank"], task["meet"], local_rank=0, backend="gloo"
+        )
+        parallel_state.initialize_model_parallel(parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
+        model = get_model(vllm_config=config)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    digests = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().contiguous().view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0)
+        digests[name] = hashlib.sha256(plain.numpy().tobytes()).hexdigest()
+    parent.send("loaded", digests=digests)
+    parent.wait()
+
+
+if __name__ == "__main__":
+    main({"rank": _rank})

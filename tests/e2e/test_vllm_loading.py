@@ -1,0 +1,147 @@
+"""Loading alone: layouts that vLLM does not run on a CPU, and what it expects of any of its loaders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from yr_fastload_native.cli.child import Process
+from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.vllm import register
+from yr_fastload_native.vllm.reports import events, wait_until_published
+
+pytestmark = [pytest.mark.worker, pytest.mark.filterwarnings("default")]  # vLLM's imports warn
+
+Make = Callable[..., Path]
+HERE = Path(__file__).parent
+LOAD_S = 180.0
+PUBLISH_S = 60.0
+
+
+@contextlib.contextmanager
+def ranks(model: Path, worker: str, report: Path, **parallel: int | bool) -> Iterator[list[dict[str, str]]]:
+    """All ranks of an instance, loaded; what their tensors hold."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    extra = {"worker": worker, "lease_s": 2, "report": str(report)}
+    arguments = {
+        "model": str(model),
+        "max_model_len": 128,
+        "enforce_eager": True,
+        "distributed_executor_backend": "external_launcher",
+        "load_format": "yr_fastload",
+        "model_loader_extra_config": extra,
+        **parallel,
+    }
+    # What vLLM's own launchers set: the name of the memory that ranks of one instance share.
+    environment = os.environ | {"VLLM_DIST_IDENT": uuid.uuid4().hex, "HF_HUB_OFFLINE": "1"}
+    with contextlib.ExitStack() as stack:
+        begun = []
+        for rank in range(2):
+            task = {"arguments": arguments, "rank": rank, "meet": meet}
+            begun.append(stack.enter_context(Process("test", "load_only", "rank", task, environment)))
+        yield [process.expect("loaded", LOAD_S)["digests"] for process in begun]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parallel", "group"),
+    [
+        ("qwen2", {"pipeline_parallel_size": 2}, "pp"),
+        ("qwen3_moe", {"tensor_parallel_size": 2, "enable_expert_parallel": True}, "ep"),
+    ],
+    ids=["pipeline parallel", "expert parallel"],
+)
+def test_every_rank_pulls_its_own(
+    make: Make,
+    worker: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    parallel: dict[str, Any],
+    group: str,
+) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    model = make(architecture)
+    with ranks(model, worker, tmp_path / "first", **parallel) as first:
+        wait_until_published(tmp_path / "first", 2, PUBLISH_S, op="test")
+        with ranks(model, worker, tmp_path / "second", **parallel) as second:
+            assert second == first
+    assert first[0] != first[1]
+    pulled = events(tmp_path / "second", "loaded")
+    assert [each["fallback"] for each in pulled] == [None, None]
+    assert sorted(each["identity"]["ranks"][group] for each in pulled) == [[0, 2], [1, 2]]
+
+
+@pytest.fixture
+def vllm() -> SimpleNamespace:
+    """vLLM's loaders in this process, after its plugins were loaded as often as it likes."""
+    from vllm.config.load import LoadConfig
+    from vllm.model_executor.model_loader import base_loader, default_loader, get_model_loader
+
+    register()
+    register()
+
+    def ours(**extra: object) -> Any:
+        return get_model_loader(LoadConfig(load_format="yr_fastload", model_loader_extra_config=extra))
+
+    return SimpleNamespace(Base=base_loader.BaseModelLoader, Default=default_loader.DefaultModelLoader, ours=ours)
+
+
+def test_vllm_finds_the_load_format(vllm: SimpleNamespace) -> None:
+    assert isinstance(vllm.ours(), vllm.Base)
+    assert type(vllm.ours()).__name__ == "YrFastLoader"
+
+
+def test_the_cold_loader_answers_the_rest(vllm: SimpleNamespace) -> None:
+    loader = vllm.ours()
+    for name in dir(vllm.Default):
+        if not name.startswith("_"):
+            assert getattr(loader, name) is not None, name
+    with pytest.raises(AttributeError):
+        loader.nothing_like_it  # noqa: B018
+
+
+def test_a_loader_with_its_own_way_is_no_cold_load_format(vllm: SimpleNamespace) -> None:
+    with pytest.raises(InvalidArgumentError, match="cannot be combined"):
+        vllm.ours(cold_load_format="yr_fastload")
+
+
+def test_patching_and_back(vllm: SimpleNamespace) -> None:
+    plain = vllm.Base.load_model
+    from yr_fastload_native.vllm import patch
+
+    try:
+        patch.patch()
+        patch.patch()
+        assert patch.is_patched()
+        assert vllm.Base.load_model is not plain
+        assert vllm.Base.load_model.__name__ == "load_model"
+    finally:
+        patch.unpatch()
+    assert vllm.Base.load_model is plain
+    assert not patch.is_patched()
+    patch.unpatch()
+    assert vllm.Base.load_model is plain
+
+
+def test_collect_env_shows_what_vllm_sees() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "yr_fastload_native.collect_env"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    seen = json.loads(done.stdout[done.stdout.index("{") :])["vllm"]
+    assert seen["is_tested"] is True
+    assert seen["plugin_installed"] is True
+    assert seen["load_format_registered"] is True
+    assert seen["patched"] is False
