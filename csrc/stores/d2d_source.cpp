@@ -15,9 +15,13 @@ namespace {
 
 /// Keys in one call: few, so that a withdrawal need not wait long for the thread.
 constexpr std::size_t kPublishKeys = 16;
-constexpr double kLeaveSeconds = 1.0;
 constexpr double kPackSeconds = 60.0;
+/// A call takes milliseconds a key, and seconds on a machine that is out of breath. Whoever gave up at once would keep
+/// the tensors for minutes (stores/graveyard.hpp).
+constexpr double kLeaveSeconds = 30.0;
+constexpr double kDestructorSeconds = 1.0;
 constexpr std::chrono::milliseconds kRetryInterval{20};
+constexpr std::chrono::milliseconds kLongestRetryInterval{500};
 
 }  // namespace
 
@@ -43,6 +47,7 @@ struct D2dSource::State {
   bool started = false;
   bool pumping = false;
   bool ended = false;
+  bool leaving = false;
 
   /// On a thread of its own.
   static void connect(const std::shared_ptr<State>& self) {
@@ -127,6 +132,44 @@ struct D2dSource::State {
     return status.IsError() ? keys : refused;
   }
 
+  /// After `ended` was set, on the thread that connected. Takes as long as it must, up to kLeaveSeconds.
+  static void leave(const std::shared_ptr<State>& self) {
+    const Deadline deadline = Deadline::after(kLeaveSeconds);
+    std::unique_ptr<HeteroSession> session;
+    std::shared_ptr<void> owners, packed;  // dropped last, and not under the lock
+    Keys left;
+    bool stuck = false;
+    {
+      std::unique_lock<std::mutex> lock(self->mutex);
+      stuck = !self->changed.wait_until(lock, deadline.at(), [&self] { return !self->pumping; });
+      left = self->served;
+      session = std::move(self->session);
+      if (!stuck) {
+        owners = std::move(self->tensors.owners);
+        packed = std::move(self->packed);
+      }
+    }
+    if (!session) return;
+    // A key that somebody was sent to and has not confirmed yet is refused: in a moment it is free, or its reader died.
+    auto pause = kRetryInterval;
+    while (!left.empty() && !stuck && !deadline.passed()) {
+      try {
+        left = session->call("withdraw", deadline, [left](::datasystem::HeteroClient& client) {
+          Keys refused;
+          const ::datasystem::Status status = client.DevLocalDelete(left, refused);
+          if (refused.empty()) check(status, "withdraw", left);
+          return refused;
+        });
+      } catch (const Error&) {
+        stuck = true;
+      }
+      if (left.empty() || stuck) break;
+      std::this_thread::sleep_until(std::min(deadline.at(), Deadline::Clock::now() + pause));
+      pause = std::min(2 * pause, kLongestRetryInterval);
+    }
+    if (stuck || !left.empty()) session->give_up();
+  }
+
   BlobList blobs(std::uint64_t chunk) {
     if (!travels_packed(*plan, chunk)) return tensor_blobs(*plan, chunk, tensors, device->index());
     packed->push_back(pack(*plan, chunk, tensors, *device, Deadline::after(kPackSeconds)));
@@ -146,10 +189,14 @@ D2dSource::D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> de
 }
 
 D2dSource::~D2dSource() {
+  {
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    if (state_->leaving) return;
+  }
   try {
-    withdraw(Deadline::after(kLeaveSeconds));
+    withdraw(Deadline::after(kDestructorSeconds));
   } catch (...) {
-    // The worker is gone or stuck; its directory forgets a client that does not answer.
+    // No thread could be made; the worker forgets a client that does not answer.
   }
 }
 
@@ -190,41 +237,17 @@ void D2dSource::wait(Deadline deadline) {
 }
 
 void D2dSource::withdraw(Deadline deadline) {
-  const std::lock_guard<std::mutex> one_at_a_time(withdraw_mutex_);
-  Keys left;
-  bool stuck = false;
-  std::unique_ptr<HeteroSession> session;
-  std::shared_ptr<void> owners, packed;  // dropped last, and not under the lock
   {
-    std::unique_lock<std::mutex> lock(state_->mutex);
-    state_->ended = true;
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->ended = state_->leaving = true;
     state_->offered.clear();
     state_->changed.notify_all();
-    stuck = !state_->changed.wait_until(lock, deadline.at(), [this] { return !state_->pumping; });
-    left = state_->served;
-    session = std::move(state_->session);
-    if (!stuck) {
-      owners = std::move(state_->tensors.owners);
-      packed = std::move(state_->packed);
-    }
   }
-  if (!session) return;
-  // A key that somebody was sent to and has not confirmed yet is refused: in a moment it is free, or its reader died.
-  while (!left.empty() && !stuck && !deadline.passed()) {
-    try {
-      left = session->call("withdraw", deadline, [left](::datasystem::HeteroClient& client) {
-        Keys refused;
-        const ::datasystem::Status status = client.DevLocalDelete(left, refused);
-        if (refused.empty()) check(status, "withdraw", left);
-        return refused;
-      });
-    } catch (const Error&) {
-      stuck = true;
-    }
-    if (!left.empty() && !stuck)
-      std::this_thread::sleep_until(std::min(deadline.at(), Deadline::Clock::now() + kRetryInterval));
+  try {
+    runner_.run("withdraw", deadline, [state = state_] { State::leave(state); });
+  } catch (const Error&) {
+    // Late: it goes on.
   }
-  if (stuck || !left.empty()) session->give_up();
 }
 
 }  // namespace yr_fastload

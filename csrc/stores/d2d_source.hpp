@@ -30,7 +30,7 @@ class D2dSource {
             std::shared_ptr<const Plan> plan, TensorMemory memory);
   D2dSource(const D2dSource&) = delete;
   D2dSource& operator=(const D2dSource&) = delete;
-  ~D2dSource();  ///< Withdraws, within two seconds or so; never throws.
+  ~D2dSource();  ///< Withdraws if nobody did; waits a second for it at most, and never throws.
 
   /// Queues a chunk whose bytes are in the tensors. Cheap, and from any thread.
   void offer(std::uint64_t chunk);
@@ -44,17 +44,17 @@ class D2dSource {
   /// Chunks that can be read.
   std::size_t serving() const;
 
-  /// Takes all keys back and disconnects. Idempotent. Where a reader does not let go of a key, or a call is late, the
-  /// connection is left behind, and with it the tensors.
+  /// Takes all keys back, disconnects and lets go of the tensors. Idempotent. What is not done at the deadline goes on
+  /// in the background; where a reader does not let go of a key, or openYuanrong does not answer within half a minute,
+  /// the connection is left behind, and with it the tensors.
   void withdraw(Deadline deadline);
 
  private:
   struct State;
   void pump_if_idle();  // the caller holds the state's mutex
 
-  std::mutex withdraw_mutex_;
   const std::shared_ptr<State> state_;  // shared with threads that may be left behind
-  CallRunner runner_;                   // connects
+  CallRunner runner_;                   // connects, and leaves
 };
 
 }  // namespace yr_fastload
