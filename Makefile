@@ -6,7 +6,9 @@ SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md $(shell find csrc pyt
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 ARGS ?=
 
-.PHONY: help demo test test-vllm test-asan test-tsan lint format stubs docs bench clean
+VLLM_OLDER := 0.27.1 0.14.1 0.10.0
+
+.PHONY: help demo test test-vllm test-vllm-matrix test-asan test-tsan lint format stubs docs bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -22,6 +24,12 @@ test-vllm:  ## the tests of tests/e2e with real vLLM on the CPU, in .venv-vllm; 
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 	  $(MAKE) --no-print-directory .venv-vllm/.develop && .venv-vllm/bin/python -m pytest tests/e2e $(ARGS); \
 	else echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=..."; fi
+
+test-vllm-matrix:  ## tests/e2e with older versions of vLLM too, each in .venv-vllm-VERSION: 13 GB, an hour
+	@for version in $(VLLM_OLDER); do \
+	  $(MAKE) --no-print-directory .venv-vllm-$$version/.develop && \
+	  .venv-vllm-$$version/bin/python -m pytest tests/e2e $(ARGS) || failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "tests/e2e failed with vLLM$$failed" >&2; exit 1; }
 
 test-asan: .venv-asan/.develop  ## the same tests over a native core built with address and undefined sanitizers
 	./tools/with-asan .venv-asan/bin/python -m pytest $(ARGS)
@@ -56,11 +64,19 @@ bench: $(VENV)/.develop  ## measure against disk and memcpy; ARGS="--json"
 	$(BIN)/yr-fastload bench $(ARGS)
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-asan .venv-tsan .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-asan .venv-tsan .venv-vllm .venv-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+define make-venv
+@./tools/check-python $(PYTHON)
+$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
+endef
 
 $(VENV)/bin/python .venv-asan/bin/python .venv-tsan/bin/python .venv-vllm/bin/python:
-	@./tools/check-python $(PYTHON)
-	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
+	$(make-venv)
+
+.PRECIOUS: .venv-vllm-%/bin/python
+.venv-vllm-%/bin/python:
+	$(make-venv)
 
 $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet .
@@ -70,10 +86,18 @@ $(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet '.[test,lint]'
 	@touch $@ $(VENV)/.installed
 
-.venv-vllm/.develop: .venv-vllm/bin/python $(SOURCES) requirements/vllm-0.32.0.lock.txt
-	.venv-vllm/bin/python -m pip install --quiet --no-deps -r requirements/vllm-0.32.0.lock.txt
-	.venv-vllm/bin/python -m pip install --quiet --no-deps .
-	@touch $@
+define install-vllm
+$(1)/bin/python -m pip install --quiet --no-deps -r $(2)
+$(1)/bin/python tools/fit-vllm
+$(1)/bin/python -m pip install --quiet --no-deps .
+@touch $(1)/.develop
+endef
+
+.venv-vllm/.develop: requirements/vllm-0.32.0.lock.txt .venv-vllm/bin/python tools/fit-vllm $(SOURCES)
+	$(call install-vllm,.venv-vllm,$<)
+
+.venv-vllm-%/.develop: requirements/vllm-%.lock.txt .venv-vllm-%/bin/python tools/fit-vllm $(SOURCES)
+	$(call install-vllm,.venv-vllm-$*,$<)
 
 .venv-asan/.develop: .venv-asan/bin/python $(SOURCES)
 	.venv-asan/bin/python -m pip install --quiet -Ccmake.define.YRFL_SANITIZE=address,undefined \

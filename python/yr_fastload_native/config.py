@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
 
-__all__ = ["ENVIRONMENT_PREFIX", "TRANSPORTS", "Config", "ExchangeConfig", "parse_address"]
+__all__ = ["ENVIRONMENT_PREFIX", "TRANSPORTS", "Config", "ExchangeConfig", "allowed", "parse_address"]
 
 ENVIRONMENT_PREFIX = "YR_FASTLOAD_"
 _SIMULATED = ENVIRONMENT_PREFIX + "SIM"  # the simulated devices read theirs themselves
@@ -297,13 +298,20 @@ def _read(cls: type, environ: Mapping[str, str] | None, settings: Mapping[str, A
     for name in environ:
         of_simulator = name == _SIMULATED or name.startswith(_SIMULATED + "_")
         if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not of_simulator:
-            raise InvalidArgumentError(f"{name} names no setting of Config", op="config")
+            raise InvalidArgumentError(f"{name} names no setting; {allowed(name, known)}", op="config")
     values = dict(settings)
     for attribute in attrs.fields(cls):
         name = ENVIRONMENT_PREFIX + attribute.name.upper()
         if name in environ and attribute.name not in settings:
             values[attribute.name] = _parse(name, environ[name], _kind(attribute))
     return values
+
+
+def allowed(name: str, known: Iterable[str]) -> str:
+    """What may be meant by a name that is not known, for messages."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(names)}"
 
 
 def _kind(attribute: attrs.Attribute[Any]) -> type:

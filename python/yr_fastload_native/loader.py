@@ -81,7 +81,7 @@ class FastLoader:
             )
             address = local.start().address
             leave = weakref.finalize(self, local.stop)
-            leave.atexit = False  # `_close_all` comes first, and publications are withdrawn from a live worker
+            leave.atexit = False  # `close_all` comes first, and publications are withdrawn from a live worker
             self._leave_local_worker = leave
         return address
 

@@ -20,7 +20,7 @@ from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling
 from yr_fastload_native.transports.d2d import Member
 
-__all__ = ["LEAVE_S", "Publication", "close_at_exit", "withdraw_on_sigterm"]
+__all__ = ["LEAVE_S", "Publication", "close_all", "close_at_exit", "withdraw_on_sigterm"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def close_at_exit(thing: _Closable) -> None:
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """Withdraw everything that this process publishes, and disconnect."""
     for each in list(_open):
         each.close()
 
@@ -48,7 +49,7 @@ def _close_all() -> None:
 def withdraw_on_sigterm() -> None:
     """Have SIGTERM withdraw everything first, where it would end this process without running any of its code.
 
-    A program's own handler is left alone: it ends the process in a way that runs `_close_all`, or means to go on.
+    A program's own handler is left alone: it ends the process in a way that runs `close_all`, or means to go on.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -58,7 +59,7 @@ def withdraw_on_sigterm() -> None:
 
 def _leave(number: int, _: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
-    _close_all()
+    close_all()
     os.kill(os.getpid(), number)  # and end as the signal would have
 
 

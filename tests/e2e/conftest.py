@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ BASE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 
 
@@ -52,46 +53,82 @@ class Instance:
         self._process.kill()
 
 
-@pytest.fixture
-def start(worker: str, tmp_path: Path) -> Iterator[Callable[..., Instance]]:
-    """Starts instances; they end with the test."""
-    import os
+class Spares:
+    """Processes that have imported vLLM, which is most of what starting a small model takes: one is always on its way.
 
+    Args:
+        stack: Ends them.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._ready: dict[bool, Process] = {}
+
+    def take(self, *, simulated: bool, fresh: bool) -> Process:
+        """A process that waits for its task; a fresh one has the path of modules that this process has now."""
+        if fresh:
+            return self._begin(simulated)
+        taken = self._ready.pop(simulated, None) or self._begin(simulated)
+        self._ready[simulated] = self._begin(simulated)
+        return taken
+
+    def _begin(self, simulated: bool) -> Process:
+        environment = (sim.environment() if simulated else dict(os.environ)) | BASE
+        made = Process("test", "yr_fastload_native.cli.vllm_process", "first instance", {}, environment, group=True)
+        return self._stack.enter_context(made)
+
+
+@pytest.fixture(scope="session")
+def spares() -> Iterator[Spares]:
     with contextlib.ExitStack() as stack:
+        yield Spares(stack)
 
-        def begin(
-            model: Path,
-            *,
-            extra: Mapping[str, Any] | None = None,
-            simulated: bool = False,
-            environment: Mapping[str, str] | None = None,
-            **arguments: Any,
-        ) -> Instance:
-            report = tmp_path / f"report-{uuid.uuid4().hex}"
-            settings = {"worker": worker, "lease_s": 2, "report": str(report), **(extra or {})}
-            given = {"load_format": "yr_fastload", "model_loader_extra_config": settings, **arguments}
-            if given["load_format"] != "yr_fastload":
-                del given["model_loader_extra_config"]
-                environment = {"YR_FASTLOAD_REPORT": str(report), "YR_FASTLOAD_WORKER": worker, **(environment or {})}
-            single = arguments.get("tensor_parallel_size", 1) == 1
-            task = {
-                "arguments": {
-                    "model": str(model),
-                    "max_model_len": 128,
-                    "enforce_eager": True,
-                    "gpu_memory_utilization": 0.1,
-                    "seed": 0,
-                    **given,
-                },
+
+@pytest.fixture
+def start(worker: str, tmp_path: Path, spares: Spares) -> Iterator[Callable[..., Instance]]:
+    """Starts instances; they end with the test."""
+    begun: list[Process] = []
+
+    def begin(
+        model: Path,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        simulated: bool = False,
+        environment: Mapping[str, str] | None = None,
+        fresh: bool = False,
+        **arguments: Any,
+    ) -> Instance:
+        report = tmp_path / f"report-{uuid.uuid4().hex}"
+        settings: Mapping[str, Any] | None = {
+            "worker": worker,
+            "lease_s": 2,
+            "report": str(report),
+            **(extra or {}),
+        }
+        given = dict(environment or {})
+        if "load_format" in arguments:  # vLLM's own, and settings come from the environment
+            settings = None
+            given |= {"YR_FASTLOAD_REPORT": str(report), "YR_FASTLOAD_WORKER": worker}
+        if arguments.get("tensor_parallel_size", 1) == 1:
+            given["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        process = spares.take(simulated=simulated, fresh=fresh)
+        begun.append(process)
+        standard = {"max_model_len": 128, "enforce_eager": True, "gpu_memory_utilization": 0.1, "seed": 0}
+        process.tell(
+            {
+                "arguments": {"model": str(model), **standard, **arguments},
+                "environment": given,
+                "settings": settings,
                 "tokens": 12,
             }
-            whole = sim.environment() if simulated else dict(os.environ)
-            whole |= BASE | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if single else {}) | dict(environment or {})
-            module = "yr_fastload_native.cli.vllm_process"
-            process = stack.enter_context(Process("test", module, "first instance", task, whole, group=True))
-            return Instance(process, report)
+        )
+        return Instance(process, report)
 
-        yield begin
+    yield begin
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Process.leave, begun))
+    for process in begun:
+        process.kill()
 
 
 @pytest.fixture(scope="session")

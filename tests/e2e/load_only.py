@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 from yr_fastload_native.cli.child import Parent, main
+from yr_fastload_native.cli.vllm_process import door
 
 
 def _rank(task: dict[str, Any], parent: Parent) -> None:
@@ -19,8 +20,11 @@ def _rank(task: dict[str, Any], parent: Parent) -> None:
 
     if hasattr(torch, "accelerator"):  # as vLLM's runner on a CPU does
         torch.accelerator.empty_cache = lambda: None
+    exchange = door(task["settings"])
     load_general_plugins()
-    config = EngineArgs(**task["arguments"]).create_engine_config()
+    if task["settings"].get("cold_load_format") == "together":
+        import together  # noqa: F401 - registers it
+    config = EngineArgs(**task["arguments"], **exchange).create_engine_config()
     parallel = config.parallel_config
     config.parallel_config.rank = task["rank"]
     with set_current_vllm_config(config):

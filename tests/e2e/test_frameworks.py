@@ -24,7 +24,7 @@ def answers(model: torch.nn.Module) -> torch.Tensor:
 def test_transformers(make: Callable[..., Path], worker: str, identity: dict[str, str], architecture: str) -> None:
     first = transformers.AutoModelForCausalLM.from_pretrained(make(architecture)).eval()
     torch.manual_seed(99)
-    second = transformers.AutoModelForCausalLM.from_config(first.config, dtype=first.dtype).eval()
+    second = transformers.AutoModelForCausalLM.from_config(first.config).to(first.dtype).eval()
     assert not torch.equal(answers(first), answers(second))
     with fl.FastLoader(fl.Config(worker=worker)) as one, fl.FastLoader(fl.Config(worker=worker)) as other:
         one.publish(first, identity)

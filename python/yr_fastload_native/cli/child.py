@@ -23,6 +23,7 @@ from typing import Any
 import click
 
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
+from yr_fastload_native.publication import close_all
 
 __all__ = ["Parent", "Process", "main"]
 
@@ -118,6 +119,14 @@ class Process:
         if status:
             raise self._death()
 
+    def leave(self) -> None:
+        """Let it leave in order, or however it can: nobody asks any more."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
+
     def kill(self) -> None:
         """End it at once, with the processes that it started if it leads a group."""
         with contextlib.suppress(ProcessLookupError):
@@ -196,7 +205,8 @@ def main(roles: Mapping[str, Callable[[Any, Parent], None]]) -> None:
     except FastLoadError as error:
         parent.send("error", code=error.code, message=str(error))
         sys.exit(1)
-    # Everything is closed. Leaving as usual would wait for a thread of openYuanrong that sleeps for a minute once
+    close_all()
+    # Leaving as usual would wait for a thread of openYuanrong that sleeps for a minute once
     # something was staged (RemoteH2DManager's destructor, 0.8.1).
     sys.stderr.flush()
     os._exit(0)

@@ -131,11 +131,9 @@ def _verify(
     reports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")))
 
     def start(role: str, report: Path) -> Process:
-        extra = {"worker": worker, "transport": transport, "stage": stage, "report": str(report)}
+        settings = {"worker": worker, "transport": transport, "stage": stage, "report": str(report)}
         arguments = {
             "model": str(model.resolve()),
-            "load_format": "yr_fastload",
-            "model_loader_extra_config": extra,
             "tensor_parallel_size": tp,
             "dtype": dtype,
             "max_model_len": 256,
@@ -144,7 +142,7 @@ def _verify(
             "seed": 0,
         }
         output.note(f"starting the {role}")
-        task = {"arguments": arguments, "tokens": tokens}
+        task = {"arguments": arguments, "settings": settings, "tokens": tokens}
         return stack.enter_context(
             Process(_OP, "yr_fastload_native.cli.vllm_process", role, task, environment, group=True)
         )
@@ -177,12 +175,11 @@ def _verify(
     }
 
 
-# Two small instances beside each other; on a CPU, without a core bound to each.
+# Two small instances beside each other.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-    "VLLM_CPU_OMP_THREADS_BIND": os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
 }
 
 

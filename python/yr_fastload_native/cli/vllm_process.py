@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from yr_fastload_native.cli.child import Parent, main
+from yr_fastload_native.config import ENVIRONMENT_PREFIX
+from yr_fastload_native.vllm import LOAD_FORMAT, compat
 
-__all__: list[str] = []
+__all__ = ["door"]
 
 _PROMPTS = ("an instance that starts now", "the first reads the disk", "0 1 2 3 4")
 
 
+def door(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by which weights are exchanged, or the environment where vLLM is too old to have some."""
+    if compat.has_load_formats():
+        return {"load_format": LOAD_FORMAT, "model_loader_extra_config": dict(settings)}
+    for name, value in {**settings, "patch": True}.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        os.environ[ENVIRONMENT_PREFIX + name.upper()] = text
+    return {}
+
+
 def _instance(task: Mapping[str, Any], parent: Parent) -> None:
-    """Start, answer the prompts, and stay until told to end."""
+    """Start, answer the prompts, and stay until told to end.
+
+    Importing vLLM takes longer than starting a small model: a task that names no model has it imported for the next.
+    """
     started = time.perf_counter()
     import vllm
 
-    llm = vllm.LLM(**task["arguments"])
+    start = vllm.LLM  # whose modules are imported now, and not before
+    if "arguments" not in task:
+        task = parent.wait()
+        if task is None:
+            return
+    os.environ.update(task.get("environment", {}))
+    ranks = task["arguments"].get("tensor_parallel_size", 1)
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", compat.unbound_threads(ranks))
+    settings = task.get("settings")
+    llm = start(**task["arguments"], **(door(settings) if settings is not None else {}))
     parent.send("ready", seconds=time.perf_counter() - started)
     sampling = vllm.SamplingParams(temperature=0.0, max_tokens=task["tokens"])
     answers = llm.generate(list(_PROMPTS), sampling, use_tqdm=False)

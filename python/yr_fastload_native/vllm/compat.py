@@ -15,10 +15,14 @@ __all__ = [
     "Call",
     "Registered",
     "cold_loader",
+    "has_load_formats",
     "has_online_quantization",
     "is_tested",
+    "on_all_ranks",
     "platform",
     "ranks",
+    "reads_alone",
+    "unbound_threads",
     "version",
     "weight_loading",
 ]
@@ -26,6 +30,9 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 TESTED = ("0.10.0", "0.32.0")  # the oldest and the newest; docs/compatibility.md has each
+# Load formats by which every rank reads for itself. By others (fastsafetensors, instanttensor, runai_streamer) ranks may
+# share the reading, and then all of an instance have to take part.
+_READ_ALONE = ("auto", "hf", "safetensors", "pt", "npcache", "mistral", "sharded_state", "gguf")
 _GROUPS = ("tp", "pp", "dp", "ep", "pcp", "dcp", "etp")
 
 
@@ -81,10 +88,37 @@ def ranks() -> dict[str, tuple[int, int]]:
     return found
 
 
+def reads_alone(load_format: str) -> bool:
+    """Whether a rank reads from disk without the others."""
+    return load_format in _READ_ALONE
+
+
+def on_all_ranks(holds: bool) -> bool:
+    """Whether something holds on every rank of this instance. All have to ask; the death of one ends the wait."""
+    import torch
+
+    group = importlib.import_module("vllm.distributed.parallel_state").get_world_group()
+    if group.world_size == 1:
+        return holds
+    answer = torch.tensor([int(holds)])
+    torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MIN, group.cpu_group)
+    return bool(answer.item())
+
+
 def platform() -> str:
     """What vLLM runs on: ``cpu``, ``cuda``, ``npu``, with the name of its platform class."""
     current = importlib.import_module("vllm.platforms").current_platform
     return f"{getattr(current, 'device_type', '')}:{type(current).__name__}"
+
+
+def has_load_formats() -> bool:
+    """Whether load formats can be added: from 0.10.1 on."""
+    return hasattr(importlib.import_module("vllm.model_executor.model_loader"), "register_model_loader")
+
+
+def unbound_threads(ranks: int) -> str:
+    """The value of VLLM_CPU_OMP_THREADS_BIND by which no rank is bound to cores: several instances share a machine."""
+    return "nobind" if has_load_formats() else "|".join(["all"] * ranks)
 
 
 def cold_loader(vllm_load_config: Any, load_format: str, extra_config: Mapping[str, Any]) -> Any:

@@ -113,6 +113,7 @@ class Exchange:
             self._finish(model)
         except _AfreshError:
             model = None  # no memory of it may be held when the next one is made
+            self._let_go()
         if model is None:
             registered.restore()
             gc.collect()
@@ -120,6 +121,13 @@ class Exchange:
             self._finish(model)
         session.record("loaded", self._outcome, self._settings.exchange.report)
         return model
+
+    def _let_go(self) -> None:
+        """Be no source of a model that is given up."""
+        if self._fast is not None and self._identity is not None:
+            publication = self._fast.publication(self._identity)
+            if publication is not None:
+                publication.close()
 
     def _shadowed(self, load_model: Callable[[], Any], load_weights: Callable[[Any, Any], None]) -> Any:
         setattr(self._loader, _SHADOWED, load_weights)
@@ -133,22 +141,43 @@ class Exchange:
     def _load_weights(self, model: Any, model_config: Any) -> None:
         """What vLLM calls in the place of its loader's method."""
         started = time.perf_counter()
+        written = False
+        has_weights = False
         if self._prepare(model):
             assert self._fast is not None
             assert self._identity is not None
             try:
                 if self._stage == "final":
-                    if self._fast.is_published(self._identity):
-                        return  # pulled when vLLM has processed what is there
-                    raise NotPublishedError("no live source publishes this identity", op="load")
-                self._pulled(self._fast.load(model, self._identity))
-                self._outcome["pull_s"] = time.perf_counter() - started  # identity and connecting too
-                return
+                    # Pulled when vLLM has processed what is there.
+                    has_weights = self._fast.is_published(self._identity)
+                    if not has_weights:
+                        raise NotPublishedError("no live source publishes this identity", op="load")
+                else:
+                    written = True
+                    self._pulled(self._fast.load(model, self._identity))
+                    self._outcome["pull_s"] = time.perf_counter() - started  # identity and connecting too
+                    has_weights = True
             except FastLoadError as error:
                 self._fall_back(error, time.perf_counter() - started)
-                if error.memory_written:
-                    raise _AfreshError from None
+                written = error.memory_written
+        if self._agree(has_weights):
+            return
+        if written:
+            raise _AfreshError
         self._read(model, model_config)
+
+    def _agree(self, has_weights: bool) -> bool:
+        """Whether this rank need not read from disk: it has its weights, and none waits for it to read with it."""
+        if compat.reads_alone(self._load_format) or compat.on_all_ranks(has_weights):
+            return has_weights
+        if has_weights:
+            self._outcome.update(fallback="OTHER_RANK", transport=None, bytes=0, pull_s=None)
+            self._report = None
+            _log.warning(
+                "another rank reads from disk, which all ranks do together by load format %s: so does this one",
+                self._load_format,
+            )
+        return False
 
     def _prepare(self, model: Any) -> bool:
         """Find out who these weights are, and connect. False where nothing can be exchanged."""
@@ -263,4 +292,5 @@ class Exchange:
             self._pulled(report)
         except FastLoadError as error:
             self._fall_back(error, time.perf_counter() - started)
-            raise _AfreshError from None
+        if not self._agree(self._report is not None):
+            raise _AfreshError

@@ -52,11 +52,10 @@ def describe() -> dict[str, Any]:
 
 
 def _register_load_format() -> None:
-    loaders = importlib.import_module("vllm.model_executor.model_loader")
-    register_loader = getattr(loaders, "register_model_loader", None)
-    if register_loader is None:  # before 0.10.1
+    if not compat.has_load_formats():
         return
+    loaders = importlib.import_module("vllm.model_executor.model_loader")
     loader = importlib.import_module("yr_fastload_native.vllm.load_format").YrFastLoader
     known = getattr(loaders, "_LOAD_FORMAT_TO_MODEL_LOADER", {})
     if known.get(LOAD_FORMAT) is not loader:
-        register_loader(LOAD_FORMAT)(loader)
+        loaders.register_model_loader(LOAD_FORMAT)(loader)

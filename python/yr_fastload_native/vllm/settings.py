@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import attrs
 
-from yr_fastload_native.config import Config, ExchangeConfig
+from yr_fastload_native.config import Config, ExchangeConfig, allowed
 from yr_fastload_native.devices import has_npu
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 
@@ -38,7 +37,11 @@ class Settings:
         of_exchange = {field.name for field in attrs.fields(ExchangeConfig)} - set(_ENVIRONMENT_ONLY)
         for key, value in extra.items():
             if key not in of_transfer | of_exchange:
-                raise _unknown(key, value, sorted(of_transfer | of_exchange))
+                raise InvalidArgumentError(
+                    f"model_loader_extra_config has {key!r}: {value!r}, which is no setting; "
+                    + allowed(str(key), of_transfer | of_exchange),
+                    op="config",
+                )
         settings = cls(
             Config.from_env(**{key: value for key, value in extra.items() if key in of_transfer}),
             ExchangeConfig.from_env(**{key: value for key, value in extra.items() if key in of_exchange}),
@@ -57,12 +60,3 @@ class Settings:
                     "or start under `yr-fastload sim --`",
                     op="config",
                 )
-
-
-def _unknown(key: object, value: object, known: list[str]) -> InvalidArgumentError:
-    close = difflib.get_close_matches(str(key), known, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return InvalidArgumentError(
-        f"model_loader_extra_config has {key!r}: {value!r}, which is no setting; {hint}allowed: {', '.join(known)}",
-        op="config",
-    )
