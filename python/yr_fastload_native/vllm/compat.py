@@ -30,7 +30,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 TESTED = ("0.10.0", "0.32.0")  # the oldest and the newest; docs/compatibility.md has each
-# Load formats by which every rank reads for itself. By others (fastsafetensors, instanttensor, runai_streamer) ranks may
+# Load formats by which each rank reads for itself. By others (fastsafetensors, instanttensor, runai_streamer) ranks may
 # share the reading, and then all of an instance have to take part.
 _READ_ALONE = ("auto", "hf", "safetensors", "pt", "npcache", "mistral", "sharded_state", "gguf")
 _GROUPS = ("tp", "pp", "dp", "ep", "pcp", "dcp", "etp")
