@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -117,8 +118,13 @@ def has_load_formats() -> bool:
 
 
 def unbound_threads(ranks: int) -> str:
-    """The value of VLLM_CPU_OMP_THREADS_BIND by which no rank is bound to cores: several instances share a machine."""
-    return "nobind" if has_load_formats() else "|".join(["all"] * ranks)
+    """The value of VLLM_CPU_OMP_THREADS_BIND for several instances on one machine: no rank is bound to cores.
+
+    0.10.0 has no such value for several ranks, whose threads would wait for each other's cores: one core each.
+    """
+    if has_load_formats():
+        return "nobind"
+    return "all" if ranks == 1 else "|".join(str(rank % (os.cpu_count() or 1)) for rank in range(ranks))
 
 
 def cold_loader(vllm_load_config: Any, load_format: str, extra_config: Mapping[str, Any]) -> Any:

@@ -97,6 +97,8 @@ class Exchange:
             "bytes": 0,
             "pull_s": None,
             "cold_load_s": None,
+            "publish_s": 0.0,  # by which publishing held up this load
+            "load_model_s": None,  # all of it, processing for the kernels included
             "fallback": None,
             "published": "no",
         }
@@ -107,6 +109,7 @@ class Exchange:
             _log.warning(
                 "vLLM %s is outside the tested versions %s to %s: trying all the same", compat.version(), *compat.TESTED
             )
+        started = time.perf_counter()
         registered = compat.Registered(self._call.vllm_config)
         try:
             model = self._shadowed(load_model, self._load_weights)
@@ -119,6 +122,7 @@ class Exchange:
             gc.collect()
             model = self._shadowed(load_model, self._read)
             self._finish(model)
+        self._outcome["load_model_s"] = time.perf_counter() - started
         session.record("loaded", self._outcome, self._settings.exchange.report)
         return model
 
@@ -235,8 +239,10 @@ class Exchange:
             self._outcome["published"] = f"no: {more[0]}"
             return
         if self._stage == "raw":
+            started = time.perf_counter()
             self._raw = RawWeights(self._fast, self._identity, model, self._settings)
             self._raw.before_processing()
+            self._outcome["publish_s"] += time.perf_counter() - started
 
     def _pulled(self, report: LoadReport) -> None:
         self._report = report
@@ -265,12 +271,15 @@ class Exchange:
     def _finish(self, model: Any) -> None:
         if self._fast is None or self._identity is None:
             return
+        started = time.perf_counter()
         if self._stage == "final":
             self._finish_final(model)
         elif self._raw is not None:
             self._raw.after_processing(model, self._outcome)
         elif self._report is not None:
             guard(self._fast, self._identity, model, self._settings)
+        if self._read_from_disk:
+            self._outcome["publish_s"] += time.perf_counter() - started
 
     def _finish_final(self, model: Any) -> None:
         assert self._fast is not None
