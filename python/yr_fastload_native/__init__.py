@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from yr_fastload_native.loader import FastLoader
     from yr_fastload_native.publication import Publication
     from yr_fastload_native.report import LoadReport
+    from yr_fastload_native.secret import Secret
     from yr_fastload_native.worker import LocalWorker
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "PartialTransferError",
     "Publication",
     "ResourceExhaustedError",
+    "Secret",
     "TransferTimeoutError",
     "UnavailableError",
     "__version__",
@@ -51,6 +53,7 @@ _HOME = {
     "LoadReport": "report",
     "LocalWorker": "worker",
     "Publication": "publication",
+    "Secret": "secret",
     "__version__": "_core",
 }
 

@@ -15,7 +15,8 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Catalogue, SupersededError
-from yr_fastload_native.config import Config, parse_address
+from yr_fastload_native.config import Config
+from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Sites
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
@@ -49,7 +50,7 @@ class FastLoader:
 
         Raises:
             UnavailableError: No worker answers, or none could be started.
-            InvalidArgumentError: ``DS_WORKER_ADDR`` is no address.
+            InvalidArgumentError: ``DS_WORKER_ADDR`` is no address, or a file with a key or secret cannot be used.
         """
         self.config = Config.from_env() if config is None else config
         self._leave_local_worker: Callable[[], object] = lambda: None
@@ -59,15 +60,17 @@ class FastLoader:
         self._loads = 0
         self._loaded_bytes = 0
         self._retried_chunks = 0
+        credentials = Credentials.of(self.config)
         self.worker = self._worker_address()
         self._copy_threads = self.config.copy_threads or min(8, len(os.sched_getaffinity(0)))
         try:
-            store = self._connect()
+            self._connection = credentials.connection(self.worker, self.config)
+            store = _core.connect_host_store(self._connection)
         except BaseException:
             self._leave_local_worker()
             raise
         self._store: _core.ObjectStore | None = store
-        self._sites = Sites(self.config, self.worker)
+        self._sites = Sites(self.config, self._connection)
         self._sites.prepare()
         close_at_exit(self)
 
@@ -77,7 +80,9 @@ class FastLoader:
             address = Config.worker_from_env() or "auto"
         if address == "auto":
             local = LocalWorker(
-                memory_mb=self.config.worker_memory_mb, start_timeout_s=self.config.worker_start_timeout_s
+                memory_mb=self.config.worker_memory_mb,
+                start_timeout_s=self.config.worker_start_timeout_s,
+                curve_key_dir=self.config.curve_key_dir or None,
             )
             address = local.start().address
             leave = weakref.finalize(self, local.stop)
@@ -85,20 +90,10 @@ class FastLoader:
             self._leave_local_worker = leave
         return address
 
-    def _connect(self) -> _core.ObjectStore:
-        host, port = parse_address(self.worker, op="connect")
-        return _core.connect_host_store(
-            host,
-            port,
-            connect_timeout_s=self.config.connect_timeout_s,
-            rpc_timeout_s=self.config.rpc_timeout_s,
-        )
-
     def _worker(self, op: str) -> Worker:
         if self._store is None:
             raise InvalidArgumentError("this FastLoader is closed", op=op)
-        host, port = parse_address(self.worker, op=op)
-        return Worker(Catalogue(self._store, self.config), self.config, host, port, self._copy_threads)
+        return Worker(Catalogue(self._store, self.config), self.config, self._connection, self._copy_threads)
 
     # -- publish ------------------------------------------------------------------------------------------------
 
