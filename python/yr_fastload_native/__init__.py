@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yr_fastload_native._core import __version__
     from yr_fastload_native.config import Config
+    from yr_fastload_native.content import content_digest
     from yr_fastload_native.errors import (
         DeviceError,
         FastLoadError,
@@ -44,6 +45,7 @@ __all__ = [
     "TransferTimeoutError",
     "UnavailableError",
     "__version__",
+    "content_digest",
 ]
 
 # Names are imported when first used: importing the package must stay cheap in processes that never load weights.
@@ -55,6 +57,7 @@ _HOME = {
     "Publication": "publication",
     "Secret": "secret",
     "__version__": "_core",
+    "content_digest": "content",
 }
 
 

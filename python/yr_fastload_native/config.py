@@ -217,6 +217,18 @@ class Config:
     max_manifest_bytes: int = _setting(
         256 * _MIB, _number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"
     )
+    publish_sha256: bool = _setting(
+        False,
+        _boolean,
+        "Whether a publication also tells the SHA-256 of every tensor, which readers with `trusted_digests` need; a "
+        "second or so a GiB and core.",
+    )
+    trusted_digests: str = _setting(
+        "",
+        _pins,
+        "Content digests (`Publication.digest`) joined by `,`: nothing else is loaded, and every byte is compared by "
+        "SHA-256. Empty trusts whoever the worker lets publish.",
+    )
     curve_key_dir: str = _setting(
         "",
         _path,

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +16,7 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Catalogue, SupersededError
 from yr_fastload_native.config import Config
+from yr_fastload_native.content import check_trusted
 from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Sites
@@ -203,6 +204,7 @@ class FastLoader:
         *,
         deadline_s: float | None = None,
         progress: Progress | None = None,
+        trusted_digests: str | Iterable[str] | None = None,
     ) -> LoadReport:
         """Fill every parameter and buffer in place with what is published under ``identity``.
 
@@ -216,12 +218,16 @@ class FastLoader:
             identity: As it was published.
             deadline_s: Bound of the whole call, seconds; by default ``config.deadline_s``.
             progress: As in `publish`.
+            trusted_digests: Content digests (`Publication.digest`, `content_digest`), by default those of the config.
+                What is published has to be one of these, or nothing is written; then every byte is compared by SHA-256.
+                So a malicious publisher is found out, and a malicious source.
 
         Raises:
             NotPublishedError: No live source publishes this identity.
             LayoutMismatchError: The tensors are not those that were published; nothing was written.
             DeviceError: No transport of the publication can reach these tensors.
-            IntegrityError: Manifest or bytes are damaged, and stayed so when asked for again.
+            IntegrityError: Manifest or bytes are damaged, and stayed so when asked for again; or they are none of the
+                trusted ones.
             PartialTransferError: Chunks are missing, and stayed so; ``failed_keys`` names them.
             TransferTimeoutError: Not done within the deadline.
             UnavailableError: The worker does not answer.
@@ -233,7 +239,9 @@ class FastLoader:
         who = Identity.of(identity, op="load")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
         table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
-        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress)
+        trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
+        pins = None if trusted is None else check_trusted(trusted, op="load")
+        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins)
         puller.stages["layout"] = time.perf_counter() - started
         try:
             pulled = self._pull(puller)

@@ -128,7 +128,8 @@ def test_keys_are_in_no_argument_no_log_and_no_manifest(
         "import sys, pathlib, yr_fastload_native as fl, numpy as np, json\n"
         "loader = fl.FastLoader()\n"
         "publication = loader.publish({'w': np.ones(100000, np.float32)}, json.loads(sys.argv[1]))\n"
-        "print(pathlib.Path('/proc/self/cmdline').read_text(), repr(loader.config), loader.stats(), publication, flush=True)\n"
+        "arguments = pathlib.Path('/proc/self/cmdline').read_text()\n"
+        "print(arguments, repr(loader.config), loader.stats(), publication, flush=True)\n"
         "sys.stdin.read()\n"
     )
     environment = os.environ | {
