@@ -129,7 +129,7 @@ def test_keys_are_in_no_argument_no_log_and_no_manifest(
         "loader = fl.FastLoader()\n"
         "publication = loader.publish({'w': np.ones(100000, np.float32)}, json.loads(sys.argv[1]))\n"
         "arguments = pathlib.Path('/proc/self/cmdline').read_text()\n"
-        "print(arguments, repr(loader.config), loader.stats(), publication, flush=True)\n"
+        "print(repr(arguments), repr(loader.config), loader.stats(), publication, flush=True)\n"
         "sys.stdin.read()\n"
     )
     environment = os.environ | {
@@ -247,6 +247,17 @@ def test_nobody_poses_as_a_tenant(guarded: str, identity: dict[str, str], strang
         with pytest.raises(fl.UnavailableError, match="refuses this client; give it the access_key") as caught:
             fl.FastLoader(of_tenant(guarded, "a", **stranger))
     assert not any(secret in str(caught.value) for secret, _ in TENANTS.values())
+
+
+def test_a_tenant_has_many_small_tensors(guarded: str, identity: dict[str, str]) -> None:
+    """A manifest in shared memory, and chunks below a MiB: what openYuanrong allocates for several keys at once."""
+    many = {f"layer.{i}.{'x' * 150}": np.full(300, i, np.float32) for i in range(4000)}
+    target = {name: np.zeros_like(tensor) for name, tensor in many.items()}
+    config = of_tenant(guarded, "a", chunk_bytes=256 << 10)
+    with fl.FastLoader(config) as first, fl.FastLoader(config) as second:
+        assert first.publish(many, identity).chunks > 10
+        second.load(target, identity)
+    assert same(target, many)
 
 
 def test_what_a_tenant_fetches_by_another_ones_keys_is_not_there(guarded: str, identity: dict[str, str]) -> None:
