@@ -25,10 +25,10 @@ def short_tmp() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def start_worker(home: Path, memory_mb: int, port: int = 0) -> fl.LocalWorker:
+def start_worker(home: Path, memory_mb: int, port: int = 0, *, curve_key_dir: Path | None = None) -> fl.LocalWorker:
     os.environ.pop("LD_PRELOAD", None)
     try:
-        return fl.LocalWorker(home=home, memory_mb=memory_mb, port=port).start()
+        return fl.LocalWorker(home=home, memory_mb=memory_mb, port=port, curve_key_dir=curve_key_dir).start()
     finally:
         if _PRELOAD:
             os.environ["LD_PRELOAD"] = _PRELOAD

@@ -32,22 +32,19 @@ void register_source(py::module_& module) {
   const auto nogil = py::call_guard<py::gil_scoped_release>();
   py::class_<D2dSource, std::shared_ptr<D2dSource>>(
       module, "D2dSource", "Serves chunks from the memory of tensors on a device, by reference.")
-      .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
-                       std::shared_ptr<Device> device, std::vector<std::string> lanes, std::shared_ptr<Plan> plan,
-                       const py::buffer& addresses, py::object owners) {
+      .def(py::init([](const Connection& connection, std::shared_ptr<Device> device, std::vector<std::string> lanes,
+                       std::shared_ptr<Plan> plan, const py::buffer& addresses, py::object owners) {
              TensorMemory memory = memory_of(*plan, addresses, std::move(owners));
              std::unique_ptr<D2dSource> source;
              {
                const py::gil_scoped_release release;
-               source =
-                   std::make_unique<D2dSource>(HostStoreOptions{host, port, connect_timeout_s, rpc_timeout_s},
-                                               std::move(device), std::move(lanes), std::move(plan), std::move(memory));
+               source = std::make_unique<D2dSource>(connection, std::move(device), std::move(lanes), std::move(plan),
+                                                    std::move(memory));
              }
              return share_without_gil(std::move(source));
            }),
-           py::arg("host"), py::arg("port"), py::kw_only(), py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"),
-           py::arg("device"), py::arg("lanes"), py::arg("plan"), py::arg("addresses"), py::arg("owners"),
-           "lanes: prefixes of keys, each for one reader at a time.")
+           py::arg("connection"), py::kw_only(), py::arg("device"), py::arg("lanes"), py::arg("plan"),
+           py::arg("addresses"), py::arg("owners"), "lanes: prefixes of keys, each for one reader at a time.")
       .def("offer", &D2dSource::offer, py::arg("chunk"), nogil, "Queue a chunk whose bytes are in the tensors.")
       .def("start", &D2dSource::start, nogil, "Begin to name what was offered.")
       .def(
@@ -63,13 +60,10 @@ void register_readers(py::module_& module) {
   const auto nogil = py::call_guard<py::gil_scoped_release>();
   py::class_<HeteroReceiver, std::shared_ptr<HeteroReceiver>>(
       module, "HeteroReceiver", "A connection for one device, and device memory where chunks land.")
-      .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
-                       std::shared_ptr<Device> device, std::uint64_t landing_bytes) {
-             return share_without_gil(std::make_unique<HeteroReceiver>(
-                 HostStoreOptions{host, port, connect_timeout_s, rpc_timeout_s}, std::move(device), landing_bytes));
+      .def(py::init([](const Connection& connection, std::shared_ptr<Device> device, std::uint64_t landing_bytes) {
+             return share_without_gil(std::make_unique<HeteroReceiver>(connection, std::move(device), landing_bytes));
            }),
-           py::arg("host"), py::arg("port"), py::kw_only(), py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"),
-           py::arg("device"), py::arg("landing_bytes"))
+           py::arg("connection"), py::kw_only(), py::arg("device"), py::arg("landing_bytes"))
       .def("prepare", &HeteroReceiver::prepare, nogil, "Start to connect in the background.")
       .def(
           "greet",

@@ -16,12 +16,31 @@
 namespace yr_fastload::bindings {
 namespace {
 
-std::shared_ptr<ObjectStore> connect(const std::string& host, int port, double connect_timeout_s,
-                                     double rpc_timeout_s) {
+void register_connection(py::module_& module) {
+  py::class_<Connection, std::shared_ptr<Connection>>(
+      module, "Connection", "One openYuanrong worker and how to connect to it; what it is shown cannot be read back.")
+      .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
+                       const std::string& client_public_key, const std::string& client_private_key,
+                       const std::string& server_public_key, const std::string& access_key,
+                       const std::string& secret_key, const std::string& tenant_id, const std::string& token) {
+             return Connection{
+                 host,
+                 port,
+                 connect_timeout_s,
+                 rpc_timeout_s,
+                 {client_public_key, client_private_key, server_public_key, access_key, secret_key, tenant_id, token}};
+           }),
+           py::arg("host"), py::arg("port"), py::kw_only(), py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"),
+           py::arg("client_public_key") = "", py::arg("client_private_key") = "", py::arg("server_public_key") = "",
+           py::arg("access_key") = "", py::arg("secret_key") = "", py::arg("tenant_id") = "", py::arg("token") = "")
+      .def("__repr__", [](const Connection& connection) { return "<Connection " + connection.address() + ">"; });
+}
+
+std::shared_ptr<ObjectStore> connect(const Connection& connection) {
   std::unique_ptr<ObjectStore> store;
   {
     const py::gil_scoped_release nogil;
-    store = connect_host_store({host, port, connect_timeout_s, rpc_timeout_s});
+    store = connect_host_store(connection);
   }
   return share_without_gil(std::move(store));
 }
@@ -45,6 +64,7 @@ void register_memory_store(py::module_& module) {
 }  // namespace
 
 void register_stores(py::module_& module) {
+  register_connection(module);
   const auto nogil = py::call_guard<py::gil_scoped_release>();
   py::class_<ObjectStore, std::shared_ptr<ObjectStore>>(
       module, "ObjectStore",
@@ -123,8 +143,7 @@ void register_stores(py::module_& module) {
           },
           py::arg("keys"), py::kw_only(), py::arg("deadline_s"), nogil);
   register_memory_store(module);
-  module.def("connect_host_store", &connect, py::arg("host"), py::arg("port"), py::kw_only(),
-             py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"), "Connect to an openYuanrong worker.");
+  module.def("connect_host_store", &connect, py::arg("connection"), "Connect to an openYuanrong worker.");
   py::class_<ChunkReader, std::shared_ptr<ChunkReader>>(
       module, "ChunkReader", "Brings the chunks of one generation to where they can be copied from.")
       .def_property_readonly("transport", &ChunkReader::transport);

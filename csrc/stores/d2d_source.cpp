@@ -31,7 +31,7 @@ struct D2dSource::State {
   Keys lanes;
   std::shared_ptr<const Plan> plan;
   std::shared_ptr<Device> device;
-  HostStoreOptions options;
+  Connection connection;
 
   std::mutex mutex;
   TensorMemory tensors;  ///< From the connection on, the session keeps their owners.
@@ -54,7 +54,7 @@ struct D2dSource::State {
     std::unique_ptr<HeteroSession> made;
     std::string failure;
     try {
-      made = std::make_unique<HeteroSession>(self->options, self->device);
+      made = std::make_unique<HeteroSession>(self->connection, self->device);
       made->keep(self->tensors.owners);
       made->keep(self->packed);
     } catch (const std::exception& error) {
@@ -177,7 +177,7 @@ struct D2dSource::State {
   }
 };
 
-D2dSource::D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, Keys lanes,
+D2dSource::D2dSource(const Connection& connection, std::shared_ptr<Device> device, Keys lanes,
                      std::shared_ptr<const Plan> plan, TensorMemory memory)
     : state_(std::make_shared<State>()), runner_(1, 0.0) {
   if (lanes.empty()) throw Error(ErrorCode::kInvalidArgument, "publish", "a source needs a lane");
@@ -185,7 +185,7 @@ D2dSource::D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> de
   state_->plan = std::move(plan);
   state_->tensors = std::move(memory);
   state_->device = std::move(device);
-  state_->options = options;
+  state_->connection = connection;
 }
 
 D2dSource::~D2dSource() {

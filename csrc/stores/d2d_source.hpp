@@ -26,8 +26,8 @@ namespace yr_fastload {
 class D2dSource {
  public:
   /// Costs nothing yet. `lanes`: prefixes; one of them + number is the key of a chunk.
-  D2dSource(const HostStoreOptions& options, std::shared_ptr<Device> device, Keys lanes,
-            std::shared_ptr<const Plan> plan, TensorMemory memory);
+  D2dSource(const Connection& connection, std::shared_ptr<Device> device, Keys lanes, std::shared_ptr<const Plan> plan,
+            TensorMemory memory);
   D2dSource(const D2dSource&) = delete;
   D2dSource& operator=(const D2dSource&) = delete;
   ~D2dSource();  ///< Withdraws if nobody did; waits a second for it at most, and never throws.

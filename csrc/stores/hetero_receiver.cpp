@@ -35,8 +35,8 @@ std::vector<bool> are_served(::datasystem::HeteroClient& client, const Keys& key
   return served;
 }
 
-HeteroReceiver::HeteroReceiver(HostStoreOptions options, std::shared_ptr<Device> device, std::uint64_t landing_bytes)
-    : options_(std::move(options)),
+HeteroReceiver::HeteroReceiver(Connection connection, std::shared_ptr<Device> device, std::uint64_t landing_bytes)
+    : connection_(std::move(connection)),
       device_(std::move(device)),
       landing_(device_, landing_bytes, MemoryKind::kDevice),
       runner_(2, 0.0) {}
@@ -46,9 +46,9 @@ HeteroReceiver::Connecting HeteroReceiver::connecting() {
   if (connecting_.valid()) return connecting_;
   auto promise = std::make_shared<std::promise<std::shared_ptr<HeteroSession>>>();
   connecting_ = promise->get_future().share();
-  runner_.post([promise, options = options_, device = device_] {
+  runner_.post([promise, connection = connection_, device = device_] {
     try {
-      promise->set_value(std::make_shared<HeteroSession>(options, device));
+      promise->set_value(std::make_shared<HeteroSession>(connection, device));
     } catch (...) {
       promise->set_exception(std::current_exception());
     }

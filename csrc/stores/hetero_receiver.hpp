@@ -32,7 +32,7 @@ using Landing = std::shared_ptr<PinnedPool::Lease>;
 /// The copy is on the device, next to a transfer between devices. Safe to use from many threads.
 class HeteroReceiver {
  public:
-  HeteroReceiver(HostStoreOptions options, std::shared_ptr<Device> device, std::uint64_t landing_bytes);
+  HeteroReceiver(Connection connection, std::shared_ptr<Device> device, std::uint64_t landing_bytes);
 
   /// Starts to connect in the background if there is no session.
   void prepare();
@@ -51,12 +51,13 @@ class HeteroReceiver {
   Landing land(std::size_t bytes, bool wait);
   PinnedPoolStats landing_stats() const { return landing_.stats(); }
   int device_index() const noexcept { return device_->index(); }
+  const Connection& connection() const noexcept { return connection_; }
 
  private:
   using Connecting = std::shared_future<std::shared_ptr<HeteroSession>>;
   Connecting connecting();
 
-  const HostStoreOptions options_;
+  const Connection connection_;
   const std::shared_ptr<Device> device_;
   PinnedPool landing_;
   std::mutex mutex_;

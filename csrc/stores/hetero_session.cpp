@@ -1,7 +1,6 @@
 #include "stores/hetero_session.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include "stores/graveyard.hpp"
 #include "stores/status.hpp"
@@ -18,30 +17,21 @@ constexpr double kCloseSeconds = 1.0;
 
 }  // namespace
 
-HeteroSession::HeteroSession(const HostStoreOptions& options, std::shared_ptr<Device> device)
+HeteroSession::HeteroSession(const Connection& connection, std::shared_ptr<Device> device)
     : runner_(kCallThreads, kCloseSeconds) {
   shared_->device = std::move(device);
   shared_->greeting = shared_->device->allocate(kGreetingBytes);
-  ds::ConnectOptions connect;
-  connect.host = options.host;
-  connect.port = options.port;
-  connect.connectTimeoutMs = static_cast<std::int32_t>(std::lround(options.connect_timeout_s * 1000));
-  connect.requestTimeoutMs = static_cast<std::int32_t>(std::lround(options.rpc_timeout_s * 1000));
-  const std::string address = options.host + ":" + std::to_string(options.port);
   try {
-    runner_.run("connect", Deadline::after(options.connect_timeout_s + 1.0), [connect, shared = shared_] {
+    const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
+    runner_.run("connect", deadline, [options = connect_options(connection), shared = shared_] {
       shared->device->bind_thread();
-      auto client = std::make_unique<ds::HeteroClient>(connect);
+      auto client = std::make_unique<ds::HeteroClient>(options);
       check(client->Init(), "connect", {});
       shared->client = std::move(client);
     });
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kDevice) throw;
-    throw Error(ErrorCode::kUnavailable, "connect",
-                "no openYuanrong worker answers at " + address +
-                    "; start one with `yr-fastload worker start`, or set DS_WORKER_ADDR to one that runs (" +
-                    error.what() + ")",
-                {address});
+    throw cannot_connect(connection, error);
   }
 }
 

@@ -14,7 +14,7 @@
 #include "core/device.hpp"
 #include "core/error.hpp"
 #include "core/object_store.hpp"
-#include "stores/host_store.hpp"
+#include "stores/connection.hpp"
 
 namespace yr_fastload {
 
@@ -32,7 +32,7 @@ inline constexpr std::size_t kGreetingBytes = 64;
 class HeteroSession {
  public:
   /// Throws kUnavailable if no worker answers in time, kDevice if the client has no device runtime.
-  HeteroSession(const HostStoreOptions& options, std::shared_ptr<Device> device);
+  HeteroSession(const Connection& connection, std::shared_ptr<Device> device);
   HeteroSession(const HeteroSession&) = delete;
   HeteroSession& operator=(const HeteroSession&) = delete;
   ~HeteroSession();

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "core/call_runner.hpp"
@@ -54,25 +53,16 @@ class Draft final : public ObjectDraft {
 
 class HostStore final : public ObjectStore {
  public:
-  explicit HostStore(const HostStoreOptions& options) : address_(options.host + ":" + std::to_string(options.port)) {
-    ds::ConnectOptions connect;
-    connect.host = options.host;
-    connect.port = options.port;
-    connect.connectTimeoutMs = static_cast<std::int32_t>(std::lround(options.connect_timeout_s * 1000));
-    connect.requestTimeoutMs = static_cast<std::int32_t>(std::lround(options.rpc_timeout_s * 1000));
+  explicit HostStore(const Connection& connection) : reserve_keys_(keys_at_once(connection, kBatchKeys)) {
     try {
-      client_ = runner_.run("connect", Deadline::after(options.connect_timeout_s + kCloseSeconds), [connect] {
-        auto client = std::make_shared<ds::KVClient>(connect);
+      const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
+      client_ = runner_.run("connect", deadline, [options = connect_options(connection)] {
+        auto client = std::make_shared<ds::KVClient>(options);
         check(client->Init(), "connect", {});
         return client;
       });
     } catch (const Error& error) {
-      throw Error(ErrorCode::kUnavailable, "connect",
-                  "no openYuanrong worker answers at " + address_ +
-                      "; start one with `yr-fastload worker start`, or set "
-                      "DS_WORKER_ADDR to one that runs (" +
-                      error.what() + ")",
-                  {address_});
+      throw cannot_connect(connection, error);
     }
   }
 
@@ -182,12 +172,12 @@ class HostStore final : public ObjectStore {
   std::vector<std::unique_ptr<ObjectDraft>> reserve(const Keys& keys, Span<const std::uint64_t> sizes,
                                                     std::uint32_t ttl_s, Deadline deadline) override {
     const std::vector<std::uint64_t> owned_sizes(sizes.begin(), sizes.end());
-    return call("reserve", deadline, [client = client_, keys, owned_sizes, ttl_s](ds::KVClient&) {
+    return call("reserve", deadline, [client = client_, keys, owned_sizes, ttl_s, most = reserve_keys_](ds::KVClient&) {
       std::vector<std::unique_ptr<ObjectDraft>> drafts;
       ds::SetParam param;
       param.ttlSecond = ttl_s;
       std::size_t first = 0;
-      in_batches(keys, kBatchKeys, [&](const Keys& batch) {
+      in_batches(keys, most, [&](const Keys& batch) {
         const auto begin = owned_sizes.begin() + static_cast<std::ptrdiff_t>(first);
         const std::vector<std::uint64_t> batch_sizes(begin, begin + static_cast<std::ptrdiff_t>(batch.size()));
         std::vector<std::shared_ptr<ds::Buffer>> buffers;
@@ -254,15 +244,15 @@ class HostStore final : public ObjectStore {
   }
 
   const pid_t pid_ = ::getpid();
-  const std::string address_;
+  const std::size_t reserve_keys_;
   CallRunner runner_{kCallThreads, kCloseSeconds};
   Client client_;
 };
 
 }  // namespace
 
-std::unique_ptr<ObjectStore> connect_host_store(const HostStoreOptions& options) {
-  return std::make_unique<HostStore>(options);
+std::unique_ptr<ObjectStore> connect_host_store(const Connection& connection) {
+  return std::make_unique<HostStore>(connection);
 }
 
 }  // namespace yr_fastload

@@ -41,7 +41,7 @@ void publish_staged(HeteroReceiver& connection, std::shared_ptr<const Plan> plan
   const Keys all = chunk_keys(key_prefix, plan->chunks());
   std::uint64_t chunk = 0;
   try {
-    in_batches(all, kPublishKeys, [&](const Keys& keys) {
+    in_batches(all, keys_at_once(connection.connection(), kPublishKeys), [&](const Keys& keys) {
       std::vector<BlobList> lists;
       for (std::size_t i = 0; i < keys.size(); ++i)
         lists.push_back(tensor_blobs(*plan, chunk++, memory, connection.device_index()));

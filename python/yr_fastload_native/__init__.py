@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yr_fastload_native._core import __version__
     from yr_fastload_native.config import Config
+    from yr_fastload_native.content import content_digest
     from yr_fastload_native.errors import (
         DeviceError,
         FastLoadError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from yr_fastload_native.loader import FastLoader
     from yr_fastload_native.publication import Publication
     from yr_fastload_native.report import LoadReport
+    from yr_fastload_native.secret import Secret
     from yr_fastload_native.worker import LocalWorker
 
 __all__ = [
@@ -39,9 +41,11 @@ __all__ = [
     "PartialTransferError",
     "Publication",
     "ResourceExhaustedError",
+    "Secret",
     "TransferTimeoutError",
     "UnavailableError",
     "__version__",
+    "content_digest",
 ]
 
 # Names are imported when first used: importing the package must stay cheap in processes that never load weights.
@@ -51,7 +55,9 @@ _HOME = {
     "LoadReport": "report",
     "LocalWorker": "worker",
     "Publication": "publication",
+    "Secret": "secret",
     "__version__": "_core",
+    "content_digest": "content",
 }
 
 

@@ -9,6 +9,7 @@ import typing_extensions
 
 __all__: list[str] = [
     "ChunkReader",
+    "Connection",
     "D2dReader",
     "D2dSource",
     "DIGEST_BLOCK_BYTES",
@@ -135,6 +136,27 @@ class PinnedPool:
         A block, None if that would pass the cap now.
         """
 
+class Connection:
+    """
+    One openYuanrong worker and how to connect to it; what it is shown cannot be read back.
+    """
+    def __init__(
+        self,
+        host: str,
+        port: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+        rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+        client_public_key: str = "",
+        client_private_key: str = "",
+        server_public_key: str = "",
+        access_key: str = "",
+        secret_key: str = "",
+        tenant_id: str = "",
+        token: str = "",
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+
 class ObjectStore:
     """
     Where chunks and small values are kept. TTLs are seconds; every call ends by its deadline.
@@ -237,11 +259,8 @@ class D2dSource:
     """
     def __init__(
         self,
-        host: str,
-        port: typing.SupportsInt | typing.SupportsIndex,
+        connection: Connection,
         *,
-        connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-        rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
         device: Device,
         lanes: collections.abc.Sequence[str],
         plan: Plan,
@@ -277,14 +296,7 @@ class HeteroReceiver:
     A connection for one device, and device memory where chunks land.
     """
     def __init__(
-        self,
-        host: str,
-        port: typing.SupportsInt | typing.SupportsIndex,
-        *,
-        connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-        rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-        device: Device,
-        landing_bytes: typing.SupportsInt | typing.SupportsIndex,
+        self, connection: Connection, *, device: Device, landing_bytes: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
     def greet(self, key_prefix: str) -> None:
         """
@@ -395,13 +407,7 @@ def chunk_keys(prefix: str, count: typing.SupportsInt | typing.SupportsIndex) ->
     The key of every chunk.
     """
 
-def connect_host_store(
-    host: str,
-    port: typing.SupportsInt | typing.SupportsIndex,
-    *,
-    connect_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-    rpc_timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-) -> ObjectStore:
+def connect_host_store(connection: Connection) -> ObjectStore:
     """
     Connect to an openYuanrong worker.
     """

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import time
-from array import array
 from collections.abc import Sequence
 
 import attrs
@@ -19,6 +18,7 @@ from yr_fastload_native.identity import Identity
 from yr_fastload_native.manifest import (
     Head,
     Manifest,
+    Taken,
     decode_digests,
     decode_head,
     decode_manifest,
@@ -52,14 +52,14 @@ class Generation:
     Attributes:
         head: The bytes that the head holds while this version is the current one.
         transports: By which it can be read.
-        digests: Of each chunk; None if the publisher had not taken them yet.
+        digests: None if the publisher had not taken them yet.
     """
 
     who: Identity
     manifest: Manifest
     head: bytes
     transports: tuple[str, ...]
-    digests: array[int] | None
+    digests: Taken | None
 
     @property
     def first_slot(self) -> str:
@@ -125,13 +125,13 @@ class Catalogue:
         return Generation(who, manifest, head, tuple(names.transports), found), values
 
     @staticmethod
-    def _digests(body: bytes | None, manifest: Manifest, op: str) -> array[int] | None:
+    def _digests(body: bytes | None, manifest: Manifest, op: str) -> Taken | None:
         if body is None:
             raise SupersededError  # they are gone, and so is the generation
         return None if body == _PENDING else decode_digests(body, manifest, op=op)
 
-    def wait_for_digests(self, generation: Generation, deadline: Deadline, *, op: str) -> array[int]:
-        """The digest of each chunk, once the publisher has taken them.
+    def wait_for_digests(self, generation: Generation, deadline: Deadline, *, op: str) -> Taken:
+        """The digests, once the publisher has taken them.
 
         Raises:
             SupersededError: The generation is no longer the current one.
@@ -147,10 +147,18 @@ class Catalogue:
                 time.sleep(min(_POLL_S, deadline.left()))
         return digests
 
-    def store_digests(self, generation: Generation, digests: memoryview, *, ttl_s: int, deadline: Deadline) -> None:
+    def store_digests(
+        self,
+        generation: Generation,
+        digests: memoryview,
+        sha256: list[str] | None,
+        *,
+        ttl_s: int,
+        deadline: Deadline,
+    ) -> None:
         name = generation.manifest.generation
         key = generation.who.digests_key(name)
-        self.store.set(key, encode_digests(name, digests), ttl_s=ttl_s, deadline_s=deadline.left())
+        self.store.set(key, encode_digests(name, digests, sha256), ttl_s=ttl_s, deadline_s=deadline.left())
 
     def is_current(self, generation: Generation, deadline: Deadline) -> bool:
         """Whether the head still names this generation."""

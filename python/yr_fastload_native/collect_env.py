@@ -81,6 +81,8 @@ def _settings() -> dict[str, Any] | str:
         found = {**attrs.asdict(Config.from_env()), **attrs.asdict(ExchangeConfig.from_env())}
     except FastLoadError as error:
         return str(error)
+    if found["tenant_id"]:
+        found["tenant_id"] = "(not shown)"
     return {**found, "DS_WORKER_ADDR": Config.worker_from_env()}
 
 

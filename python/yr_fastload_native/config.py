@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ from typing import Any
 import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.secret import Secret
 
-__all__ = ["ENVIRONMENT_PREFIX", "TRANSPORTS", "Config", "ExchangeConfig", "allowed", "parse_address"]
+__all__ = ["ENVIRONMENT_PREFIX", "SECRETS", "TRANSPORTS", "Config", "ExchangeConfig", "allowed", "parse_address"]
 
 ENVIRONMENT_PREFIX = "YR_FASTLOAD_"
 _SIMULATED = ENVIRONMENT_PREFIX + "SIM"  # the simulated devices read theirs themselves
 _WORKER_VARIABLE = "DS_WORKER_ADDR"
+_TENANT_VARIABLE = "DATASYSTEM_TENANT_ID"
 _MIB = 1 << 20
 _MAX_TEXT = 255
+_TENANT = re.compile(r"[a-zA-Z0-9\-_!@#%^*()+=:;]{1,128}")  # what openYuanrong takes in a key
+_PIN = re.compile(r"[0-9a-f]{64}")
 TRANSPORTS = ("d2d", "staged", "host")  # from the fastest to the one that works everywhere
 
 _Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
@@ -83,8 +88,12 @@ def _boolean(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         raise _refuse(attribute, value, "True or False")
 
 
-def _setting(default: Any, check: _Check, meaning: str, unit: str = "") -> Any:
-    return attrs.field(default=default, validator=check, metadata={"meaning": meaning, "unit": unit})
+def _setting(default: Any, check: _Check, meaning: str, unit: str = "", *, shown: bool = True) -> Any:
+    return attrs.field(default=default, validator=check, metadata={"meaning": meaning, "unit": unit}, repr=shown)
+
+
+def _secret(meaning: str) -> Any:
+    return attrs.field(default=Secret(), converter=Secret.of, metadata={"meaning": meaning, "unit": ""}, repr=False)
 
 
 def _text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -95,6 +104,20 @@ def _text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 def _path(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or "\0" in value:
         raise _refuse(attribute, value, "a path")
+
+
+def _tenant(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or (value and _TENANT.fullmatch(value) is None):
+        raise InvalidArgumentError(
+            f"{attribute.name} is not allowed; use a text of at most 128 letters, digits and -_!@#%^*()+=:;",
+            op="config",
+        )
+
+
+def _pins(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    pins = value.split(",") if isinstance(value, str) else [""]
+    if value != "" and not all(_PIN.fullmatch(pin) for pin in pins):
+        raise _refuse(attribute, value, "SHA-256 sums of 64 lower-case hex digits, joined by ','")
 
 
 def _json_object(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -195,6 +218,38 @@ class Config:
     max_manifest_bytes: int = _setting(
         256 * _MIB, _number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"
     )
+    publish_sha256: bool = _setting(
+        False,
+        _boolean,
+        "Whether a publication also tells the SHA-256 of every tensor, which readers with `trusted_digests` need; a "
+        "second or so a GiB and core.",
+    )
+    trusted_digests: str = _setting(
+        "",
+        _pins,
+        "Content digests (`Publication.digest`) joined by `,`: nothing else is loaded, and every byte is compared by "
+        "SHA-256. Empty trusts whoever the worker lets publish.",
+    )
+    curve_key_dir: str = _setting(
+        "",
+        _path,
+        "Directory of curve keys for a worker that has `enable_curve_zmq`: `client.key`, `client.key_secret` and "
+        "`worker.key`; `yr-fastload worker keys` makes one. A worker started by `auto` asks for these keys. Empty for "
+        "none.",
+    )
+    access_key: Secret = _secret("Access key (AK) for a worker that asks for one; never shown.")
+    access_key_file: str = _setting("", _path, "File that holds `access_key`, mode 0600.")
+    secret_key: Secret = _secret("Secret key (SK) of `access_key`; never shown.")
+    secret_key_file: str = _setting("", _path, "File that holds `secret_key`, mode 0600.")
+    token: Secret = _secret("Token for a worker that asks its IAM server about tokens; never shown.")
+    token_file: str = _setting("", _path, "File that holds `token`, mode 0600.")
+    tenant_id: str = _setting(
+        "",
+        _tenant,
+        "Tenant whose publications are seen; a worker with `authorization_enable` holds a client to its own, any other "
+        "worker takes its word.",
+        shown=False,
+    )
     worker_memory_mb: int = _setting(
         0,
         _number(int, 0, 1 << 30),
@@ -217,6 +272,12 @@ class Config:
         """The worker that ``DS_WORKER_ADDR`` names, None without it."""
         environ = os.environ if environ is None else environ
         return environ.get(_WORKER_VARIABLE) or None
+
+    @staticmethod
+    def tenant_from_env(environ: Mapping[str, str] | None = None) -> str:
+        """The tenant that openYuanrong's client takes where it is given none: ``DATASYSTEM_TENANT_ID``."""
+        environ = os.environ if environ is None else environ
+        return environ.get(_TENANT_VARIABLE, "")
 
     @staticmethod
     def runtime_directory(environ: Mapping[str, str] | None = None) -> Path | None:
@@ -289,6 +350,10 @@ class ExchangeConfig:
         return cls(**_read(cls, environ, settings))
 
 
+# Settings whose values are shown nowhere.
+SECRETS = frozenset(field.name for field in attrs.fields(Config) if isinstance(field.default, Secret))
+
+
 def _read(cls: type, environ: Mapping[str, str] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments for a class of settings: those given, then those of the environment."""
     environ = os.environ if environ is None else environ
@@ -319,6 +384,13 @@ def _kind(attribute: attrs.Attribute[Any]) -> type:
 
 
 def _parse(name: str, text: str, kind: type) -> Any:
+    if kind is Secret:
+        try:
+            return Secret(text)
+        except InvalidArgumentError:
+            raise InvalidArgumentError(
+                f"{name} has to hold one line of printable ASCII without blanks", op="config"
+            ) from None
     if kind is bool:
         try:
             return {"1": True, "true": True, "0": False, "false": False}[text.lower()]

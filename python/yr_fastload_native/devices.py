@@ -8,7 +8,7 @@ import glob
 import attrs
 
 from yr_fastload_native import _core, sim
-from yr_fastload_native.config import Config, parse_address
+from yr_fastload_native.config import Config
 from yr_fastload_native.errors import DeviceError
 from yr_fastload_native.tensors import TensorTable
 
@@ -43,9 +43,9 @@ class Site:
 class Sites:
     """The devices that one loader uses, each opened when first asked for."""
 
-    def __init__(self, config: Config, worker: str) -> None:
+    def __init__(self, config: Config, connection: _core.Connection) -> None:
         self._config = config
-        self._host, self._port = parse_address(worker, op="connect")
+        self._connection = connection
         self._sites: dict[int, Site] = {}
 
     def of(self, table: TensorTable, op: str) -> Site:
@@ -100,12 +100,5 @@ class Sites:
             )
         config = self._config
         device = _core.acl_device(index)
-        receiver = _core.HeteroReceiver(
-            self._host,
-            self._port,
-            connect_timeout_s=config.connect_timeout_s,
-            rpc_timeout_s=config.rpc_timeout_s,
-            device=device,
-            landing_bytes=config.staging_bytes,
-        )
+        receiver = _core.HeteroReceiver(self._connection, device=device, landing_bytes=config.staging_bytes)
         return Site(device, _core.PinnedPool(device, config.staging_bytes), receiver)

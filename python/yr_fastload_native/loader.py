@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +15,9 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Catalogue, SupersededError
-from yr_fastload_native.config import Config, parse_address
+from yr_fastload_native.config import Config
+from yr_fastload_native.content import check_trusted
+from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Sites
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
@@ -49,7 +51,7 @@ class FastLoader:
 
         Raises:
             UnavailableError: No worker answers, or none could be started.
-            InvalidArgumentError: ``DS_WORKER_ADDR`` is no address.
+            InvalidArgumentError: ``DS_WORKER_ADDR`` is no address, or a file with a key or secret cannot be used.
         """
         self.config = Config.from_env() if config is None else config
         self._leave_local_worker: Callable[[], object] = lambda: None
@@ -59,15 +61,17 @@ class FastLoader:
         self._loads = 0
         self._loaded_bytes = 0
         self._retried_chunks = 0
+        credentials = Credentials.of(self.config)
         self.worker = self._worker_address()
         self._copy_threads = self.config.copy_threads or min(8, len(os.sched_getaffinity(0)))
         try:
-            store = self._connect()
+            self._connection = credentials.connection(self.worker, self.config)
+            store = _core.connect_host_store(self._connection)
         except BaseException:
             self._leave_local_worker()
             raise
         self._store: _core.ObjectStore | None = store
-        self._sites = Sites(self.config, self.worker)
+        self._sites = Sites(self.config, self._connection)
         self._sites.prepare()
         close_at_exit(self)
 
@@ -77,7 +81,9 @@ class FastLoader:
             address = Config.worker_from_env() or "auto"
         if address == "auto":
             local = LocalWorker(
-                memory_mb=self.config.worker_memory_mb, start_timeout_s=self.config.worker_start_timeout_s
+                memory_mb=self.config.worker_memory_mb,
+                start_timeout_s=self.config.worker_start_timeout_s,
+                curve_key_dir=self.config.curve_key_dir or None,
             )
             address = local.start().address
             leave = weakref.finalize(self, local.stop)
@@ -85,20 +91,10 @@ class FastLoader:
             self._leave_local_worker = leave
         return address
 
-    def _connect(self) -> _core.ObjectStore:
-        host, port = parse_address(self.worker, op="connect")
-        return _core.connect_host_store(
-            host,
-            port,
-            connect_timeout_s=self.config.connect_timeout_s,
-            rpc_timeout_s=self.config.rpc_timeout_s,
-        )
-
     def _worker(self, op: str) -> Worker:
         if self._store is None:
             raise InvalidArgumentError("this FastLoader is closed", op=op)
-        host, port = parse_address(self.worker, op=op)
-        return Worker(Catalogue(self._store, self.config), self.config, host, port, self._copy_threads)
+        return Worker(Catalogue(self._store, self.config), self.config, self._connection, self._copy_threads)
 
     # -- publish ------------------------------------------------------------------------------------------------
 
@@ -208,6 +204,7 @@ class FastLoader:
         *,
         deadline_s: float | None = None,
         progress: Progress | None = None,
+        trusted_digests: str | Iterable[str] | None = None,
     ) -> LoadReport:
         """Fill every parameter and buffer in place with what is published under ``identity``.
 
@@ -221,12 +218,16 @@ class FastLoader:
             identity: As it was published.
             deadline_s: Bound of the whole call, seconds; by default ``config.deadline_s``.
             progress: As in `publish`.
+            trusted_digests: Content digests (`Publication.digest`, `content_digest`), by default those of the config.
+                What is published has to be one of these, or nothing is written; then every byte is compared by SHA-256.
+                So a malicious publisher is found out, and a malicious source.
 
         Raises:
             NotPublishedError: No live source publishes this identity.
             LayoutMismatchError: The tensors are not those that were published; nothing was written.
             DeviceError: No transport of the publication can reach these tensors.
-            IntegrityError: Manifest or bytes are damaged, and stayed so when asked for again.
+            IntegrityError: Manifest or bytes are damaged, and stayed so when asked for again; or they are none of the
+                trusted ones.
             PartialTransferError: Chunks are missing, and stayed so; ``failed_keys`` names them.
             TransferTimeoutError: Not done within the deadline.
             UnavailableError: The worker does not answer.
@@ -238,7 +239,9 @@ class FastLoader:
         who = Identity.of(identity, op="load")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
         table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
-        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress)
+        trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
+        pins = None if trusted is None else check_trusted(trusted, op="load")
+        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins)
         puller.stages["layout"] = time.perf_counter() - started
         try:
             pulled = self._pull(puller)

@@ -11,11 +11,12 @@ import os
 import socket
 import time
 from array import array
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from yr_fastload_native import _core
+from yr_fastload_native.content import digest_of
 from yr_fastload_native.errors import (
     FastLoadError,
     IntegrityError,
@@ -29,6 +30,7 @@ __all__ = [
     "FORMAT",
     "Head",
     "Manifest",
+    "Taken",
     "build_manifest",
     "decode_digests",
     "decode_head",
@@ -46,6 +48,7 @@ _Index = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 32) - 1)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 _Shape = Annotated[list[_Size], msgspec.Meta(max_length=64)]
 _Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+_Sha256 = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 _Generation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
 
 
@@ -69,16 +72,27 @@ class ChunkEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     digest: _Hex64 | None
 
 
-class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The digests of a generation whose publisher took them after it had announced it."""
 
     format: int
     digest: str
     generation: _Generation
     chunks: list[_Hex64]
+    sha256: list[_Sha256] | None = None
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Taken(NamedTuple):
+    """Digests of a generation: of each chunk, and the SHA-256 of each tensor if its publisher took that.
+
+    A tensor that moves never has an empty one.
+    """
+
+    chunks: array[int]
+    sha256: list[str] | None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     format: int
     digest: str
     identity: dict[str, Any]
@@ -89,16 +103,23 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunks: list[ChunkEntry]
     publisher: str
     published_unix_s: float
+    sha256: list[_Sha256] | None = None
 
     def plan(self) -> _core.Plan:
         """The plan that its tensors and limits give."""
         sizes = array("Q", [0 if tensor.alias else tensor.bytes for tensor in self.tensors])
         return _core.make_plan(sizes, chunk_bytes=self.chunk_bytes, max_blobs=self.max_blobs)
 
-    def digests(self) -> array[int] | None:
-        """The digest of each chunk; None if they are published beside it."""
+    def digests(self) -> Taken | None:
+        """The digests; None if they are published beside it."""
         values = [chunk.digest for chunk in self.chunks if chunk.digest is not None]
-        return array("Q", [int(value, 16) for value in values]) if len(values) == len(self.chunks) else None
+        if len(values) < len(self.chunks):
+            return None
+        return Taken(array("Q", [int(value, 16) for value in values]), self.sha256)
+
+    def content_digest(self, identity: Identity, sha256: list[str]) -> str:
+        """What `content_digest` says of these tensors, if these are their sums."""
+        return digest_of(identity, self.tensors, [tensor.alias for tensor in self.tensors], sha256)
 
     def chunk_tensors(self, plan: _core.Plan, chunk: int) -> list[str]:
         """Names of the tensors that have bytes in a chunk."""
@@ -176,8 +197,19 @@ def build_manifest(
     plan: _core.Plan,
     digests: memoryview | None,
     limits: tuple[int, int],
+    sha256: list[str] | None = None,
 ) -> Manifest:
-    """Describe tensors that were published under a plan made with ``limits`` (chunk_bytes, max_blobs)."""
+    """Describe tensors that were published under a plan made with ``limits`` (chunk_bytes, max_blobs).
+
+    Args:
+        identity: Of the weights.
+        generation: Their name.
+        table: The tensors.
+        plan: Of their chunks.
+        digests: Of each chunk; None if they follow.
+        limits: Of the plan.
+        sha256: Of each tensor; None if nobody asked for it, or they follow.
+    """
     place = _places(plan)
     tensors = [
         TensorEntry(
@@ -205,6 +237,7 @@ def build_manifest(
         chunks,
         f"{socket.gethostname()}:{os.getpid()}",
         time.time(),
+        sha256,
     )
 
 
@@ -269,11 +302,11 @@ def decode_manifest(
     return manifest
 
 
-def encode_digests(generation: str, digests: memoryview) -> bytes:
-    return msgspec.json.encode(Digests(FORMAT, _DIGEST, generation, [f"{value:016x}" for value in digests]))
+def encode_digests(generation: str, digests: memoryview, sha256: list[str] | None) -> bytes:
+    return msgspec.json.encode(Digests(FORMAT, _DIGEST, generation, [f"{value:016x}" for value in digests], sha256))
 
 
-def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> array[int]:
+def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> Taken:
     """Parse the digests that belong to a manifest.
 
     Raises:
@@ -284,7 +317,14 @@ def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> array[int]:
     mine = (_DIGEST, manifest.generation, len(manifest.chunks))
     if (digests.digest, digests.generation, len(digests.chunks)) != mine:
         raise IntegrityError("the list of digests is of another generation or format", op=op)
-    return array("Q", [int(value, 16) for value in digests.chunks])
+    _check_sums(manifest, digests.sha256, op)
+    return Taken(array("Q", [int(value, 16) for value in digests.chunks]), digests.sha256)
+
+
+def _check_sums(manifest: Manifest, sha256: list[str] | None, op: str) -> None:
+    moves = [tensor.chunk >= 0 for tensor in manifest.tensors]
+    if sha256 is not None and [bool(of_bytes) for of_bytes in sha256] != moves:
+        raise IntegrityError("the list of SHA-256 sums is not one of each tensor that moves", op=op)
 
 
 def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: str) -> None:
@@ -297,6 +337,8 @@ def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: st
         raise refuse("it is of another identity or generation")
     if len({chunk.digest is None for chunk in manifest.chunks}) > 1:
         raise refuse("some of its chunks have a digest and some have none")
+    if manifest.sha256 is not None and manifest.digests() is None:
+        raise refuse("its sums are here and its digests are not")
     tensors = {tensor.name: tensor for tensor in manifest.tensors}
     if len(tensors) != len(manifest.tensors):
         raise refuse("two tensors have one name")
@@ -317,6 +359,7 @@ def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: st
             owner = tensors.get(tensor.alias[0])
             if owner is None or owner.alias is not None or tensor.alias[1] + tensor.bytes > owner.bytes:
                 raise refuse(f"tensor {tensor.name!r} does not lie in {tensor.alias[0]!r}")
+    _check_sums(manifest, manifest.sha256, op)
 
 
 def mapped_addresses(manifest: Manifest, table: TensorTable) -> array[int]:

@@ -85,6 +85,7 @@ class Publication:
         seconds: float,
         member: Member | None = None,
         served: Served | None = None,
+        digest: str | None = None,
     ) -> None:
         self.identity: Mapping[str, Any] = generation.who.fields
         self.generation = generation.manifest.generation
@@ -97,6 +98,7 @@ class Publication:
         self._member = member
         self._served = served
         self._settling: Settling | None = None
+        self._digest = digest
         self._failed = ""
         close_at_exit(self)
         if member is not None:
@@ -116,6 +118,15 @@ class Publication:
     def _give_up(self, why: str) -> None:
         self._failed = why
         self.close()
+
+    @property
+    def digest(self) -> str | None:
+        """What a reader passes as ``trusted_digests`` to load these weights and no others; see `content_digest`.
+
+        None without ``publish_sha256``, and by `d2d` until it is settled; of what was loaded, None unless it was
+        compared with such a digest.
+        """
+        return self._digest if self._settling is None else self._settling.digest
 
     @property
     def state(self) -> str:

@@ -14,6 +14,7 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation, SupersededError
 from yr_fastload_native.chain import chunk_bytes, to_offer
+from yr_fastload_native.content import digest_of, entries, sums
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import (
@@ -23,7 +24,7 @@ from yr_fastload_native.errors import (
     UnavailableError,
 )
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import build_manifest, mapped_addresses
+from yr_fastload_native.manifest import Manifest, build_manifest, mapped_addresses
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling, versions
@@ -56,6 +57,7 @@ class _Made:
     generation: Generation
     joined: bool
     member: Member | None
+    digest: str | None
 
 
 class Publisher:
@@ -80,6 +82,7 @@ class Publisher:
         self._progress = progress
         self._offers = to_offer(worker.config, is_npu=site.is_npu)
         self._versions = versions(table)
+        self._sha256: list[str] | None = None
         # Until the lease renews it, the first chunk must live as long as the last one takes.
         self._ttl_s = math.ceil(worker.config.publish_deadline_s) + worker.catalogue.data_ttl_s
 
@@ -113,6 +116,7 @@ class Publisher:
             seconds=time.perf_counter() - started,
             member=member,
             served=self._served(generation) if member is not None else None,
+            digest=made.digest,
         )
         if member is not None and generation.manifest.digests() is None and not made.joined:
             publication.settle(lambda give_up: self._settle(generation, member, give_up))
@@ -140,6 +144,9 @@ class Publisher:
                 self._config.publish_deadline_s,
                 check,
             ),
+            (lambda check: sums(self._table, self._worker.copy_threads, check))
+            if self._config.publish_sha256
+            else None,
             give_up,
             self._config.publish_deadline_s,
             self._ttl_s,
@@ -148,6 +155,16 @@ class Publisher:
     def _drop(self, made: _Made) -> None:
         if made.member is not None:
             made.member.leave()
+
+    def _sums(self) -> list[str] | None:
+        """The SHA-256 of each tensor, if that is to be published."""
+        if self._sha256 is None and self._config.publish_sha256:
+            self._sha256 = sums(self._table, self._worker.copy_threads, self._deadline.left)
+        return self._sha256
+
+    def _digest(self) -> str | None:
+        """Of the content, if the sums were taken."""
+        return None if self._sha256 is None else digest_of(self._who, *entries(self._table), self._sha256)
 
     # -- a generation that is there -------------------------------------------------------------------------------
 
@@ -173,11 +190,21 @@ class Publisher:
             deadline.left(),
             None,
         )
-        return current if list(mine) == list(theirs) else None
+        if list(mine) != list(theirs.chunks):
+            return None
+        # By SHA-256 too: somebody may have made other bytes for the same digests.
+        return current if self._same_sums(current.manifest, theirs.sha256) else None
+
+    def _same_sums(self, manifest: Manifest, theirs: list[str] | None) -> bool:
+        mine = self._sums()
+        if mine is None:
+            return True
+        index = self._table.index
+        return theirs is not None and theirs == [mine[index[tensor.name]] for tensor in manifest.tensors]
 
     def _join(self, generation: Generation) -> _Made:
         if "d2d" not in generation.transports:
-            return _Made(generation, True, None)
+            return _Made(generation, True, None, self._digest())
         manifest, store = generation.manifest, self._catalogue.store
         member = self._serve(manifest.generation, manifest.plan(), mapped_addresses(manifest, self._table))
         try:
@@ -186,7 +213,7 @@ class Publisher:
         except BaseException:
             member.leave()
             raise
-        return _Made(generation, True, member)
+        return _Made(generation, True, member, self._digest())
 
     # -- a new one ------------------------------------------------------------------------------------------------
 
@@ -212,16 +239,17 @@ class Publisher:
                 member = self._serve(name, plan, table.addresses)
                 member.claim_first()
             digests = self._store_chunks(job)
-            manifest = build_manifest(who, name, table, plan, digests, limits)
+            sha256 = None if digests is None else self._sums()
+            manifest = build_manifest(who, name, table, plan, digests, limits, sha256)
             made, body = catalogue.describe(who, manifest, self._offers)
             place = member.held if member is not None else ("", b"")
             if catalogue.announce(made, body, deadline, place=place, replace=False):
-                return _Made(made, False, member)
+                return _Made(made, False, member, self._digest())
             # Somebody published while we did. The same bytes: theirs will do. Other bytes: the later one counts.
             twin = self._twin()
             if twin is None:
                 catalogue.announce(made, body, deadline, place=place, replace=True)
-                return _Made(made, False, member)
+                return _Made(made, False, member, self._digest())
         except BaseException:
             if member is not None:
                 member.leave()

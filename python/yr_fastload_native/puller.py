@@ -13,6 +13,7 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation, SupersededError
 from yr_fastload_native.chain import Candidate, to_try
+from yr_fastload_native.content import sums
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import (
@@ -42,6 +43,7 @@ __all__ = ["Pulled", "Puller"]
 _log = logging.getLogger(__name__)
 
 _BUSY_S = 0.05
+_PUBLISHER_CHARS = 80
 _Failure = tuple[int, str, str]  # chunk, error code, detail
 
 # What one transport may fail with while another one still works.
@@ -65,6 +67,7 @@ class Pulled:
         transport: The one that brought the most bytes.
         member: This process's part in serving it device to device, if it has one.
         served: What it serves then.
+        digest: Of the content, if it was compared with a trusted one.
     """
 
     generation: Generation
@@ -72,6 +75,7 @@ class Pulled:
     chunks_retried: int
     member: Member | None
     served: Served | None
+    digest: str | None
 
     def join(self, worker: Worker, deadline: Deadline, report: LoadReport) -> Publication:
         """Keep the generation published, as one more source of it."""
@@ -88,8 +92,24 @@ class Pulled:
         if member is not None:
             member.start()
         return Publication(
-            generation, lease, joined=True, size=report.bytes, seconds=report.seconds, member=member, served=self.served
+            generation,
+            lease,
+            joined=True,
+            size=report.bytes,
+            seconds=report.seconds,
+            member=member,
+            served=self.served,
+            digest=self.digest,
         )
+
+
+@attrs.frozen
+class _Trust:
+    """What the bytes of a load have to be: the SHA-256 of each tensor, in the manifest's order."""
+
+    digest: str
+    sha256: list[str]
+    publisher: str
 
 
 class Puller:
@@ -109,6 +129,7 @@ class Puller:
         site: Site,
         deadline: Deadline,
         progress: Progress | None,
+        trusted: frozenset[str] | None,
     ) -> None:
         self._worker = worker
         self._config = worker.config
@@ -117,6 +138,7 @@ class Puller:
         self._site = site
         self._deadline = deadline
         self._progress = progress
+        self._trusted = trusted
         self.stages: dict[str, float] = {"layout": 0.0, "manifest": 0.0, "fetch": 0.0, "copy": 0.0, "verify": 0.0}
         self.steps: list[dict[str, Any]] = []
         self.memory_written = False
@@ -143,6 +165,7 @@ class Puller:
         beside = member.first_keys() if member is not None else []
         generation, places = catalogue.read(self._who, head, names, deadline, op="load", beside=beside)
         try:
+            trust = None if self._trusted is None else self._check_trusted(generation, self._trusted)
             if member is not None:
                 self._join(member, places)
             manifest = generation.manifest
@@ -151,6 +174,8 @@ class Puller:
             job = LoadJob(self._worker, generation, self._site, plan, deadline)
             self.stages["manifest"] += time.perf_counter() - started
             transport, retried = _Load(self, job, mapped_addresses(manifest, self._table), member).run(candidates)
+            if trust is not None:
+                self._compare(manifest, trust)
         except BaseException:
             if member is not None:
                 member.leave()
@@ -161,7 +186,48 @@ class Puller:
         served = None
         if member is not None:
             served = Served(catalogue, generation, self._table, self._site, self._worker.copy_threads)
-        return Pulled(generation, transport, retried, member, served)
+        return Pulled(generation, transport, retried, member, served, None if trust is None else trust.digest)
+
+    def _check_trusted(self, generation: Generation, trusted: frozenset[str]) -> _Trust:
+        """What the bytes have to be, before the first of them is asked for."""
+        manifest = generation.manifest
+        publisher = f"publisher {manifest.publisher[:_PUBLISHER_CHARS]!r} (as it calls itself)"
+        sha256 = self._worker.catalogue.wait_for_digests(generation, self._deadline, op="load").sha256
+        if sha256 is None:
+            raise IntegrityError(
+                f"{publisher} does not tell the SHA-256 of its tensors, which trusted_digests are compared with; "
+                "set publish_sha256 where these weights are published",
+                op="load",
+                failed_keys=[self._who.head_key],
+            )
+        digest = manifest.content_digest(self._who, sha256)
+        if digest not in trusted:
+            raise IntegrityError(
+                f"{publisher} has published weights of content digest {digest}, which is none of the "
+                f"{len(trusted)} in trusted_digests; nothing was written",
+                op="load",
+                failed_keys=[self._who.head_key],
+            )
+        return _Trust(digest, sha256, publisher)
+
+    def _compare(self, manifest: Manifest, trust: _Trust) -> None:
+        """Compare every byte with what was trusted, by SHA-256."""
+        started = time.perf_counter()
+        table = self._table
+        mine = sums(table, self._worker.copy_threads, self._deadline.left)
+        wrong = [
+            tensor.name
+            for tensor, wanted in zip(manifest.tensors, trust.sha256, strict=True)
+            if mine[table.index[tensor.name]] != wanted
+        ]
+        self.stages["sha256"] = time.perf_counter() - started
+        if wrong:
+            raise IntegrityError(
+                f"{len(wrong)} of {len(manifest.tensors)} tensors are not the trusted ones by SHA-256, such as "
+                f"{wrong[0]!r}: {trust.publisher}, or a source that it left them to, served other bytes",
+                op="load",
+                failed_keys=wrong,
+            )
 
     def _join(self, member: Member, places: list[bytes | None]) -> None:
         """Take a place among those who serve this generation, and have the way to the first peer set up."""
@@ -184,7 +250,8 @@ class _Load:
         self._member = member
         self._manifest: Manifest = job.generation.manifest
         self._wanted = array("Q", range(job.plan.chunks))
-        self._digests = job.generation.digests
+        taken = job.generation.digests
+        self._digests = None if taken is None else taken.chunks
         self._retried = 0
         self._source: _core.D2dSource | None = None
         if member is not None and job.worker.config.hold:
@@ -378,7 +445,7 @@ class _Load:
         else:
             values = transport_digests.of_chunks(job.plan, self._puller._table, self._manifest, arrived)
         if self._digests is None:
-            self._digests = job.worker.catalogue.wait_for_digests(job.generation, job.deadline, op="load")
+            self._digests = job.worker.catalogue.wait_for_digests(job.generation, job.deadline, op="load").chunks
         wrong = []
         for chunk, value in zip(arrived, values, strict=True):
             if value != self._digests[chunk]:

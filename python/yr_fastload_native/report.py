@@ -31,7 +31,7 @@ class LoadReport:
         verified: Whether every byte was compared with the publisher's digest.
         chunks_retried: Chunks that were asked for again because they were missing or damaged.
         stages: Seconds by stage: ``layout``, ``manifest``, ``fetch`` (wall time of one thread) and ``copy`` (digest
-            included, summed over the copying threads); fetch and copy overlap.
+            included, summed over the copying threads); fetch and copy overlap; ``sha256`` with ``trusted_digests``.
     """
 
     bytes: int

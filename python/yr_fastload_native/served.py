@@ -51,7 +51,7 @@ class Served:
             if tensor.bytes and getattr(tensor.owner, "data_ptr", lambda at=tensor.address: at)() != tensor.address
         ]
         try:
-            published = self.catalogue.wait_for_digests(self.generation, deadline, op="check")
+            published = self.catalogue.wait_for_digests(self.generation, deadline, op="check").chunks
         except SupersededError:
             raise NotPublishedError("a newer generation took over", op="check") from None
         now = transport_digests.take(

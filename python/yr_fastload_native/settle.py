@@ -32,8 +32,12 @@ class Settling:
     A publication by reference copies nothing, so that it can be announced at once; reading all bytes for their digests
     would take the most of its time. A reader that is faster than this waits for them, and loads nothing unverified.
 
+    Attributes:
+        digest: Of the content, once it is settled and if sums are taken.
+
     Args:
         take: Digest of each chunk; its argument is called now and then and raises to stop it.
+        sums: The SHA-256 of each tensor, likewise, if that is wanted.
         give_up: Called if the chunks cannot be served or verified; it must not wait for this thread.
     """
 
@@ -45,12 +49,14 @@ class Settling:
         table: TensorTable,
         published_versions: list[int],
         take: Callable[[Callable[[int, int], None]], memoryview],
+        sums: Callable[[Callable[[], None]], list[str]] | None,
         give_up: Callable[[str], None],
         deadline_s: float,
         ttl_s: int,
     ) -> None:
         self._stopped = threading.Event()
         self._settled = threading.Event()
+        self.digest: str | None = None
         self._arguments: Any = (
             catalogue,
             generation,
@@ -58,6 +64,7 @@ class Settling:
             table,
             published_versions,
             take,
+            sums,
             give_up,
             deadline_s,
             ttl_s,
@@ -83,11 +90,12 @@ class Settling:
             raise _StoppedError
 
     def _run(self) -> None:
-        catalogue, generation, source, table, before, take, give_up, deadline_s, ttl_s = self._arguments
+        catalogue, generation, source, table, before, take, sums, give_up, deadline_s, ttl_s = self._arguments
         self._arguments = None
         deadline = Deadline(deadline_s, "publish")
         try:
             digests = take(self._check)
+            sha256 = None if sums is None else sums(self._check)
             source.wait(deadline_s=deadline.left())
             self._check()
             if versions(table) != before:
@@ -95,7 +103,9 @@ class Settling:
                     t.name for t, old, new in zip(table.tensors, before, versions(table), strict=True) if old != new
                 ]
                 raise RuntimeError(f"tensors changed while they were being published: {changed[:3]}")
-            catalogue.store_digests(generation, digests, ttl_s=ttl_s, deadline=deadline)
+            catalogue.store_digests(generation, digests, sha256, ttl_s=ttl_s, deadline=deadline)
+            if sha256 is not None:
+                self.digest = generation.manifest.content_digest(generation.who, sha256)
             self._settled.set()
         except _StoppedError:
             return

@@ -14,7 +14,7 @@ import torch
 
 from yr_fastload_native import _core
 
-__all__ = ["chunk_digests"]
+__all__ = ["bytes_of", "chunk_digests"]
 
 _BLOCK_BYTES = 8192
 _COLUMNS = _BLOCK_BYTES // 8
@@ -57,7 +57,7 @@ def _keys(device: str) -> tuple[Any, Any]:
     return low, high
 
 
-def _bytes_of(tensor: Any, offset: int, size: int) -> Any:
+def bytes_of(tensor: Any, offset: int, size: int) -> Any:
     """A run of the memory that a dense tensor spans, as uint8; nothing is copied."""
     flat = torch.empty(0, dtype=torch.uint8, device=tensor.device)
     start = tensor.storage_offset() * tensor.element_size() + offset
@@ -90,7 +90,7 @@ def _blob_sum(tensor: Any, offset: int, size: int) -> Any:
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     step = _SLICE_BLOCKS * _BLOCK_BYTES
     for start in range(0, size, step):
-        data = _bytes_of(tensor, offset + start, min(step, size - start))
+        data = bytes_of(tensor, offset + start, min(step, size - start))
         total = total + _row_sum(data, start // _BLOCK_BYTES)
     return total
 

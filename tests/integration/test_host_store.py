@@ -15,7 +15,7 @@ pytestmark = pytest.mark.worker
 @pytest.fixture
 def store(worker: str) -> _core.ObjectStore:
     host, _, port = worker.rpartition(":")
-    return _core.connect_host_store(host, int(port), connect_timeout_s=5, rpc_timeout_s=5)
+    return _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))
 
 
 def test_keys_are_set_together_or_not_at_all(store: _core.ObjectStore) -> None:

@@ -13,6 +13,7 @@ def use(model: Any, tensors: dict[str, Any], identity: Mapping[str, Any]) -> flo
     with fl.LocalWorker(memory_mb=512) as worker, fl.FastLoader(fl.Config(worker=worker.address)) as loader:
         publication: fl.Publication = loader.publish(model, identity, progress=lambda done, total: None)
         report: fl.LoadReport = loader.load(tensors, identity, deadline_s=5.0)
+        loader.load(tensors, identity, trusted_digests=[fl.content_digest(tensors, identity)])
         stages: Mapping[str, float] = report.stages
         stats: dict[str, Any] = loader.stats()
         publication.close()

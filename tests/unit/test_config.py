@@ -7,8 +7,9 @@ from typing import Any
 import attrs
 import pytest
 
-from yr_fastload_native.config import ENVIRONMENT_PREFIX, Config, parse_address
+from yr_fastload_native.config import ENVIRONMENT_PREFIX, SECRETS, Config, parse_address
 from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.secret import Secret
 
 MIB = 1 << 20
 
@@ -37,18 +38,27 @@ CHOICES = {
     "verify": ("digest", "layout"),
     "staging": ("auto", "always"),
 }
+SECRET_TEXTS = ("access_key", "secret_key", "token")
+PATHS = ("curve_key_dir", "access_key_file", "secret_key_file", "token_file")
 TEXTS = {
     **{name: (str(high), high) for name, (_, high, _, _) in BOUNDS.items()},
     **{name: (last, last) for name, (*_, last) in CHOICES.items()},
     "worker": ("10.0.0.1:31501", "10.0.0.1:31501"),
     "hold": ("0", False),
     "publish_as": ("d2d+staged", "d2d+staged"),
+    **{name: ("s3cret", Secret("s3cret")) for name in SECRET_TEXTS},
+    **dict.fromkeys(PATHS, ("/some/where", "/some/where")),
+    "tenant_id": ("team-a", "team-a"),
+    "publish_sha256": ("1", True),
+    "trusted_digests": (f"{'a' * 64},{'0' * 64}", f"{'a' * 64},{'0' * 64}"),
 }
 FIELDS = {field.name: field for field in attrs.fields(Config)}
 
 
 def test_the_tables_above_cover_every_setting() -> None:
-    assert {*BOUNDS, *CHOICES, "worker", "hold", "publish_as"} == set(FIELDS) == set(TEXTS)
+    others = {"worker", "hold", "publish_as", "tenant_id", "publish_sha256", "trusted_digests"}
+    assert {*BOUNDS, *CHOICES, *SECRET_TEXTS, *PATHS, *others} == set(FIELDS) == set(TEXTS)
+    assert set(SECRET_TEXTS) == SECRETS
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -71,6 +81,12 @@ def test_numbers_are_numbers(name: str) -> None:
     for value in bad:
         with pytest.raises(InvalidArgumentError, match=name):
             Config(**{name: value})
+
+
+@pytest.mark.parametrize("pins", ["a" * 63, "A" * 64, "a" * 64 + ",", "a" * 64 + " ", "g" * 64, None, ["a" * 64]])
+def test_trusted_digests_are_sums(pins: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"trusted_digests=.*64 lower-case hex digits"):
+        Config(trusted_digests=pins)
 
 
 def test_seconds_may_be_whole_numbers() -> None:
@@ -179,9 +195,10 @@ def test_text_of_another_type_names_the_variable(name: str) -> None:
             Config.from_env({variable: text})
 
 
-@pytest.mark.parametrize("name", [name for name in TEXTS if name != "hold"])
+@pytest.mark.parametrize("name", [name for name in TEXTS if name not in {"hold", "publish_sha256", *PATHS}])
 def test_text_out_of_bounds_is_refused(name: str) -> None:
-    text = {"deadline_s": "nan", "worker": "nowhere", "device_index": "-2"}.get(name, "-1")
+    text = {"deadline_s": "nan", "worker": "nowhere", "device_index": "-2", "tenant_id": "a$b"}.get(name, "-1")
+    text = "two words" if name in SECRET_TEXTS else text
     with pytest.raises(InvalidArgumentError):
         Config.from_env({ENVIRONMENT_PREFIX + name.upper(): text})
 

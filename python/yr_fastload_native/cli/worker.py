@@ -1,4 +1,4 @@
-"""``yr-fastload worker``: start, stop and look at the local openYuanrong worker."""
+"""``yr-fastload worker``: start, stop and look at the local openYuanrong worker, and make keys for it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,35 @@ def worker() -> None:
     default=0,
     help="Shared memory, MiB.  [default: half of what is available]",
 )
+@click.option(
+    "--curve-key-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of `worker keys`: only clients with its keys can connect.",
+)
 @_home
 @_json
-def start(port: int, memory_mb: int, home: Path | None, as_json: bool) -> None:
+def start(port: int, memory_mb: int, curve_key_dir: Path | None, home: Path | None, as_json: bool) -> None:
     """Start the worker, or join the one that runs; it stays until `worker stop`."""
     from yr_fastload_native.worker import LocalWorker
 
-    LocalWorker(home=home, port=port, memory_mb=memory_mb, keep=True).start()
+    LocalWorker(home=home, port=port, memory_mb=memory_mb, keep=True, curve_key_dir=curve_key_dir).start()
     _show(LocalWorker.status(home), as_json)
+
+
+@worker.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@_json
+def keys(directory: Path, as_json: bool) -> None:
+    """Make curve keys for a worker and its clients in a new DIRECTORY."""
+    from yr_fastload_native.worker import make_curve_keys
+
+    made = make_curve_keys(directory)
+    if as_json:
+        click.echo(json.dumps({"curve_key_dir": str(made)}))
+    else:
+        click.echo(f"made curve keys in {made}")
+        click.echo(f"use them with  yr-fastload worker start --curve-key-dir {made}")
+        click.echo(f"and for clients  export YR_FASTLOAD_CURVE_KEY_DIR={made}")
 
 
 @worker.command()
@@ -84,6 +105,7 @@ def _show(status: WorkerStatus | None, as_json: bool) -> None:
                 "memory_mb": status.memory_mb,
                 "home": str(status.home),
                 "keep": status.keep,
+                "curve": status.curve,
                 "uptime_s": round(status.uptime_s, 1),
             }
         click.echo(json.dumps(facts))

@@ -39,7 +39,7 @@ _LANE_GRACE_S = 2
 _LOOK = 8  # places looked at together: they are taken from the lowest on
 _WATCH_S = 0.1
 _LEAVE_S = 2.0
-_VALUE = re.compile(r"([0-9a-f]{16}) ([ -~]{1,200})\Z")
+_VALUE = re.compile(r"([0-9a-f]{32}) ([ -~]{1,200})\Z")
 
 
 @attrs.frozen
@@ -47,7 +47,8 @@ class Place:
     """A numbered place, and who holds it.
 
     Attributes:
-        token: Part of the keys of its chunks: of this source, in this generation, and of no other.
+        token: Part of the keys of its chunks: of this source, in this generation, and of no other. Random, for
+            openYuanrong lets everybody who knows such a key read the chunk, whatever the tenant (0.8.1).
         owner: For messages: host and process.
     """
 
@@ -82,7 +83,7 @@ class Member:
         self._who = who
         self._generation = generation
         self._site = site
-        self._token = secrets.token_hex(8)
+        self._token = secrets.token_hex(16)
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._source: _core.D2dSource | None = None
         self._done = threading.Event()
@@ -169,10 +170,7 @@ class Member:
         """
         worker = self._worker
         self._source = _core.D2dSource(
-            worker.host,
-            worker.port,
-            connect_timeout_s=worker.config.connect_timeout_s,
-            rpc_timeout_s=worker.config.rpc_timeout_s,
+            worker.connection,
             device=self._site.device,
             lanes=[self._who.d2d_prefix(self._token, lane) for lane in range(_LANES)],
             plan=plan,

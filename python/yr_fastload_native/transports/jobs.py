@@ -25,8 +25,7 @@ class Worker:
 
     catalogue: Catalogue
     config: Config
-    host: str
-    port: int
+    connection: _core.Connection
     copy_threads: int
 
 

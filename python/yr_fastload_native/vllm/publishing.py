@@ -75,8 +75,12 @@ _running: list[_Background] = []
 
 
 def _say(publication: Publication, settings: Settings, how: str) -> None:
-    _log.info("published %s in %.2f s%s", size(publication.bytes), publication.seconds, how)
-    what = {"bytes": publication.bytes, "seconds": publication.seconds}
+    digest = publication.digest
+    trust = f", content digest {digest}" if digest else ""
+    _log.info("published %s in %.2f s%s%s", size(publication.bytes), publication.seconds, how, trust)
+    what: dict[str, object] = {"bytes": publication.bytes, "seconds": publication.seconds}
+    if digest:
+        what["digest"] = digest
     session.record("published", what, settings.exchange.report)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 
 import attrs
 
-from yr_fastload_native.config import Config, ExchangeConfig, allowed
+from yr_fastload_native.config import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed
 from yr_fastload_native.devices import has_npu
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 
@@ -14,6 +16,7 @@ __all__ = ["Settings"]
 
 _NEEDS_NPU = ("d2d", "staged")
 _ENVIRONMENT_ONLY = ("patch",)
+_LIKE_A_SECRET = re.compile("secret|token|key|passw|credential", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -32,14 +35,19 @@ class Settings:
             DeviceError: A transport was asked for that this machine lacks.
         """
         if not isinstance(extra, Mapping):
-            raise InvalidArgumentError(f"model_loader_extra_config={extra!r} is not a JSON object", op="config")
+            raise InvalidArgumentError(
+                f"model_loader_extra_config ({type(extra).__name__}) is not a JSON object", op="config"
+            )
         of_transfer = {field.name for field in attrs.fields(Config)}
         of_exchange = {field.name for field in attrs.fields(ExchangeConfig)} - set(_ENVIRONMENT_ONLY)
         for key, value in extra.items():
             if key not in of_transfer | of_exchange:
+                raise _unknown(key, value, (of_transfer | of_exchange) - SECRETS)
+            if key in SECRETS:
                 raise InvalidArgumentError(
-                    f"model_loader_extra_config has {key!r}: {value!r}, which is no setting; "
-                    + allowed(str(key), of_transfer | of_exchange),
+                    f"model_loader_extra_config has {key!r}, which every user of the machine can read in the arguments "
+                    f"of vLLM's process, and vLLM logs; use {key}_file, or the variable "
+                    f"{ENVIRONMENT_PREFIX}{key.upper()}",
                     op="config",
                 )
         settings = cls(
@@ -60,3 +68,12 @@ class Settings:
                     "or start under `yr-fastload sim --`",
                     op="config",
                 )
+
+
+def _unknown(key: object, value: object, known: set[str]) -> InvalidArgumentError:
+    # Somebody may have misspelt the name of a secret.
+    secret = difflib.get_close_matches(str(key).lower(), sorted(SECRETS), 1) or _LIKE_A_SECRET.search(str(key))
+    shown = "" if secret else f": {value!r}"
+    return InvalidArgumentError(
+        f"model_loader_extra_config has {key!r}{shown}, which is no setting; {allowed(str(key), known)}", op="config"
+    )

@@ -15,7 +15,7 @@ from yr_fastload_native.config import Config
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
 from yr_fastload_native.worker.process import start_ticks
 
-__all__ = ["Home", "WorkerStatus"]
+__all__ = ["Home", "WorkerStatus", "check_path"]
 
 _SOCKET_DIRECTORY_CHARS = 80  # of --unix_domain_socket_dir, which dscli makes HOME/datasystem/uds
 _REFUSED_CHARS = frozenset(";&|`$()<>{}!*?\n\t\r\v\f'\"\\")  # DANGER in yr/datasystem/cli/common/util.py (0.8.1)
@@ -34,6 +34,7 @@ class WorkerStatus:
         memory_mb: Size of its shared memory pool, MiB.
         home: Directory of its state, logs and sockets.
         keep: Whether it outlives its last user.
+        curve: Whether it answers only to clients with curve keys that it knows.
     """
 
     address: str
@@ -43,11 +44,25 @@ class WorkerStatus:
     memory_mb: int
     home: Path
     keep: bool
+    curve: bool = False
 
     @property
     def uptime_s(self) -> float:
         """Seconds since its process started."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_ticks / os.sysconf("SC_CLK_TCK")
+
+
+def check_path(what: str, path: Path) -> None:
+    """Refuse a path that dscli would.
+
+    Raises:
+        InvalidArgumentError: It has such a character.
+    """
+    refused = sorted(_REFUSED_CHARS.intersection(str(path)))
+    if refused:
+        raise InvalidArgumentError(
+            f"{what} {str(path)!r} contains {refused}, which dscli refuses; use another", op="worker"
+        )
 
 
 def _default_path() -> Path:
@@ -78,11 +93,7 @@ class Home:
                 f"home {str(self.path)!r} is {excess} characters too long for the worker's sockets; use a shorter",
                 op="worker",
             )
-        refused = sorted(_REFUSED_CHARS.intersection(sockets))
-        if refused:
-            raise InvalidArgumentError(
-                f"home {str(self.path)!r} contains {refused}, which dscli refuses; use another", op="worker"
-            )
+        check_path("home", self.path)
 
     def make(self, op: str) -> None:
         """Make the directory if need be, private.
@@ -114,6 +125,11 @@ class Home:
             f"{self.path} {problem}; remove it, `chmod 700` it if it is yours, or use another home", op=op
         )
 
+    def close_off(self) -> None:
+        """Take from others what the worker opened to them: it makes its directory of sockets 0750 (0.8.1)."""
+        for directory, _, _ in os.walk(self.data):
+            os.chmod(directory, 0o700)
+
     def running(self) -> WorkerStatus | None:
         """The worker the state file names, if that very process still runs."""
 
@@ -129,6 +145,7 @@ class Home:
     def write(self, status: WorkerStatus) -> None:
         """Replace the state file at once: readers take no lock."""
         fresh = self._state.with_suffix(".new")
+        fresh.touch(mode=0o600)
         fresh.write_bytes(msgspec.json.encode(status, enc_hook=str))
         fresh.replace(self._state)
 

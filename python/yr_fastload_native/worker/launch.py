@@ -34,7 +34,9 @@ _FLAGS = {
 }
 
 
-def run_dscli(dscli: str, home: Home, port: int, memory_mb: int, deadline: float) -> tuple[str, str]:
+def run_dscli(
+    dscli: str, home: Home, port: int, memory_mb: int, deadline: float, curve_key_dir: Path | None = None
+) -> tuple[str, str]:
     """Start the worker and wait until it is ready.
 
     Args:
@@ -43,6 +45,7 @@ def run_dscli(dscli: str, home: Home, port: int, memory_mb: int, deadline: float
         port: Of the worker on loopback; 0 takes a free one.
         memory_mb: Size of the pool, MiB.
         deadline: On the monotonic clock, seconds.
+        curve_key_dir: The keys of the worker and of those who may connect; None lets everybody connect.
 
     Returns:
         Addresses of the worker and of its metastore.
@@ -61,6 +64,8 @@ def run_dscli(dscli: str, home: Home, port: int, memory_mb: int, deadline: float
             "shared_memory_size_mb": str(memory_mb),
             "ready_check_path": str(home.ready),
         }
+        if curve_key_dir is not None:
+            flags |= {"enable_curve_zmq": "true", "curve_key_dir": str(curve_key_dir)}
         command = [dscli, "start", "-t", str(math.ceil(remaining_s)), "-d", str(home.path), "-w"]
         for name, value in flags.items():
             command += [f"--{name}", value]

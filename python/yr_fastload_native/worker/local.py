@@ -9,13 +9,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 import attrs
 import filelock
 
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, UnavailableError
-from yr_fastload_native.worker.home import Home, WorkerStatus
+from yr_fastload_native.secret import Secret
+from yr_fastload_native.worker.home import Home, WorkerStatus, check_path
 from yr_fastload_native.worker.launch import HOST, find_dscli, run_dscli
 from yr_fastload_native.worker.memory import pool_mb
 from yr_fastload_native.worker.process import end, kill_strays, start_ticks, strays
@@ -42,9 +44,12 @@ class LocalWorker:
             256. The pool is filled as objects arrive. A worker that runs already keeps its size.
         start_timeout_s: Bound of ``start()``, and of waiting for another process that starts or stops the worker.
         keep: Leave the worker running when its last user goes, until ``stop(force=True)``.
+        curve_key_dir: Directory of `make_curve_keys`; the worker then answers nobody but clients with its keys. None
+            lets every process of the machine connect.
 
     Raises:
-        InvalidArgumentError: A number is out of range, or the path of ``home`` cannot hold the worker's sockets.
+        InvalidArgumentError: A number is out of range, the path of ``home`` cannot hold the worker's sockets, or the
+            worker's private key is missing or open to others.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class LocalWorker:
         memory_mb: int = 0,
         start_timeout_s: float = 60.0,
         keep: bool = False,
+        curve_key_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         _require(0 <= port < 65536, f"port={port} is not allowed; use 0 (any free port) to 65535")
         _require(memory_mb >= 0, f"memory_mb={memory_mb} is not allowed; use 0 (automatic) or a size in MiB")
@@ -64,6 +70,10 @@ class LocalWorker:
         self._memory_mb = memory_mb
         self._start_timeout_s = start_timeout_s
         self._keep = keep
+        self._curve_key_dir = None if curve_key_dir is None else Path(os.path.abspath(curve_key_dir))
+        if self._curve_key_dir is not None:
+            check_path("curve_key_dir", self._curve_key_dir)
+            Secret.from_file(self._curve_key_dir / "worker.key_secret", "curve_key_dir")
         self._users: int | None = None
         self._status: WorkerStatus | None = None
 
@@ -191,6 +201,12 @@ class LocalWorker:
                 f"{status.pid}); leave the port away to join it, stop it first, or use another home",
                 op="worker start",
             )
+        if self._curve_key_dir is not None and not status.curve:
+            raise UnavailableError(
+                f"the worker of {self._home.path} (pid {status.pid}) runs without curve keys; stop it first, or use "
+                "another home",
+                op="worker start",
+            )
         if self._memory_mb > status.memory_mb:
             logger.warning("joined worker %s has %d MiB, not %d", status.address, status.memory_mb, self._memory_mb)
         if self._keep and not status.keep:
@@ -203,14 +219,16 @@ class LocalWorker:
         memory_mb = pool_mb(self._memory_mb)
         kill_strays(self._home.ready)
         try:
-            worker, metastore = run_dscli(dscli, self._home, self._port, memory_mb, deadline)
+            worker, metastore = run_dscli(dscli, self._home, self._port, memory_mb, deadline, self._curve_key_dir)
             pid = next((process.pid for process in strays(self._home.ready)), 0)
             ticks = start_ticks(pid)
             if ticks is None:
                 raise UnavailableError(
                     f"the worker died as soon as it was ready; its logs are in {self._home.logs}", op="worker start"
                 )
-            status = WorkerStatus(worker, metastore, pid, ticks, memory_mb, self._home.path, self._keep)
+            self._home.close_off()
+            curve = self._curve_key_dir is not None
+            status = WorkerStatus(worker, metastore, pid, ticks, memory_mb, self._home.path, self._keep, curve)
             self._home.write(status)
             if not self._keep:
                 watch(self._home.path, self._home.users)

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "core/error.hpp"
+
+namespace datasystem {
+struct ConnectOptions;
+}
+
+namespace yr_fastload {
+
+/// What a client shows the worker; empty where the worker asks for nothing. No message and no log holds any of it.
+struct Credentials {
+  std::string client_public_key;
+  std::string client_private_key;
+  std::string server_public_key;
+  std::string access_key;
+  std::string secret_key;
+  std::string tenant_id;
+  std::string token;
+};
+
+/// One openYuanrong worker, and how a client connects to it.
+struct Connection {
+  std::string host;
+  int port = 0;
+  double connect_timeout_s = 5.0;
+  double rpc_timeout_s = 5.0;  ///< openYuanrong's own bound of one call; the deadline of a call may come first.
+  Credentials credentials;
+
+  std::string address() const { return host + ":" + std::to_string(port); }
+};
+
+/// Most keys of a call that makes objects in the worker's memory: `most`, but one for a tenant. For several keys
+/// openYuanrong takes the memory of those below 1 MiB from the tenant without a name, and then refuses to publish what
+/// is in it (seen in 0.8.1: AggregateAllocateHelper, "worker shmunit auth check failed").
+std::size_t keys_at_once(const Connection& connection, std::size_t most) noexcept;
+
+/// The same for openYuanrong's clients.
+::datasystem::ConnectOptions connect_options(const Connection& connection);
+
+/// kUnavailable with what can be done about it, for an attempt to connect that ended with `cause`.
+Error cannot_connect(const Connection& connection, const Error& cause);
+
+}  // namespace yr_fastload

@@ -1,0 +1,102 @@
+"""Texts that no message, no log and no page ever shows, and the files that hold them."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import stat
+
+from yr_fastload_native.errors import InvalidArgumentError
+
+__all__ = ["Secret"]
+
+_MOST_BYTES = 4096
+
+
+class Secret:
+    """A text that `repr`, `str` and formatting do not show; only `reveal` gives it.
+
+    Args:
+        text: Printable ASCII without blanks; empty for none.
+
+    Raises:
+        InvalidArgumentError: It is none; the message does not show it.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        if not isinstance(text, str) or not text.isascii() or any(not c.isprintable() or c == " " for c in text):
+            raise InvalidArgumentError("a secret has to be a text of printable ASCII without blanks", op="config")
+        if len(text) > _MOST_BYTES:
+            raise InvalidArgumentError(f"a secret has {len(text)} characters, more than {_MOST_BYTES}", op="config")
+        self._text = text
+
+    @classmethod
+    def of(cls, value: object) -> Secret:
+        """The secret itself, or one made of a text."""
+        return value if isinstance(value, Secret) else cls(value)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], setting: str) -> Secret:
+        """The content of a file without the newline at its end.
+
+        Args:
+            path: A file that its owner alone can read. A link is followed.
+            setting: Which one names it, for messages.
+
+        Raises:
+            InvalidArgumentError: It cannot be read, is open to others, or holds no secret; the message says which file,
+                and not what is in it.
+        """
+        where = f"{setting}: {os.fspath(path)!r}"
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise InvalidArgumentError(f"{where} cannot be read: {error}", op="config") from None
+        try:
+            _check_private(os.fstat(descriptor), where)
+            content = os.read(descriptor, _MOST_BYTES + 2)
+        finally:
+            os.close(descriptor)
+        try:
+            secret = cls(content.decode("ascii").rstrip("\r\n"))
+        except (InvalidArgumentError, UnicodeDecodeError):
+            raise InvalidArgumentError(
+                f"{where} has to hold one line of printable ASCII without blanks, {_MOST_BYTES} characters at most",
+                op="config",
+            ) from None
+        if not secret:
+            raise InvalidArgumentError(f"{where} is empty", op="config")
+        return secret
+
+    def reveal(self) -> str:
+        """The text. Whoever asks for it keeps it out of messages, logs and arguments of processes."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._text, other._text)
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __repr__(self) -> str:
+        return "Secret('***')" if self._text else "Secret()"
+
+
+def _check_private(info: os.stat_result, where: str) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        raise InvalidArgumentError(f"{where} is no file", op="config")
+    if info.st_uid not in (os.geteuid(), 0):
+        raise InvalidArgumentError(
+            f"{where} belongs to user {info.st_uid}, who can read and change it; use a file of your own", op="config"
+        )
+    if info.st_mode & 0o077:
+        raise InvalidArgumentError(
+            f"{where} is open to others (mode {info.st_mode & 0o777:04o}); `chmod 600` it, or mount it with that mode, "
+            "and change the secret if somebody may have read it",
+            op="config",
+        )
