@@ -101,7 +101,7 @@ def start(worker: str, tmp_path: Path, spares: Spares) -> Iterator[Callable[...,
         report = tmp_path / f"report-{uuid.uuid4().hex}"
         settings: Mapping[str, Any] | None = {
             "worker": worker,
-            "lease_s": 2,
+            "lease_s": 5,  # longer than a machine that is out of breath takes to renew it
             "report": str(report),
             **(extra or {}),
         }
@@ -134,15 +134,17 @@ def start(worker: str, tmp_path: Path, spares: Spares) -> Iterator[Callable[...,
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes tiny models, each once; a copy of its own for every test that changes one."""
+    from yr_fastload_native.vllm.tiny_model import Size
     from yr_fastload_native.vllm.tiny_model import make as make_tiny
 
-    made: dict[tuple[str, int], Path] = {}
+    made: dict[tuple[str, int, int], Path] = {}
 
-    def model(architecture: str, seed: int = 0) -> Path:
-        key = (architecture, seed)
+    def model(architecture: str, seed: int = 0, vocabulary: int = 0) -> Path:
+        key = (architecture, seed, vocabulary)
         if key not in made:
-            directory = tmp_path_factory.mktemp("models") / f"{architecture}-{seed}" / "tiny"
-            made[key] = make_tiny(directory, architecture, seed=seed)
+            directory = tmp_path_factory.mktemp("models") / "-".join(map(str, key)) / "tiny"
+            size = Size(vocabulary=vocabulary) if vocabulary else None
+            made[key] = make_tiny(directory, architecture, size=size, seed=seed)
         return made[key]
 
     return model

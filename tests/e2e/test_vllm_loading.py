@@ -118,7 +118,7 @@ def test_ranks_that_read_together_do_so_when_one_cannot_pull(
 @pytest.fixture
 def vllm() -> SimpleNamespace:
     """vLLM's loaders in this process, after its plugins were loaded as often as it likes."""
-    from vllm.config.load import LoadConfig
+    from vllm.config import LoadConfig
     from vllm.model_executor.model_loader import base_loader, default_loader, get_model_loader
 
     register()

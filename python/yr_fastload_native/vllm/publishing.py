@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.publication import Publication, close_at_exit
 from yr_fastload_native.report import size
@@ -116,14 +116,21 @@ class RawWeights:
         """Publish now, or take down what is there, to see later whether it stayed."""
         try:
             if self._settings.exchange.publish == "inline":
-                publication = self._fast.publish(self._tensors, self._identity)
-                _say(publication, self._settings, "")
-                self._published = True
+                self._publish_now()
             else:
                 self._digests = self._fast.digests(self._tensors)
         except FastLoadError as error:
             _refuse(self._settings, str(error))
             self._tensors = {}
+
+    def _publish_now(self) -> None:
+        """With digests of what is there now: processing may write to a tensor, be it the same value."""
+        publication = self._fast.publish(self._tensors, self._identity)
+        if not publication.wait_settled(self._settings.transfer.publish_deadline_s):
+            publication.close()
+            raise TransferTimeoutError("digests were not taken within publish_deadline_s", op="publish")
+        _say(publication, self._settings, "")
+        self._published = True
 
     def after_processing(self, model: torch.nn.Module, outcome: dict[str, Any]) -> None:
         """Publish in the background, or see to what was published already."""
