@@ -12,6 +12,7 @@ from yr_fastload_native.cli import main
 from yr_fastload_native.cli.bench import bench
 from yr_fastload_native.cli.demo import demo
 from yr_fastload_native.cli.verify_vllm import verify_vllm
+from yr_fastload_native.vllm.compat import TESTED
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("patches/*.md")])
@@ -65,6 +66,14 @@ def test_every_patch_is_in_the_registry() -> None:
     registry = (ROOT / "patches" / "README.md").read_text()
     for patch in (ROOT / "patches").glob("*/*.patch"):
         assert str(patch.relative_to(ROOT / "patches")) in registry
+
+
+def test_versions_of_vllm_are_those_that_are_installed() -> None:
+    older = re.findall(r"^VLLM_OLDER := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+    locked = {path.name.split("-")[1].removesuffix(".lock.txt") for path in ROOT.glob("requirements/vllm-*.lock.txt")}
+    page = (ROOT / "docs" / "compatibility.md").read_text()
+    assert set(re.findall(r"^\| (\d+\.\d+\.\d+) \|", page, re.MULTILINE)) == locked == {TESTED[1], *older}
+    assert TESTED[0] in older
 
 
 def test_where_things_are_is_where_they_are() -> None:
