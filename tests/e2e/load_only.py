@@ -33,6 +33,7 @@ def _rank(task: dict[str, Any], parent: Parent) -> None:
         )
         parallel_state.initialize_model_parallel(parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
         model = get_model(vllm_config=config)
+    assert torch.get_default_dtype() is torch.float32, "vLLM's dtype is not to stay behind"
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     digests = {}
     for name, tensor in tensors.items():

@@ -13,6 +13,8 @@ import yr_fastload_native as fl
 
 pytestmark = pytest.mark.worker
 
+DTYPE = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+
 
 def answers(model: torch.nn.Module) -> torch.Tensor:
     tokens = torch.arange(40).reshape(2, 20)
@@ -24,7 +26,7 @@ def answers(model: torch.nn.Module) -> torch.Tensor:
 def test_transformers(make: Callable[..., Path], worker: str, identity: dict[str, str], architecture: str) -> None:
     first = transformers.AutoModelForCausalLM.from_pretrained(make(architecture)).eval()
     torch.manual_seed(99)
-    second = transformers.AutoModelForCausalLM.from_config(first.config).to(first.dtype).eval()
+    second = transformers.AutoModelForCausalLM.from_config(first.config, **{DTYPE: first.dtype}).eval()
     assert not torch.equal(answers(first), answers(second))
     with fl.FastLoader(fl.Config(worker=worker)) as one, fl.FastLoader(fl.Config(worker=worker)) as other:
         one.publish(first, identity)

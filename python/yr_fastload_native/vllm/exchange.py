@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from yr_fastload_native.errors import FastLoadError, LayoutMismatchError, NotPublishedError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.report import LoadReport, size
@@ -111,6 +113,7 @@ class Exchange:
             )
         started = time.perf_counter()
         registered = compat.Registered(self._call.vllm_config)
+        dtype = torch.get_default_dtype()
         try:
             model = self._shadowed(load_model, self._load_weights)
             self._finish(model)
@@ -118,6 +121,7 @@ class Exchange:
             model = None  # no memory of it may be held when the next one is made
             self._let_go()
         if model is None:
+            torch.set_default_dtype(dtype)  # vLLM's own context does not, where an exception passes through it
             registered.restore()
             gc.collect()
             model = self._shadowed(load_model, self._read)
