@@ -168,6 +168,8 @@ def _verify(
         "fallback_reason": next((each.get("fallback_reason") for each in pulled if each["fallback"]), None),
         "bytes": sum(each["bytes"] for each in pulled),
         "ranks": len(pulled),
+        "publish_s": max((each["publish_s"] for each in loaded), default=0.0),
+        "load_model_s": [max((each["load_model_s"] for each in both), default=None) for both in (loaded, pulled)],
         "ready_s": [ready["seconds"], ready_again["seconds"]],
         "vllm_version": answers["vllm_version"],
         "model": model.name,
