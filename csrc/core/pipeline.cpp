@@ -45,6 +45,7 @@ class Progress {
   /// Copies a blob in slices, with its digest if asked. False if the crew was cancelled on the way.
   bool copy(std::byte* destination, const std::byte* source, std::uint64_t bytes, DigestFold* fold) {
     return slices(bytes, fold, [&](std::uint64_t done, std::size_t slice, Digest& digest) {
+      back_with_memory(destination + done, slice);
       if (fold != nullptr)
         copy_and_digest(destination + done, source + done, slice, digest);
       else
