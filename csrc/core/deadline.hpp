@@ -17,6 +17,8 @@ class Deadline {
 
   Clock::time_point at() const noexcept { return at_; }
   bool passed() const noexcept { return Clock::now() >= at_; }
+  /// For cleaning up: a call returns within its deadline and one second.
+  Deadline and_a_moment() const noexcept { return Deadline(at_ + std::chrono::milliseconds(500)); }
   Deadline earlier(Deadline other) const noexcept { return Deadline(std::min(at_, other.at_)); }
 
  private:

@@ -67,7 +67,7 @@ void Lease::join(Deadline deadline) {
     if (state_ != LeaseState::kLive) throw Error(ErrorCode::kNotPublished, "lease", last_error_, {keys_.head});
   } catch (...) {
     try {
-      store_->erase(own(), Deadline::after(kLeaveSeconds));
+      store_->erase(own(), Deadline::after(kLeaveSeconds).earlier(deadline.and_a_moment()));
     } catch (const Error&) {
       // The slot ends with its TTL.
     }

@@ -392,7 +392,7 @@ class Publish {
   void take_back() noexcept {
     drafts_.clear();
     try {
-      store_.erase(keys_, Deadline::after(kCleanUpSeconds));
+      store_.erase(keys_, Deadline::after(kCleanUpSeconds).earlier(options_.deadline.and_a_moment()));
     } catch (...) {
       // The store is gone or stuck; what it still holds ends with its TTL. The first error is the one to report.
     }

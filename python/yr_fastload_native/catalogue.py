@@ -250,11 +250,12 @@ class Catalogue:
         beside = [who.digests_key(manifest.generation)] if manifest.digests() is None else []
         return [who.manifest_key(manifest.generation), *beside, *data_keys]
 
-    def erase_data(self, who: Identity, generation: str, data_keys: list[str]) -> None:
+    def erase_data(self, who: Identity, generation: str, data_keys: list[str], deadline: Deadline) -> None:
         """Erase manifest and chunks of a generation that no head names. Never raises: they end with their TTL too."""
         try:
             self.store.erase(
-                [who.manifest_key(generation), who.digests_key(generation), *data_keys], deadline_s=_ERASE_S
+                [who.manifest_key(generation), who.digests_key(generation), *data_keys],
+                deadline_s=deadline.spare(_ERASE_S),
             )
         except FastLoadError as error:
             _log.warning("could not erase generation %s, it ends with its TTL: %s", generation, str(error))

@@ -8,6 +8,8 @@ from yr_fastload_native.errors import TransferTimeoutError
 
 __all__ = ["Deadline"]
 
+_MOMENT_S = 0.5  # a call returns within its deadline and one second
+
 
 class Deadline:
     def __init__(self, seconds: float, op: str) -> None:
@@ -25,3 +27,16 @@ class Deadline:
         if left <= 0:
             raise TransferTimeoutError(f"not done within the deadline of {self._seconds} s", op=self._op)
         return left
+
+    def at_most(self, seconds: float) -> Deadline:
+        """This one, or that of so many seconds from now if it is earlier."""
+        other = Deadline(seconds, self._op)
+        other._at = min(other._at, self._at)
+        return other
+
+    def spare(self, most: float) -> float:
+        """Seconds for cleaning up: what is left and a moment more, ``most`` at most; 0 once that is over.
+
+        With 0 a call to the worker is made, and not waited for.
+        """
+        return max(0.0, min(most, self._at + _MOMENT_S - time.monotonic()))

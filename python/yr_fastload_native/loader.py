@@ -139,16 +139,16 @@ class FastLoader:
         publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress)
         publication = publisher.publish(started)
         self._published.add(publication)
-        self._keep(who, publication)
+        self._keep(who, publication, deadline)
         return publication
 
-    def _keep(self, who: Identity, publication: Publication) -> None:
+    def _keep(self, who: Identity, publication: Publication, deadline: Deadline) -> None:
         """One publication of an identity at a time: the newer one takes over."""
         with self._lock:
             before = self._held.get(who.digest)
             self._held[who.digest] = publication
         if before is not None:
-            before.close()
+            before.close_by(deadline)
 
     def publication(self, identity: Mapping[str, Any]) -> Publication | None:
         """What this loader keeps published of an identity, after `publish` or a `load` with ``hold``; None if nothing.
@@ -265,7 +265,7 @@ class FastLoader:
             self._loaded_bytes += report.bytes
             self._retried_chunks += report.chunks_retried
         if self.config.hold:
-            self._hold(worker, pulled, report)
+            self._hold(worker, pulled, report, deadline)
         return report
 
     @staticmethod
@@ -277,19 +277,19 @@ class FastLoader:
                 continue
         raise PartialTransferError(f"the publication was replaced {ATTEMPTS} times while it was read", op="load")
 
-    def _hold(self, worker: Worker, pulled: Pulled, report: LoadReport) -> None:
-        """Become a source of what was loaded. Not being one is no error: the weights are here."""
+    def _hold(self, worker: Worker, pulled: Pulled, report: LoadReport, deadline: Deadline) -> None:
+        """Become a source of what was loaded, if there is time. Not being one is no error: the weights are here."""
         who = pulled.generation.who
         with self._lock:
             held = self._held.get(who.digest)
         if held is not None and held.generation == report.generation and held.state == "live" and not pulled.member:
             return
         try:
-            publication = pulled.join(worker, Deadline(LEAVE_S, "load"), report)
+            publication = pulled.join(worker, deadline.at_most(LEAVE_S), report)
         except FastLoadError as error:
             _log.debug("did not become a source: %s", str(error))
             return
-        self._keep(who, publication)
+        self._keep(who, publication, deadline)
 
     # -- the rest -----------------------------------------------------------------------------------------------
 

@@ -168,17 +168,23 @@ class Publication:
 
     def close(self) -> None:
         """Stop being a source; the last one to close withdraws everything. Idempotent, bounded, never raises."""
+        self.close_by(Deadline(LEAVE_S, "close"))
+        if self._settling is not None:
+            self._settling.join()
+
+    def close_by(self, deadline: Deadline) -> None:
+        """Close within a deadline and a moment; what is not done by then goes on, or ends with the lease."""
         if self._settling is not None:
             self._settling.stop()
         try:
-            self._lease.leave(deadline_s=LEAVE_S)
+            self._lease.leave(deadline_s=deadline.spare(LEAVE_S))
         except FastLoadError as error:
             # As text: a handler that keeps records would keep the traceback, and with it the connection.
             _log.warning("could not withdraw at once, the publication ends with its lease: %s", str(error))
         if self._member is not None:
-            self._member.leave()
+            self._member.leave(deadline)
         if self._settling is not None:
-            self._settling.join()
+            self._settling.join(deadline.spare(LEAVE_S))
         self._served = None  # lets go of the tensors, however long this object is kept
 
     def __enter__(self) -> Publication:

@@ -154,7 +154,7 @@ class Publisher:
 
     def _drop(self, made: _Made) -> None:
         if made.member is not None:
-            made.member.leave()
+            made.member.leave(self._deadline)
 
     def _sums(self) -> list[str] | None:
         """The SHA-256 of each tensor, if that is to be published."""
@@ -211,7 +211,7 @@ class Publisher:
             member.look_around(store.get_many(member.first_keys(), deadline_s=self._deadline.left()), self._deadline)
             member.take_place(self._deadline)
         except BaseException:
-            member.leave()
+            member.leave(self._deadline)
             raise
         return _Made(generation, True, member, self._digest())
 
@@ -252,12 +252,12 @@ class Publisher:
                 return _Made(made, False, member, self._digest())
         except BaseException:
             if member is not None:
-                member.leave()
-            catalogue.erase_data(who, name, data_keys(who, name, plan.chunks, self._offers))
+                member.leave(deadline)
+            catalogue.erase_data(who, name, data_keys(who, name, plan.chunks, self._offers), deadline)
             raise
         if member is not None:
-            member.leave()
-        catalogue.erase_data(who, name, data_keys(who, name, plan.chunks, self._offers))
+            member.leave(deadline)
+        catalogue.erase_data(who, name, data_keys(who, name, plan.chunks, self._offers), deadline)
         return self._join(twin)
 
     def _store_chunks(self, job: PublishJob) -> memoryview | None:

@@ -87,7 +87,7 @@ class Pulled:
             lease = worker.catalogue.take_lease(generation, keys, deadline, place=place)
         except BaseException:
             if member is not None:
-                member.leave()
+                member.leave(deadline)
             raise
         if member is not None:
             member.start()
@@ -178,10 +178,10 @@ class Puller:
                 self._compare(manifest, trust)
         except BaseException:
             if member is not None:
-                member.leave()
+                member.leave(deadline)
             raise
         if member is not None and not self._config.hold:
-            member.leave()
+            member.leave(deadline)
             member = None
         served = None
         if member is not None:
@@ -389,7 +389,7 @@ class _Load:
         self._addresses = mapped_addresses(self._manifest, table)
         if self._source is not None:
             self._source = None
-            self._member.stop_serving()
+            self._member.stop_serving(self._job.deadline)
 
     def _check_current(self) -> None:
         if not self._job.worker.catalogue.is_current(self._job.generation, self._job.deadline):

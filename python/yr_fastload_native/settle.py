@@ -80,10 +80,10 @@ class Settling:
         """Ask it to end early."""
         self._stopped.set()
 
-    def join(self) -> None:
+    def join(self, timeout_s: float | None = None) -> None:
         """Wait for its end, which is near once the source was withdrawn."""
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(timeout_s)
 
     def _check(self, done: int = 0, total: int = 0) -> None:
         if self._stopped.is_set():

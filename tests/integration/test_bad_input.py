@@ -286,7 +286,7 @@ def test_a_frozen_worker_keeps_nobody(own_worker: fl.LocalWorker, short_tmp: Any
     status = fl.LocalWorker.status(short_tmp)
     assert status is not None
     reader = fl.FastLoader(fl.Config(worker=own_worker.address, rpc_timeout_s=30))
-    publisher = fl.FastLoader(fl.Config(worker=own_worker.address, rpc_timeout_s=30))
+    publisher = fl.FastLoader(fl.Config(worker=own_worker.address, rpc_timeout_s=30, publish_deadline_s=1))
     publisher.publish(weights(), identity)
     reader.load(weights(9), identity)
     with frozen(status.pid):
@@ -296,6 +296,10 @@ def test_a_frozen_worker_keeps_nobody(own_worker: fl.LocalWorker, short_tmp: Any
             reader.load(target, identity, deadline_s=1)
         assert time.monotonic() - started < 2
         assert untouched(target)
+        started = time.monotonic()
+        with pytest.raises(fl.TransferTimeoutError):
+            publisher.publish(weights(2), identity)
+        assert time.monotonic() - started < 2, "also what was begun is taken back within that second"
         started = time.monotonic()
         reader.close()
         publisher.close()

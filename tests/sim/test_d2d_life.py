@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
+
+import yr_fastload_native as fl
 
 pytestmark = pytest.mark.worker
 
@@ -142,5 +146,28 @@ def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_p
         assert reader.call("unchanged")["unchanged"]
         assert reader.call("load", model=model + "again")["equal"]
     finally:
+        reader.close()
+        source.close()
+
+
+def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_path):
+    """Nothing that a load tidies up, place, source and lanes, makes it return later than a second past its deadline."""
+    from nodes import Node
+
+    status = fl.LocalWorker.status(short_tmp)
+    source = Node(own_worker.address, tmp_path, "own-source", YR_FASTLOAD_SIM_LINK_GBPS="0.05")
+    reader = Node(own_worker.address, tmp_path, "own-reader")
+    try:
+        source.call("publish", model=model, settings=SMALL_CHUNKS)
+        reader.start("load", model=model, deadline_s=2.0, settings={"chunks_ahead": 2, "rpc_timeout_s": 30.0})
+        end = time.monotonic() + 30
+        while sum(source.call("counters")["sent_bytes"].values()) < 2 * MIB and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(status.pid, signal.SIGSTOP)
+        answer = reader.finish()
+        assert answer["seconds"] < 3
+        assert answer["error"] in ("TRANSFER_TIMEOUT", "PARTIAL_TRANSFER")
+    finally:
+        os.kill(status.pid, signal.SIGCONT)
         reader.close()
         source.close()

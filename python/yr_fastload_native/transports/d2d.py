@@ -193,14 +193,15 @@ class Member:
         self._watcher.start()
 
     def _watch(self, below: list[str]) -> None:
+        source = self.source
         while not self._done.wait(_WATCH_S):
             try:
                 values = self._worker.catalogue.store.get_many(below, deadline_s=_LEAVE_S)
             except FastLoadError as error:
                 _log.debug("could not look for readers below: %s", str(error))
                 continue
-            if any(value is not None for value in values):
-                self.source.start()
+            if any(value is not None for value in values) and not self._done.is_set():
+                source.start()
                 return
 
     def start(self) -> None:
@@ -209,26 +210,31 @@ class Member:
         self.source.start()
 
     def _stop_watching(self) -> None:
+        """It may be in a call that is late; then it ends with that, and has nothing more to do."""
         self._done.set()  # for good: who starts again does so unasked
-        if self._watcher is not None:
-            self._watcher.join()
-            self._watcher = None
+        self._watcher = None
 
-    def leave(self) -> None:
-        """Withdraw. Idempotent, bounded, never raises; the place ends with its lease where it cannot be given back."""
+    def leave(self, deadline: Deadline) -> None:
+        """Withdraw. Idempotent, never raises; the place ends with its lease where it cannot be given back.
+
+        Args:
+            deadline: Of the call that this ends, kept within its moment to spare: what is not done by then goes on.
+        """
         self._stop_watching()
         self.free_lanes()
         if self.place is not None:
             with contextlib.suppress(FastLoadError):
-                self._worker.catalogue.store.erase([self.key(self.place.number)], deadline_s=_LEAVE_S)
+                self._worker.catalogue.store.erase(
+                    [self.key(self.place.number)], deadline_s=deadline.spare(_LEAVE_S)
+                )
             self.place = None
-        self.stop_serving()
+        self.stop_serving(deadline)
 
-    def stop_serving(self) -> None:
-        """Take back what is served, and let go of the tensors; the place stays."""
+    def stop_serving(self, deadline: Deadline) -> None:
+        """Take back what is served, and let go of the tensors; the place stays. As `leave` keeps the deadline."""
         self._stop_watching()
         if self._source is not None:
-            self._source.withdraw(deadline_s=_LEAVE_S)
+            self._source.withdraw(deadline_s=deadline.spare(_LEAVE_S))
             self._source = None
 
     # -- reading --------------------------------------------------------------------------------------------------
