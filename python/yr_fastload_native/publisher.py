@@ -267,8 +267,9 @@ class Publisher:
             digests = host.publish(job)
         if "staged" in self._offers:
             staged.publish(job)
-        if digests is None and self._offers != ["d2d"]:
-            # What was copied is what has to be digested, before the caller may change it.
+        if digests is None and (self._offers != ["d2d"] or self._versions is None):
+            # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
+            # tell later whether they were changed meanwhile.
             digests = transport_digests.take(
                 job.site,
                 job.plan,

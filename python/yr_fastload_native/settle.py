@@ -17,9 +17,15 @@ __all__ = ["Settling", "versions"]
 _log = logging.getLogger(__name__)
 
 
-def versions(table: TensorTable) -> list[int]:
-    """A number for each tensor that grows when it is written to; 0 where its framework keeps none."""
-    return [int(getattr(tensor.owner, "_version", 0)) for tensor in table.tensors]
+def versions(table: TensorTable) -> list[int] | None:
+    """A number for each tensor that grows when it is written to; None if one of them has none.
+
+    Those of torch have one, except tensors made in inference mode.
+    """
+    try:
+        return [int(tensor.owner._version) for tensor in table.tensors]  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):
+        return None
 
 
 class _StoppedError(Exception):
@@ -47,7 +53,7 @@ class Settling:
         generation: Generation,
         source: _core.D2dSource,
         table: TensorTable,
-        published_versions: list[int],
+        published_versions: list[int] | None,
         take: Callable[[Callable[[int, int], None]], memoryview],
         sums: Callable[[Callable[[], None]], list[str]] | None,
         give_up: Callable[[str], None],
@@ -98,10 +104,11 @@ class Settling:
             sha256 = None if sums is None else sums(self._check)
             source.wait(deadline_s=deadline.left())
             self._check()
-            if versions(table) != before:
-                changed = [
-                    t.name for t, old, new in zip(table.tensors, before, versions(table), strict=True) if old != new
-                ]
+            now = versions(table)
+            if before is None or now is None:
+                raise RuntimeError("tensors that do not tell when they are written to have their digests taken first")
+            if now != before:
+                changed = [t.name for t, old, new in zip(table.tensors, before, now, strict=True) if old != new]
                 raise RuntimeError(f"tensors changed while they were being published: {changed[:3]}")
             catalogue.store_digests(generation, digests, sha256, ttl_s=ttl_s, deadline=deadline)
             if sha256 is not None:

@@ -140,8 +140,11 @@ class Commands:
         made["large"] = random((5 << 20) + 3)
         return made
 
-    def publish(self, model, seed=1, count=12, size=1 << 20, settings=None):
-        self.source = self.weights(seed, count, size)
+    def publish(self, model, seed=1, count=12, size=1 << 20, settings=None, inference=False):
+        import torch
+
+        with torch.inference_mode(inference):
+            self.source = self.weights(seed, count, size)
         publication = self._loader(settings or {}).publish(self.source, {"model": model})
         self.publications[model] = publication
         return {"settled": publication.wait_settled(30), "chunks": publication.chunks, "state": publication.state}
@@ -215,6 +218,12 @@ class Commands:
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
         return self.round("", 0, "nothing")
+
+    def spoil_source(self):
+        """Change what is published, as a program must not."""
+        for value in self.source.values():
+            value.numpy()[:] = 0x5A
+        return {}
 
     def spoil(self):
         """Change what was loaded, as a program must not."""

@@ -114,6 +114,14 @@ def test_a_source_whose_tensors_changed_is_found_out(node, model):
     assert answer["retried"] == 23
 
 
+def test_tensors_that_count_no_writes_are_digested_first(node, model):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model, settings=SMALL_CHUNKS, inference=True)
+    assert reader.call("load", model=model, settings=ONLY_READS)["equal"]
+    source.call("spoil_source")
+    assert reader.call("load", model=model, settings=ONLY_READS)["error"] == "INTEGRITY"
+
+
 def test_another_source_takes_over_for_what_is_missing(node, model):
     source, second, reader = node("source"), node("second"), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)
