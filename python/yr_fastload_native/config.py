@@ -329,6 +329,13 @@ class ExchangeConfig:
         _one_of("background", "inline", "off"),
         "When an instance that loaded from disk publishes: while it starts up further, before that, or never.",
     )
+    wait_for_publisher_s: float = _setting(
+        120.0,
+        _number(float, 0, 86400),
+        "Of instances that start together one reads the disk, and the others wait for what it publishes, at most so "
+        "long; with 0 every one reads the disk. If the one that reads dies, another takes its turn within `lease_s`.",
+        "s",
+    )
     report: str = _setting(
         "",
         _path,

@@ -89,6 +89,11 @@ class Identity:
     def head_key(self) -> str:
         return f"{_PREFIX}-head-{self.digest}"
 
+    @property
+    def claim_key(self) -> str:
+        """Of the process that is about to publish, where others wait for it."""
+        return f"{_PREFIX}-claim-{self.digest}"
+
     def manifest_key(self, generation: str) -> str:
         return f"{_PREFIX}-manifest-{self.digest}-{generation}"
 

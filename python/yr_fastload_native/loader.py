@@ -20,6 +20,7 @@ from yr_fastload_native.content import check_trusted
 from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Sites
+from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
@@ -57,6 +58,7 @@ class FastLoader:
         self._leave_local_worker: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
         self._held: dict[str, Publication] = {}
+        self._claims: dict[str, Claim] = {}
         self._published: weakref.WeakSet[Publication] = weakref.WeakSet()
         self._loads = 0
         self._loaded_bytes = 0
@@ -131,13 +133,16 @@ class FastLoader:
         """
         started = time.perf_counter()
         worker = self._worker("publish")
-        if publish_as is not None:
-            worker = attrs.evolve(worker, config=attrs.evolve(self.config, publish_as=publish_as))
         who = Identity.of(identity, op="publish")
-        deadline = Deadline(self.config.publish_deadline_s, "publish")
-        table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
-        publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress)
-        publication = publisher.publish(started)
+        try:
+            if publish_as is not None:
+                worker = attrs.evolve(worker, config=attrs.evolve(self.config, publish_as=publish_as))
+            deadline = Deadline(self.config.publish_deadline_s, "publish")
+            table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
+            publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress)
+            publication = publisher.publish(started)
+        finally:
+            self._release(who)
         self._published.add(publication)
         self._keep(who, publication, deadline)
         return publication
@@ -159,6 +164,55 @@ class FastLoader:
         who = Identity.of(identity, op="publication")
         with self._lock:
             return self._held.get(who.digest)
+
+    def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
+        """Have one of the processes that start together read the disk, and the others wait for it.
+
+        Returns at once where somebody publishes. Else the first process that asks gets a `NotPublishedError` at once:
+        its turn is to read the disk and to `publish`, or to `release` the identity if it cannot. The others return as
+        soon as it has published. If it dies, its turn is another's within ``config.lease_s``.
+
+        Args:
+            identity: As in `load`, which comes next.
+            timeout_s: Longest wait, seconds.
+
+        Raises:
+            NotPublishedError: It is this process's turn, or that of another which did not publish in time.
+            UnavailableError: The worker does not answer.
+            TransferTimeoutError: Nor within ``config.rpc_timeout_s``.
+            InvalidArgumentError: The identity cannot be hashed.
+        """
+        op = "wait_for_publisher"
+        who = Identity.of(identity, op=op)
+        with self._lock:
+            mine = who.digest in self._claims
+        if not mine:
+            claim = await_publisher(self._worker(op).catalogue, who, timeout_s, op=op)
+            if claim is None:
+                return
+            with self._lock:
+                self._claims[who.digest] = claim
+        raise NotPublishedError(
+            f"no live source publishes {who.fields}; load from disk and publish, others wait for it",
+            op=op,
+            failed_keys=[who.head_key],
+        )
+
+    def release(self, identity: Mapping[str, Any]) -> None:
+        """Let another process publish what `wait_for_publisher` made this one's turn. Bounded.
+
+        `publish`, whatever its end, and `close` do so by themselves.
+
+        Raises:
+            InvalidArgumentError: The identity cannot be hashed.
+        """
+        self._release(Identity.of(identity, op="release"))
+
+    def _release(self, who: Identity) -> None:
+        with self._lock:
+            claim = self._claims.pop(who.digest, None)
+        if claim is not None:
+            claim.release()
 
     def is_published(self, identity: Mapping[str, Any], *, deadline_s: float | None = None) -> bool:
         """Whether a live source publishes an identity: one call to the worker.
@@ -320,7 +374,10 @@ class FastLoader:
         """Withdraw everything this loader publishes or holds, and disconnect. Idempotent and bounded."""
         with self._lock:
             held, self._held = list(self._held.values()), {}
+            claims, self._claims = list(self._claims.values()), {}
             self._store, store = None, self._store
+        for claim in claims:
+            claim.release()
         for publication in {*held, *self._published}:
             publication.close()
         self._sites.close()

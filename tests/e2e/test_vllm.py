@@ -157,10 +157,10 @@ def test_the_patch_leaves_the_load_format_alone(make: Make, start: Start) -> Non
 
 
 def test_processed_weights_are_refused_where_they_are_no_tensors(make: Make, start: Start) -> None:
-    """vLLM packs weights into handles on a CPU, from 0.11 on: the second instance would answer rubbish."""
+    """Newer versions pack weights into handles on a CPU: the second instance would answer rubbish."""
     instance = start(make("qwen2"), extra={"stage": "final"}, dtype="float32")
     assert_cold(instance)
-    if IS_0_10_0:
+    if VERSION in ("0.10.0", "0.14.1"):  # not for a CPU without AVX-512
         instance.wait_until_published()
         second = start(make("qwen2"), extra={"stage": "final"}, dtype="float32")
         assert_pulled(second, "host")
@@ -205,11 +205,10 @@ def test_what_a_report_says(make: Make, start: Start) -> None:
 
 
 def test_two_that_start_together(make: Make, start: Start) -> None:
-    """Whoever comes first publishes; the other pulls or joins, and both answer the same."""
+    """Whoever comes first reads the disk; the other waits for it and pulls."""
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: start(make("llama")), range(2))
     assert one.tokens == other.tokens
-    assert {one.loaded["fallback"], other.loaded["fallback"]} <= {None, "NOT_PUBLISHED"}
-    third = start(make("llama"))
-    assert_pulled(third, "host")
-    assert third.tokens == one.tokens
+    first, second = (one, other) if one.loaded["fallback"] else (other, one)
+    assert_cold(first)
+    assert_pulled(second, "host")

@@ -224,9 +224,7 @@ class Member:
         self.free_lanes()
         if self.place is not None:
             with contextlib.suppress(FastLoadError):
-                self._worker.catalogue.store.erase(
-                    [self.key(self.place.number)], deadline_s=deadline.spare(_LEAVE_S)
-                )
+                self._worker.catalogue.store.erase([self.key(self.place.number)], deadline_s=deadline.spare(_LEAVE_S))
             self.place = None
         self.stop_serving(deadline)
 

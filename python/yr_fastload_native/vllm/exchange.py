@@ -21,7 +21,7 @@ from yr_fastload_native.report import LoadReport, size
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.live import SCALARS, Live, attributes
-from yr_fastload_native.vllm.publishing import RawWeights, guard, publish_final
+from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final
 from yr_fastload_native.vllm.settings import Settings
 
 __all__ = ["Exchange", "exchanged", "unwrapped"]
@@ -99,6 +99,7 @@ class Exchange:
             "bytes": 0,
             "pull_s": None,
             "cold_load_s": None,
+            "waited_s": 0.0,  # for another instance to publish
             "publish_s": 0.0,  # by which publishing held up this load
             "load_model_s": None,  # all of it, processing for the kernels included
             "fallback": None,
@@ -155,6 +156,7 @@ class Exchange:
             assert self._fast is not None
             assert self._identity is not None
             try:
+                self._await_publisher()
                 if self._stage == "final":
                     # Pulled when vLLM has processed what is there.
                     has_weights = self._fast.is_published(self._identity)
@@ -163,7 +165,8 @@ class Exchange:
                 else:
                     written = True
                     self._pulled(self._fast.load(model, self._identity))
-                    self._outcome["pull_s"] = time.perf_counter() - started  # identity and connecting too
+                    # Identity and connecting too.
+                    self._outcome["pull_s"] = time.perf_counter() - started - self._outcome["waited_s"]
                     has_weights = True
             except FastLoadError as error:
                 self._fall_back(error, time.perf_counter() - started)
@@ -173,6 +176,22 @@ class Exchange:
         if written:
             raise _AfreshError
         self._read(model, model_config)
+
+    def _await_publisher(self) -> None:
+        """Of instances that start together one reads the disk.
+
+        Not where all ranks read together: each could wait for another instance's.
+        """
+        exchange = self._settings.exchange
+        if exchange.publish == "off" or not exchange.wait_for_publisher_s or not compat.reads_alone(self._load_format):
+            return
+        assert self._fast is not None
+        assert self._identity is not None
+        started = time.perf_counter()
+        try:
+            self._fast.wait_for_publisher(self._identity, timeout_s=exchange.wait_for_publisher_s)
+        finally:
+            self._outcome["waited_s"] = time.perf_counter() - started
 
     def _agree(self, has_weights: bool) -> bool:
         """Whether this rank need not read from disk: it has its weights, and none waits for it to read with it."""
@@ -224,6 +243,9 @@ class Exchange:
         reason = str(error)
         if isinstance(error, NotPublishedError):
             reason = f"no live source publishes these weights of {self._call.model_config.model!r}"
+            waited_s = self._settings.exchange.wait_for_publisher_s
+            if 0 < waited_s <= self._outcome["waited_s"]:
+                reason += f", nor did the instance that reads them within {waited_s:g} s"
         self._outcome["fallback"] = error.code
         self._outcome["fallback_reason"] = reason
         _log.warning("weights were not pulled, reading from disk: %s: %s (after %.2f s)", error.code, reason, seconds)
@@ -241,10 +263,11 @@ class Exchange:
         if more:
             _log.warning("not published: reading the weights set more than tensors, such as %s", ", ".join(more[:3]))
             self._outcome["published"] = f"no: {more[0]}"
+            self._fast.release(self._identity)
             return
         if self._stage == "raw":
             started = time.perf_counter()
-            self._raw = RawWeights(self._fast, self._identity, model, self._settings)
+            self._raw = RawWeights(Source(self._fast, self._identity, self._settings), model)
             self._raw.before_processing()
             self._outcome["publish_s"] += time.perf_counter() - started
 
@@ -281,7 +304,7 @@ class Exchange:
         elif self._raw is not None:
             self._raw.after_processing(model, self._outcome)
         elif self._report is not None:
-            guard(self._fast, self._identity, model, self._settings)
+            guard(Source(self._fast, self._identity, self._settings), model)
         if self._read_from_disk:
             self._outcome["publish_s"] += time.perf_counter() - started
 
@@ -291,7 +314,7 @@ class Exchange:
         live = Live.of(model)
         if self._read_from_disk:
             if self._settings.exchange.publish != "off":
-                publish_final(self._fast, self._identity, live, self._settings, self._outcome)
+                publish_final(Source(self._fast, self._identity, self._settings), live, self._outcome)
             return
         started = time.perf_counter()
         try:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
@@ -23,7 +24,7 @@ from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 
-__all__ = ["RawWeights", "guard", "publish_final"]
+__all__ = ["RawWeights", "Source", "guard", "publish_final"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
@@ -38,11 +39,9 @@ class _StoppedError(Exception):
 class _Background:
     """Work beside the start of an instance, at the lowest priority; ends early when the process does."""
 
-    def __init__(self, work: Callable[[Callable[[int, int], None]], None], settings: Settings) -> None:
+    def __init__(self, work: Callable[[Callable[[int, int], None]], None], refuse: Callable[[str], None]) -> None:
         self._stopped = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(work, settings), name="yr-fastload-publish", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(work, refuse), name="yr-fastload-publish", daemon=True)
         close_at_exit(self)
         _running.append(self)
         self._thread.start()
@@ -60,7 +59,7 @@ class _Background:
         if self._stopped.is_set():
             raise _StoppedError
 
-    def _run(self, work: Callable[[Callable[[int, int], None]], None], settings: Settings) -> None:
+    def _run(self, work: Callable[[Callable[[int, int], None]], None], refuse: Callable[[str], None]) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         try:
             work(self._progress)
@@ -68,25 +67,34 @@ class _Background:
             pass
         except Exception as error:  # the instance serves all the same
             if not self._stopped.is_set():
-                _refuse(settings, str(error))
+                refuse(str(error))
 
 
 _running: list[_Background] = []
 
 
-def _say(publication: Publication, settings: Settings, how: str) -> None:
-    digest = publication.digest
-    trust = f", content digest {digest}" if digest else ""
-    _log.info("published %s in %.2f s%s%s", size(publication.bytes), publication.seconds, how, trust)
-    what: dict[str, object] = {"bytes": publication.bytes, "seconds": publication.seconds}
-    if digest:
-        what["digest"] = digest
-    session.record("published", what, settings.exchange.report)
+@attrs.frozen
+class Source:
+    """This instance, as one that may publish an identity."""
 
+    fast: FastLoader
+    identity: dict[str, Any]
+    settings: Settings
 
-def _refuse(settings: Settings, why: str) -> None:
-    _log.warning("not published: %s", why)
-    session.record("not published", {"why": why}, settings.exchange.report)
+    def say(self, publication: Publication, how: str) -> None:
+        digest = publication.digest
+        trust = f", content digest {digest}" if digest else ""
+        _log.info("published %s in %.2f s%s%s", size(publication.bytes), publication.seconds, how, trust)
+        what: dict[str, object] = {"bytes": publication.bytes, "seconds": publication.seconds}
+        if digest:
+            what["digest"] = digest
+        session.record("published", what, self.settings.exchange.report)
+
+    def refuse(self, why: str) -> None:
+        """Say why nothing is published, and let another instance have its turn."""
+        self.fast.release(self.identity)
+        _log.warning("not published: %s", why)
+        session.record("not published", {"why": why}, self.settings.exchange.report)
 
 
 def wait(timeout_s: float) -> bool:
@@ -104,10 +112,11 @@ def _by_reference(settings: Settings) -> bool:
 class RawWeights:
     """The weights of a model as they were loaded, from before vLLM processes them until they are published."""
 
-    def __init__(self, fast: FastLoader, identity: dict[str, Any], model: torch.nn.Module, settings: Settings) -> None:
-        self._fast = fast
-        self._identity = identity
-        self._settings = settings
+    def __init__(self, source: Source, model: torch.nn.Module) -> None:
+        self._source = source
+        self._fast = source.fast
+        self._identity = source.identity
+        self._settings = source.settings
         self._tensors = _exchanged_tensors(model)
         self._digests: dict[str, tuple[int, ...]] = {}
         self._published = False
@@ -120,7 +129,7 @@ class RawWeights:
             else:
                 self._digests = self._fast.digests(self._tensors)
         except FastLoadError as error:
-            _refuse(self._settings, str(error))
+            self._source.refuse(str(error))
             self._tensors = {}
 
     def _publish_now(self) -> None:
@@ -129,7 +138,7 @@ class RawWeights:
         if not publication.wait_settled(self._settings.transfer.publish_deadline_s):
             publication.close()
             raise TransferTimeoutError("digests were not taken within publish_deadline_s", op="publish")
-        _say(publication, self._settings, "")
+        self._source.say(publication, "")
         self._published = True
 
     def after_processing(self, model: torch.nn.Module, outcome: dict[str, Any]) -> None:
@@ -140,7 +149,7 @@ class RawWeights:
         outcome["published"] = self._settings.exchange.publish
         if self._published:
             self._tensors = {}
-            guard(self._fast, self._identity, model, self._settings)
+            guard(self._source, model)
             return
         replaced = _replaced(self._tensors, storages(model))
         publish_as = None
@@ -158,9 +167,9 @@ class RawWeights:
             try:
                 self._publish(publish_as, lambda done, total: None)
             except FastLoadError as error:
-                _refuse(self._settings, str(error))
+                self._source.refuse(str(error))
         else:
-            _Background(lambda progress: self._publish(publish_as, progress), self._settings)
+            _Background(lambda progress: self._publish(publish_as, progress), self._source.refuse)
 
     def _publish(self, publish_as: str | None, progress: Callable[[int, int], None]) -> None:
         tensors, self._tensors = self._tensors, {}
@@ -169,10 +178,10 @@ class RawWeights:
         if changed:
             names = ", ".join(changed[:_NAMED])
             why = f"processing wrote to {len(changed)} tensors, such as {names}; publish='inline' publishes before that"
-            _refuse(self._settings, why)
+            self._source.refuse(why)
             return
         publication = self._fast.publish(tensors, self._identity, publish_as=publish_as, progress=progress)
-        _say(publication, self._settings, ", in the background")
+        self._source.say(publication, ", in the background")
 
 
 def _exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -191,12 +200,12 @@ def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
     return sum(gone.values())
 
 
-def guard(fast: FastLoader, identity: dict[str, Any], model: torch.nn.Module, settings: Settings) -> None:
+def guard(source: Source, model: torch.nn.Module) -> None:
     """Withdraw what is published by reference and was changed by processing."""
-    publication = fast.publication(identity)
+    publication = source.fast.publication(source.identity)
     if publication is None or not publication.by_reference:
         return
-    if publication.kept_beside(storages(model)) and not _by_reference(settings):
+    if publication.kept_beside(storages(model)) and not _by_reference(source.settings):
         _log.info("not a source of these weights: processing replaced them")
         publication.close()
         return
@@ -212,27 +221,25 @@ def guard(fast: FastLoader, identity: dict[str, Any], model: torch.nn.Module, se
                 ", ".join(changed[:_NAMED]),
             )
 
-    _Background(check, settings)
+    _Background(check, source.refuse)
 
 
-def publish_final(
-    fast: FastLoader, identity: dict[str, Any], live: Live, settings: Settings, outcome: dict[str, Any]
-) -> None:
+def publish_final(source: Source, live: Live, outcome: dict[str, Any]) -> None:
     """Publish a model as its kernels use it, unless something of it is no tensor."""
     if live.opaque:
-        _refuse(settings, f"stage=final is refused for this model: {live.opaque[0]} may hold weights")
+        source.refuse(f"stage=final is refused for this model: {live.opaque[0]} may hold weights")
         outcome["published"] = f"no: {live.opaque[0]}"
         return
     tensors = {**live.tensors, SCALARS: live.digest()}
-    outcome["published"] = settings.exchange.publish
+    outcome["published"] = source.settings.exchange.publish
 
     def publish(progress: Callable[[int, int], None]) -> None:
-        _say(fast.publish(tensors, identity, progress=progress), settings, "")
+        source.say(source.fast.publish(tensors, source.identity, progress=progress), "")
 
-    if settings.exchange.publish == "background":
-        _Background(publish, settings)
+    if source.settings.exchange.publish == "background":
+        _Background(publish, source.refuse)
         return
     try:
         publish(lambda done, total: None)
     except FastLoadError as error:
-        _refuse(settings, str(error))
+        source.refuse(str(error))

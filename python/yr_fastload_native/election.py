@@ -1,0 +1,113 @@
+"""Of many processes that want weights which nobody publishes, one reads them from disk; the others wait for it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+
+from yr_fastload_native.catalogue import Catalogue
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.errors import FastLoadError, NotPublishedError
+from yr_fastload_native.identity import Identity
+
+__all__ = ["Claim", "await_publisher"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_RELEASE_S = 1.0
+
+
+class Claim:
+    """This process's word to publish an identity; others wait for it meanwhile.
+
+    Renewed three times in a lease until it is released, so that a process that dies hands over within its lease.
+    """
+
+    def __init__(self, catalogue: Catalogue, who: Identity, token: bytes) -> None:
+        self._catalogue = catalogue
+        self._key = who.claim_key
+        self._token = token
+        self._released = threading.Event()
+        self._renewing = threading.Thread(target=self._renew, name="yrfl-claim", daemon=True)
+        self._renewing.start()
+
+    @classmethod
+    def take(cls, catalogue: Catalogue, who: Identity, deadline: Deadline) -> Claim | None:
+        """The claim, None if another process has it.
+
+        Raises:
+            UnavailableError: The worker does not answer.
+        """
+        token = secrets.token_hex(16).encode()
+        lease_s = catalogue.config.lease_s
+        taken = catalogue.store.set_all_if_absent({who.claim_key: token}, ttl_s=lease_s, deadline_s=deadline.left())
+        return cls(catalogue, who, token) if taken else None
+
+    def _renew(self) -> None:
+        lease_s = self._catalogue.config.lease_s
+        while not self._released.wait(lease_s / 3):
+            try:
+                self._catalogue.store.expire([self._key], ttl_s=lease_s, deadline_s=lease_s / 3)
+            except FastLoadError as error:
+                _log.debug("a claim was not renewed: %s", str(error))
+
+    def release(self) -> None:
+        """Let another process have it. Idempotent, bounded, never raises."""
+        if self._released.is_set():
+            return
+        self._released.set()
+        store, deadline = self._catalogue.store, Deadline(_RELEASE_S, "release")
+        try:
+            # It may have expired, and be another's by now.
+            if store.get(self._key, deadline_s=deadline.left()) == self._token:
+                store.erase([self._key], deadline_s=deadline.left())
+        except FastLoadError as error:
+            _log.debug("a claim ends with its lease: %s", str(error))
+        self._renewing.join(_RELEASE_S)
+
+
+def await_publisher(catalogue: Catalogue, who: Identity, wait_s: float, *, op: str) -> Claim | None:
+    """Wait until somebody publishes, or until it is this process's turn to.
+
+    Args:
+        catalogue: Of the worker.
+        who: What is wanted.
+        wait_s: Longest wait for another process, seconds.
+        op: For errors.
+
+    Returns:
+        The claim if this process is the one to read the disk; None if somebody publishes.
+
+    Raises:
+        NotPublishedError: Another process has the claim, and has not published in time.
+        UnavailableError: The worker does not answer.
+        TransferTimeoutError: Nor within ``rpc_timeout_s``.
+    """
+    store, rpc_s = catalogue.store, catalogue.config.rpc_timeout_s
+    end = time.monotonic() + wait_s
+    told = False
+    while True:
+        head, claim = store.get_many([who.head_key, who.claim_key], deadline_s=rpc_s)
+        if head is not None:
+            return None
+        if claim is None:
+            mine = Claim.take(catalogue, who, Deadline(rpc_s, op))
+            if mine is not None:
+                if store.get(who.head_key, deadline_s=rpc_s) is None:
+                    return mine
+                mine.release()  # published, and its claim released, between the two looks
+                return None
+        if time.monotonic() >= end:
+            raise NotPublishedError(
+                f"no live source publishes {who.fields}, nor did the process that reads it within {wait_s:g} s; load "
+                "from disk",
+                op=op,
+                failed_keys=[who.head_key],
+            )
+        if not told:
+            _log.info("another process reads these weights from disk: waiting for it, at most %g s", wait_s)
+            told = True
+        time.sleep(min(_POLL_S, max(0.0, end - time.monotonic())))
