@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md $(shell find csrc python -type f ! -name '*.pyc')
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 ARGS ?=
+SEED ?= 1
+ROUNDS ?= 300
 
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test test-vllm test-vllm-matrix test-asan test-tsan lint format stubs docs bench clean
+.PHONY: help demo test chaos test-vllm test-vllm-matrix test-asan test-tsan lint format stubs docs bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -19,6 +21,9 @@ demo: $(VENV)/.installed  ## a second process pulls a model from a first; ARGS="
 test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those that need no vLLM
 	$(BIN)/python -m pytest $(ARGS)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory test-vllm)
+
+chaos: $(VENV)/.develop  ## ten minutes of faults, every byte checked; SEED=2 ROUNDS=300 ARGS="--only 17"
+	$(BIN)/python tests/chaos/campaign.py --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
 
 test-vllm:  ## the tests of tests/e2e with real vLLM on the CPU, in .venv-vllm; ARGS="-k tensor"
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \

@@ -79,3 +79,17 @@ def test_versions_of_vllm_are_those_that_are_installed() -> None:
 def test_where_things_are_is_where_they_are() -> None:
     for room in re.findall(r"^\| `([a-z_/]+/)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE):
         assert (ROOT / room).is_dir(), room
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_are_named_exist(page: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+
+
+def test_all_kinds_of_faults_are_documented() -> None:
+    rows = re.findall(r"^\| (`[a-z.]+`(?:, `[a-z.]+`)*) \|", (ROOT / "docs/reliability.md").read_text(), re.MULTILINE)
+    documented = [kind for row in rows for kind in re.findall(r"`([a-z.]+)`", row)]
+    kinds = re.findall(r'^    "([a-z.]+)": \w+,$', (ROOT / "tests/chaos/faults.py").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(kinds)
+    assert len(kinds) > 25
