@@ -13,6 +13,8 @@
 namespace yr_fastload::bindings {
 namespace {
 
+constexpr double kAllocateSeconds = 60.0;
+
 std::map<std::string, std::uint64_t> pool_stats(const PinnedPool& pool) {
   const PinnedPoolStats stats = pool.stats();
   return {{"cap_bytes", stats.cap_bytes},
@@ -45,8 +47,10 @@ void register_devices(py::module_& module) {
       .def_property_readonly("bytes", &Lease::bytes);
   py::class_<PinnedPool, std::shared_ptr<PinnedPool>>(module, "PinnedPool", "Page-locked memory up to a cap.")
       .def(py::init<std::shared_ptr<Device>, std::uint64_t>(), py::arg("device"), py::arg("cap_bytes"))
-      .def("try_lease", &PinnedPool::try_lease, py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
-           "A block, None if that would pass the cap now.")
+      .def(
+          "try_lease",
+          [](PinnedPool& pool, std::size_t bytes) { return pool.try_lease(bytes, Deadline::after(kAllocateSeconds)); },
+          py::arg("bytes"), py::call_guard<py::gil_scoped_release>(), "A block, None if that would pass the cap now.")
       .def(
           "lease",
           [](PinnedPool& pool, std::size_t bytes, double deadline_s) {

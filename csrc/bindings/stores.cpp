@@ -151,6 +151,8 @@ void register_stores(py::module_& module) {
                                                                      "Reads chunks that are objects of a store.")
       .def(py::init<std::shared_ptr<ObjectStore>, std::string, std::size_t, std::size_t>(), py::arg("store"),
            py::arg("key_prefix"), py::kw_only(), py::arg("first_batch"), py::arg("batch"));
+  module.attr("MOST_CONNECTIONS_LEFT_BEHIND") = kMostToBeDestroyed;
+  module.attr("MOST_THREADS_LEFT_BEHIND") = CallRunner::kMostLeftBehind;
   module.def("connections_left_behind", &to_be_destroyed,
              "Connections that may still be at work for a peer that does not answer; each goes after some minutes.");
   module.def("threads_left_behind", &CallRunner::left_behind,

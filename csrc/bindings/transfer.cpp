@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "bindings/common.hpp"
+#include "core/peaks.hpp"
 #include "core/pipeline.hpp"
 #include "stores/d2d_source.hpp"
 
@@ -141,6 +142,14 @@ void register_transfer(py::module_& module) {
              "Copy tensors into chunks; returns (digest of each chunk, seconds by stage).");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),
              py::arg("deadline_s"), py::arg("progress") = py::none(), "Digest of each chunk; moves nothing.");
+  module.def(
+      "transfer_peaks",
+      [] {
+        const TransferPeaks& peaks = transfer_peaks();
+        return std::map<std::string, std::uint64_t>{{"chunks_in_flight", peaks.chunks_in_flight.most()},
+                                                    {"copy_threads", peaks.copy_threads.most()}};
+      },
+      "The most that any one transfer of this process used of what its options bound.");
   module.def("memcpy_seconds", &memcpy_seconds, py::arg("destinations"), py::arg("sources"), py::arg("sizes"),
              py::arg("threads"), "Time a plain memcpy of these ranges on this many threads.");
 }

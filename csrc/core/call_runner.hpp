@@ -28,13 +28,19 @@ class CallRunner {
   /// Throws what `call` throws, or kTransferTimeout at the deadline.
   template <typename Call>
   auto run(const std::string& op, Deadline deadline, Call call) -> std::invoke_result_t<Call> {
-    auto task = std::make_shared<std::packaged_task<std::invoke_result_t<Call>()>>(std::move(call));
-    auto result = task->get_future();
-    submit([task] { (*task)(); });
-    task.reset();
+    auto result = start(std::move(call));
     if (result.wait_until(deadline.at()) != std::future_status::ready)
       throw Error(ErrorCode::kTransferTimeout, op, "the openYuanrong worker did not answer before the deadline");
     return result.get();
+  }
+
+  /// Starts `call`; what waits for the answer may go away before.
+  template <typename Call>
+  auto start(Call call) -> std::future<std::invoke_result_t<Call>> {
+    auto task = std::make_shared<std::packaged_task<std::invoke_result_t<Call>()>>(std::move(call));
+    auto result = task->get_future();
+    submit([task] { (*task)(); });
+    return result;
   }
 
   /// Runs `task`, which must not throw, and does not wait for it.
@@ -45,6 +51,9 @@ class CallRunner {
 
   /// Threads of all runners of this process that were left behind and have not ended yet.
   static std::size_t left_behind();
+
+  /// More than that are refused a connection that may leave some more.
+  static constexpr std::size_t kMostLeftBehind = 64;
 
  private:
   struct State;

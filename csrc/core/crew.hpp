@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/deadline.hpp"
+#include "core/peaks.hpp"
 
 namespace yr_fastload {
 
@@ -70,7 +71,8 @@ class Crew {
 template <typename T>
 class Channel {
  public:
-  explicit Channel(std::size_t capacity) : capacity_(capacity) {}
+  /// `peak`, if given, is told how many items there are.
+  explicit Channel(std::size_t capacity, Peak* peak = nullptr) : capacity_(capacity), peak_(peak) {}
 
   /// Waits for room; false if the channel was closed, and the item was dropped.
   bool push(T item) {
@@ -78,6 +80,7 @@ class Channel {
     changed_.wait(lock, [&] { return closed_ || items_.size() < capacity_; });
     if (closed_) return false;
     items_.push_back(std::move(item));
+    if (peak_ != nullptr) peak_->note(items_.size());
     changed_.notify_all();
     return true;
   }
@@ -101,6 +104,7 @@ class Channel {
 
  private:
   const std::size_t capacity_;
+  Peak* const peak_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<T> items_;

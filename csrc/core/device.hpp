@@ -51,10 +51,10 @@ class Device {
   virtual bool cpu_accessible() const noexcept = 0;
   /// Makes it the current device of the calling thread, which a thread needs before it calls anything else.
   virtual void bind_thread() = 0;
-  /// Host memory that the device can copy from without a copy in between.
-  virtual std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes) = 0;
-  /// Memory of the device itself. Throws kResourceExhausted if it has none left.
-  virtual std::unique_ptr<Memory> allocate(std::size_t bytes) = 0;
+  /// Host memory that the device can copy from without a copy in between. Throws kTransferTimeout at the deadline.
+  virtual std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) = 0;
+  /// Memory of the device itself. Throws kResourceExhausted if it has none left, kTransferTimeout at the deadline.
+  virtual std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
 };
 

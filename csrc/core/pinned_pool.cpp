@@ -55,12 +55,13 @@ struct PinnedPool::State {
     cached_bytes = 0;
   }
 
-  std::unique_ptr<Memory> take(std::size_t bytes) {
+  std::unique_ptr<Memory> take(std::size_t bytes, Deadline deadline) {
     auto memory = take_free(bytes);
     if (!memory) {
       if (bytes > cap_bytes - leased_bytes - cached_bytes) drop_free();
       if (bytes > cap_bytes - leased_bytes) return nullptr;
-      memory = kind == MemoryKind::kDevice ? device->allocate(bytes) : device->allocate_page_locked(bytes);
+      memory = kind == MemoryKind::kDevice ? device->allocate(bytes, deadline)
+                                           : device->allocate_page_locked(bytes, deadline);
       if (memory->locked()) locked_bytes += memory->bytes();
     }
     leased_bytes += memory->bytes();
@@ -93,31 +94,31 @@ bool PinnedPool::fits(std::uint64_t bytes) const noexcept {
   return std::max<std::uint64_t>(bytes, 1) <= state_->cap_bytes / kGranule * kGranule;
 }
 
-std::optional<PinnedPool::Lease> PinnedPool::try_lease(std::size_t bytes) {
+std::optional<PinnedPool::Lease> PinnedPool::try_lease(std::size_t bytes, Deadline deadline) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
   if (!fits(bytes)) return std::nullopt;
-  auto memory = state_->take(round_up(bytes));
+  auto memory = state_->take(round_up(bytes), deadline);
   if (!memory) return std::nullopt;
   return Lease(state_, std::move(memory));
 }
 
-std::optional<PinnedPool::Lease> PinnedPool::lease_until(std::size_t bytes, Deadline deadline) {
+std::optional<PinnedPool::Lease> PinnedPool::lease_until(std::size_t bytes, Deadline room, Deadline deadline) {
   std::unique_lock<std::mutex> lock(state_->mutex);
   if (!fits(bytes))
     throw Error(ErrorCode::kResourceExhausted, "staging",
                 std::to_string(bytes) + " bytes of staging memory are above the cap of " +
                     std::to_string(state_->cap_bytes) + "; raise staging_bytes or lower chunk_bytes");
   std::unique_ptr<Memory> memory;
-  const bool room = state_->returned.wait_until(lock, deadline.at(), [&] {
-    memory = state_->take(round_up(bytes));
+  const bool found = state_->returned.wait_until(lock, room.at(), [&] {
+    memory = state_->take(round_up(bytes), deadline);
     return memory != nullptr;
   });
-  if (!room) return std::nullopt;
+  if (!found) return std::nullopt;
   return Lease(state_, std::move(memory));
 }
 
 PinnedPool::Lease PinnedPool::lease(std::size_t bytes, Deadline deadline) {
-  std::optional<Lease> lease = lease_until(bytes, deadline);
+  std::optional<Lease> lease = lease_until(bytes, deadline, deadline);
   if (!lease) throw Error(ErrorCode::kTransferTimeout, "staging", "no staging memory became free in time");
   return std::move(*lease);
 }

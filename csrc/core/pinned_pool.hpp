@@ -50,11 +50,12 @@ class PinnedPool {
   /// Whether a block of at least `bytes` can ever be had: blocks are rounded up to a granule.
   bool fits(std::uint64_t bytes) const noexcept;
 
-  /// A block of at least `bytes`, nullopt if that would pass the cap now.
-  std::optional<Lease> try_lease(std::size_t bytes);
+  /// A block of at least `bytes`, nullopt if that would pass the cap now. The device has until the deadline, as below.
+  std::optional<Lease> try_lease(std::size_t bytes, Deadline deadline);
 
-  /// Waits for room; nullopt at the deadline. Throws kResourceExhausted if `bytes` alone passes the cap.
-  std::optional<Lease> lease_until(std::size_t bytes, Deadline deadline);
+  /// Waits for room until `room`; nullopt then. Throws kResourceExhausted if `bytes` alone passes the cap,
+  /// kTransferTimeout if the device gives no memory by the deadline.
+  std::optional<Lease> lease_until(std::size_t bytes, Deadline room, Deadline deadline);
 
   /// Waits for room. Throws kResourceExhausted if `bytes` alone passes the cap, kTransferTimeout at the deadline.
   Lease lease(std::size_t bytes, Deadline deadline);

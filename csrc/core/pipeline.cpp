@@ -102,8 +102,10 @@ void wait_or_time_out(Crew& crew, const Progress& progress, const TransferOption
 }
 
 unsigned crew_size(const TransferOptions& options, std::uint64_t chunks) {
-  return static_cast<unsigned>(
+  const auto size = static_cast<unsigned>(
       std::min<std::uint64_t>(std::max(1U, options.copy_threads), std::max<std::uint64_t>(1, chunks)));
+  transfer_peaks().copy_threads.note(size);
+  return size;
 }
 
 struct FetchedChunk {
@@ -123,7 +125,7 @@ class Load {
         chunks_(chunks),
         digests_(digests),
         options_(options),
-        fetched_(std::max<std::size_t>(1, options.chunks_in_flight / 2)) {
+        fetched_(std::max<std::size_t>(1, options.chunks_in_flight / 2), &transfer_peaks().chunks_in_flight) {
     result_.verified = options.verify;
   }
 
@@ -314,7 +316,7 @@ class Publish {
         keys_(chunk_keys(key_prefix, plan.chunks())),
         ttl_s_(ttl_s),
         options_(options),
-        filled_(std::max<std::size_t>(1, options.chunks_in_flight)) {
+        filled_(std::max<std::size_t>(1, options.chunks_in_flight), &transfer_peaks().chunks_in_flight) {
     if (options_.verify) result_.digests.resize(plan_.chunks());
   }
 

@@ -7,10 +7,13 @@
 #include <string>
 #include <utility>
 
+#include "core/call_runner.hpp"
 #include "core/error.hpp"
 
 namespace yr_fastload {
 namespace {
+
+constexpr unsigned kAllocatingThreads = 2;
 
 // Values of CANN's ABI (acl_base.h, acl_rt.h; https://www.hiascend.com/document, AscendCL API reference).
 using AclError = int;
@@ -160,21 +163,33 @@ class AclDevice final : public Device {
   int index() const noexcept override { return index_; }
   bool cpu_accessible() const noexcept override { return acl_.simulated; }
   void bind_thread() override { check(acl_.set_device(index_), "aclrtSetDevice"); }
-  std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes) override { return allocate(bytes, true); }
-  std::unique_ptr<Memory> allocate(std::size_t bytes) override { return allocate(bytes, false); }
+  std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) override {
+    return allocate(bytes, true, deadline);
+  }
+  std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) override {
+    return allocate(bytes, false, deadline);
+  }
   std::unique_ptr<Stream> make_stream() override {
     bind_thread();
     return std::make_unique<AclStream>();
   }
 
  private:
-  std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host) {
-    bind_thread();
-    return std::make_unique<AclMemory>(index_, bytes, on_host);
+  /// On a thread that can be left behind: a device that hangs does not return from here.
+  std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host, Deadline deadline) {
+    auto answer = runner_.start([index = index_, bytes, on_host]() -> std::unique_ptr<Memory> {
+      check(Acl::instance().set_device(index), "aclrtSetDevice");
+      return std::make_unique<AclMemory>(index, bytes, on_host);
+    });
+    if (answer.wait_until(deadline.at()) != std::future_status::ready)
+      throw Error(ErrorCode::kTransferTimeout, "device",
+                  "device " + std::to_string(index_) + " gave no memory before the deadline");
+    return answer.get();
   }
 
   const Acl& acl_ = Acl::instance();
   const int index_;
+  CallRunner runner_{kAllocatingThreads, 0.0};
 };
 
 }  // namespace

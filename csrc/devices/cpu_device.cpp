@@ -49,7 +49,7 @@ class CpuStream final : public Stream {
 
 }  // namespace
 
-std::unique_ptr<Memory> CpuDevice::allocate_page_locked(std::size_t bytes) {
+std::unique_ptr<Memory> CpuDevice::allocate_page_locked(std::size_t bytes, Deadline) {
   return std::make_unique<LockedPages>(bytes);
 }
 

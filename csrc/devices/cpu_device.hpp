@@ -12,8 +12,10 @@ class CpuDevice final : public Device {
   int index() const noexcept override { return -1; }
   bool cpu_accessible() const noexcept override { return true; }
   void bind_thread() override {}
-  std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes) override;
-  std::unique_ptr<Memory> allocate(std::size_t bytes) override { return allocate_page_locked(bytes); }
+  std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) override;
+  std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) override {
+    return allocate_page_locked(bytes, deadline);
+  }
   std::unique_ptr<Stream> make_stream() override;
 };
 

@@ -106,7 +106,7 @@ void D2dReader::ask(Deadline deadline) {
     Landing landing;
     if (lands(chunk)) {
       // With nothing under way, room can only come from the threads that copy.
-      landing = receiver_->land(plan_->chunk_bytes[chunk], pending_.empty() && landings.empty());
+      landing = receiver_->land(plan_->chunk_bytes[chunk], pending_.empty() && landings.empty(), deadline);
       if (!landing) break;
     }
     keys.push_back(chunk_key(peer_.key_prefix, chunk));

@@ -2,8 +2,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <string>
 #include <thread>
 #include <utility>
+
+#include "core/call_runner.hpp"
+#include "core/error.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -26,5 +30,14 @@ void destroy_later(std::function<void()> destroy) {
 }
 
 std::size_t to_be_destroyed() { return waiting; }
+
+void check_left_behind() {
+  const std::size_t threads = CallRunner::left_behind();
+  if (threads < CallRunner::kMostLeftBehind && waiting < kMostToBeDestroyed) return;
+  throw Error(ErrorCode::kResourceExhausted, "connect",
+              std::to_string(threads) + " threads and " + std::to_string(waiting) +
+                  " connections of this process still wait for openYuanrong workers that do not answer; connect again "
+                  "when they have ended (minutes), or start a new process");
+}
 
 }  // namespace yr_fastload

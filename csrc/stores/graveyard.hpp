@@ -15,4 +15,9 @@ void destroy_later(std::function<void()> destroy);
 /// How many of them are still to be destroyed.
 std::size_t to_be_destroyed();
 
+constexpr std::size_t kMostToBeDestroyed = 64;
+
+/// Throws kResourceExhausted where this process has left behind as much as it may, of these and of threads.
+void check_left_behind();
+
 }  // namespace yr_fastload

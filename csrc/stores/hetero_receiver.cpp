@@ -94,8 +94,9 @@ std::shared_ptr<HeteroSession> HeteroReceiver::session(Deadline deadline) {
   }
 }
 
-Landing HeteroReceiver::land(std::size_t bytes, bool wait) {
-  auto lease = wait ? landing_.lease_until(bytes, Deadline::after(kMomentSeconds)) : landing_.try_lease(bytes);
+Landing HeteroReceiver::land(std::size_t bytes, bool wait, Deadline deadline) {
+  auto lease = wait ? landing_.lease_until(bytes, Deadline::after(kMomentSeconds), deadline)
+                    : landing_.try_lease(bytes, deadline);
   return lease ? std::make_shared<PinnedPool::Lease>(std::move(*lease)) : nullptr;
 }
 

@@ -47,8 +47,9 @@ class HeteroReceiver {
   /// Something in this session is stuck or broken: the next one asked for is new.
   void discard(const std::shared_ptr<HeteroSession>& session);
 
-  /// Device memory for a chunk, null if there is no room; `wait`s a moment for some first.
-  Landing land(std::size_t bytes, bool wait);
+  /// Device memory for a chunk, null if there is no room; `wait`s a moment for some first. Throws kTransferTimeout if
+  /// the device gives none by the deadline.
+  Landing land(std::size_t bytes, bool wait, Deadline deadline);
   PinnedPoolStats landing_stats() const { return landing_.stats(); }
   int device_index() const noexcept { return device_->index(); }
   const Connection& connection() const noexcept { return connection_; }

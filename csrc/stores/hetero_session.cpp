@@ -19,10 +19,11 @@ constexpr double kCloseSeconds = 1.0;
 
 HeteroSession::HeteroSession(const Connection& connection, std::shared_ptr<Device> device)
     : runner_(kCallThreads, kCloseSeconds) {
+  check_left_behind();
   shared_->device = std::move(device);
-  shared_->greeting = shared_->device->allocate(kGreetingBytes);
+  const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
+  shared_->greeting = shared_->device->allocate(kGreetingBytes, deadline);
   try {
-    const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
     runner_.run("connect", deadline, [options = connect_options(connection), shared = shared_] {
       shared->device->bind_thread();
       auto client = std::make_unique<ds::HeteroClient>(options);

@@ -8,6 +8,7 @@
 
 #include "core/call_runner.hpp"
 #include "core/error.hpp"
+#include "stores/graveyard.hpp"
 #include "stores/status.hpp"
 
 namespace yr_fastload {
@@ -54,6 +55,7 @@ class Draft final : public ObjectDraft {
 class HostStore final : public ObjectStore {
  public:
   explicit HostStore(const Connection& connection) : reserve_keys_(keys_at_once(connection, kBatchKeys)) {
+    check_left_behind();
     try {
       const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
       client_ = runner_.run("connect", deadline, [options = connect_options(connection)] {

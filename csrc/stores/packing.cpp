@@ -13,7 +13,7 @@ bool travels_packed(const Plan& plan, std::uint64_t chunk) {
 
 std::shared_ptr<Memory> pack(const Plan& plan, std::uint64_t chunk, const TensorMemory& tensors, Device& device,
                              Deadline deadline) {
-  std::shared_ptr<Memory> packed = device.allocate(plan.chunk_bytes[chunk]);
+  std::shared_ptr<Memory> packed = device.allocate(plan.chunk_bytes[chunk], deadline);
   const std::unique_ptr<Stream> stream = device.cpu_accessible() ? nullptr : device.make_stream();
   std::uint64_t end = 0;
   for (const Blob& blob : plan.chunk(chunk)) {

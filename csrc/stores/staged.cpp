@@ -101,7 +101,7 @@ class StagedReader::Pull {
     while (!wanted_.empty() && call.chunks.size() < most) {
       const std::uint64_t chunk = wanted_.front();
       Landing landing =
-          reader_.receiver_->land(reader_.plan_->chunk_bytes[chunk], calls_.empty() && call.chunks.empty());
+          reader_.receiver_->land(reader_.plan_->chunk_bytes[chunk], calls_.empty() && call.chunks.empty(), deadline_);
       if (!landing) break;
       lists.push_back(landing_blobs(*reader_.plan_, chunk, landing, reader_.receiver_->device_index()));
       call.keys.push_back(chunk_key(reader_.key_prefix_, chunk));

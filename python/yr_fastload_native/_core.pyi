@@ -16,6 +16,8 @@ __all__: list[str] = [
     "Device",
     "HeteroReceiver",
     "Lease",
+    "MOST_CONNECTIONS_LEFT_BEHIND",
+    "MOST_THREADS_LEFT_BEHIND",
     "MemoryStore",
     "ObjectStore",
     "PinnedLease",
@@ -47,6 +49,7 @@ __all__: list[str] = [
     "publish_chunks",
     "publish_staged",
     "threads_left_behind",
+    "transfer_peaks",
 ]
 
 class Plan:
@@ -553,6 +556,13 @@ def threads_left_behind() -> int:
     Threads that a frozen worker kept from ending with their store.
     """
 
+def transfer_peaks() -> dict[str, int]:
+    """
+    The most that any one transfer of this process used of what its options bound.
+    """
+
 DIGEST_BLOCK_BYTES: int = 8192
+MOST_CONNECTIONS_LEFT_BEHIND: int = 64
+MOST_THREADS_LEFT_BEHIND: int = 64
 STAGED_CHUNK_BYTES: int = 8388608
 __version__: str = "0.1.0"

@@ -25,6 +25,7 @@ from yr_fastload_native.manifest import (
     encode_digests,
     encode_manifest,
 )
+from yr_fastload_native.usage import Usage
 
 __all__ = ["Catalogue", "Generation", "SupersededError"]
 
@@ -77,6 +78,7 @@ class Catalogue:
 
     store: _core.ObjectStore
     config: Config
+    usage: Usage = attrs.field(factory=Usage)
 
     @property
     def data_ttl_s(self) -> int:
@@ -111,6 +113,7 @@ class Catalogue:
         body, digests, *values = self.store.get_many(keys, deadline_s=deadline.left())
         if body is None:
             raise SupersededError
+        self.usage.note("manifest_bytes", len(body))
         manifest = decode_manifest(
             body,
             names,
@@ -167,6 +170,7 @@ class Catalogue:
     def describe(self, who: Identity, manifest: Manifest, transports: list[str]) -> tuple[Generation, bytes]:
         """A generation to be, and its encoded manifest."""
         body, head = encode_manifest(manifest, max_bytes=self.config.max_manifest_bytes, transports=transports)
+        self.usage.note("manifest_bytes", len(body))
         return Generation(who, manifest, head, tuple(transports), manifest.digests()), body
 
     def announce(

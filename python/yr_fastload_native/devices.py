@@ -69,6 +69,11 @@ class Sites:
             assert site.receiver is not None
             site.receiver.prepare()
 
+    def peak_bytes(self, pool: str) -> int:
+        """The most that a pool of any device, ``staging`` or ``landing``, has held."""
+        pools = [getattr(site, "pool" if pool == "staging" else "receiver") for site in self._sites.values()]
+        return max((each.stats()["peak_bytes"] for each in pools if each is not None), default=0)
+
     def stats(self) -> dict[str, object]:
         return {
             f"{site.device.name}:{index}" if index >= 0 else site.device.name: {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import threading
 import time
 import weakref
@@ -31,6 +32,7 @@ from yr_fastload_native.report import LoadReport
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports.digests import of_tensors
 from yr_fastload_native.transports.jobs import Progress, Worker
+from yr_fastload_native.usage import Usage
 from yr_fastload_native.worker import LocalWorker
 
 __all__ = ["FastLoader", "Progress"]
@@ -60,6 +62,7 @@ class FastLoader:
         self._held: dict[str, Publication] = {}
         self._claims: dict[str, Claim] = {}
         self._published: weakref.WeakSet[Publication] = weakref.WeakSet()
+        self._usage = Usage()
         self._loads = 0
         self._loaded_bytes = 0
         self._retried_chunks = 0
@@ -96,7 +99,8 @@ class FastLoader:
     def _worker(self, op: str) -> Worker:
         if self._store is None:
             raise InvalidArgumentError("this FastLoader is closed", op=op)
-        return Worker(Catalogue(self._store, self.config), self.config, self._connection, self._copy_threads)
+        catalogue = Catalogue(self._store, self.config, self._usage)
+        return Worker(catalogue, self.config, self._connection, self._copy_threads)
 
     # -- publish ------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,7 @@ class FastLoader:
                 worker = attrs.evolve(worker, config=attrs.evolve(self.config, publish_as=publish_as))
             deadline = Deadline(self.config.publish_deadline_s, "publish")
             table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
+            self._usage.note("tensors", len(table.tensors))
             publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress)
             publication = publisher.publish(started)
         finally:
@@ -293,6 +298,7 @@ class FastLoader:
         who = Identity.of(identity, op="load")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
         table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
+        self._usage.note("tensors", len(table.tensors))
         trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
         pins = None if trusted is None else check_trusted(trusted, op="load")
         puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins)
@@ -348,7 +354,11 @@ class FastLoader:
     # -- the rest -----------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Every bound of this loader with what is used of it, and what it has done; plain types."""
+        """Every bound of this loader with what was used of it, and what it has done; plain types.
+
+        ``bounds`` has for each the ``cap`` and the ``peak``: of this loader, and of any one transfer of the process for
+        ``copy_threads`` and ``chunks_in_flight``. What the whole process shares has ``used``, what there is now.
+        """
         with self._lock:
             held = list(self._held.values())
             counts = {
@@ -360,14 +370,33 @@ class FastLoader:
             "worker": self.worker,
             "transport": self.config.transport,
             "copy_threads": self._copy_threads,
-            "chunks_in_flight": self.config.chunks_in_flight,
             "deadline_s": self.config.deadline_s,
+            "bounds": self._bounds(),
             "devices": self._sites.stats(),
             "sources": {publication.generation: publication.state for publication in held},
             "threads_left_behind": _core.threads_left_behind(),
             "connections_left_behind": _core.connections_left_behind(),
             "digest_backend": _core.digest_backend(),
             **counts,
+        }
+
+    def _bounds(self) -> dict[str, dict[str, int]]:
+        config, transfers = self.config, _core.transfer_peaks()
+        peaks = {
+            "copy_threads": (self._copy_threads, transfers["copy_threads"]),
+            "chunks_in_flight": (config.chunks_in_flight, transfers["chunks_in_flight"]),
+            "tensors": (config.max_tensors, self._usage.most("tensors")),
+            "manifest_bytes": (config.max_manifest_bytes, self._usage.most("manifest_bytes")),
+            "staging_bytes": (config.staging_bytes, self._sites.peak_bytes("staging")),
+            "landing_bytes": (config.staging_bytes, self._sites.peak_bytes("landing")),
+        }
+        used = {
+            "threads_left_behind": (_core.MOST_THREADS_LEFT_BEHIND, _core.threads_left_behind()),
+            "connections_left_behind": (_core.MOST_CONNECTIONS_LEFT_BEHIND, _core.connections_left_behind()),
+            "descriptors": (resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(os.listdir("/proc/self/fd"))),
+        }
+        return {name: {"cap": cap, "peak": peak} for name, (cap, peak) in peaks.items()} | {
+            name: {"cap": cap, "used": now} for name, (cap, now) in used.items()
         }
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -313,6 +314,37 @@ def test_a_frozen_worker_keeps_nobody(own_worker: fl.LocalWorker, short_tmp: Any
     while _core.threads_left_behind() and time.monotonic() < end:
         time.sleep(0.2)
     assert _core.threads_left_behind() == 0, "calls that were left behind end once the worker goes on"
+
+
+def test_too_much_left_behind_is_refused(own_worker: fl.LocalWorker, short_tmp: Any) -> None:
+    """In a process of its own, which has dozens of connections."""
+    code = """
+import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+import yr_fastload_native as fl
+from yr_fastload_native import _core
+config = fl.Config(worker=sys.argv[1], transport="host", rpc_timeout_s=1)
+with ThreadPoolExecutor(_core.MOST_THREADS_LEFT_BEHIND) as pool:
+    loaders = list(pool.map(lambda _: fl.FastLoader(config), range(_core.MOST_THREADS_LEFT_BEHIND)))
+    os.kill(int(sys.argv[2]), signal.SIGSTOP)
+    list(pool.map(fl.FastLoader.close, loaders))
+print(_core.threads_left_behind(), flush=True)
+try:
+    fl.FastLoader(config)
+except fl.ResourceExhaustedError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    status = fl.LocalWorker.status(short_tmp)
+    assert status is not None
+    command = [sys.executable, "-c", code, own_worker.address, str(status.pid)]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    finally:
+        os.kill(status.pid, signal.SIGCONT)
+    left, error = done.stdout.splitlines()
+    assert int(left) == _core.MOST_THREADS_LEFT_BEHIND
+    assert error.startswith(f"connect: {left} threads and 0 connections of this process still wait")
 
 
 def test_a_pool_too_small_publishes_nothing(own_worker: fl.LocalWorker, identity: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -257,4 +258,34 @@ def test_stats_name_every_bound(loader: fl.FastLoader) -> None:
     assert stats["worker"] == loader.worker
     assert stats["copy_threads"] >= 1
     assert stats["devices"] == {}  # none was used yet
+    assert all(bound["cap"] > 0 for bound in stats["bounds"].values())
+    assert [name for name, bound in stats["bounds"].items() if "used" in bound] == [
+        "threads_left_behind",
+        "connections_left_behind",
+        "descriptors",
+    ]
     assert stats["threads_left_behind"] == _core.threads_left_behind() == 0
+
+
+def test_stats_tell_what_was_used_of_each_bound(worker: str, identity: dict[str, str]) -> None:
+    """In a process of its own: peaks of transfers are those of the process."""
+    code = """
+import json, sys
+import numpy as np, yr_fastload_native as fl
+config = fl.Config(worker=sys.argv[1], transport="host", copy_threads=2, chunks_in_flight=4, chunk_bytes=1 << 16,
+                   staging="always", staging_bytes=1 << 20)
+with fl.FastLoader(config) as loader:
+    tensors = {f"w{i}": np.full(1 << 20, i, np.uint8) for i in range(8)}
+    loader.publish(tensors, json.loads(sys.argv[2]))
+    loader.load({name: np.zeros_like(tensor) for name, tensor in tensors.items()}, json.loads(sys.argv[2]))
+    print(json.dumps(loader.stats()["bounds"]))
+"""
+    arguments = [sys.executable, "-c", code, worker, json.dumps(identity)]
+    bounds = json.loads(subprocess.run(arguments, stdout=subprocess.PIPE, check=True, timeout=60).stdout)
+    assert bounds["copy_threads"] == {"cap": 2, "peak": 2}
+    assert bounds["tensors"]["peak"] == 8
+    assert 1 <= bounds["chunks_in_flight"]["peak"] <= bounds["chunks_in_flight"]["cap"] == 4
+    assert 1 << 16 <= bounds["staging_bytes"]["peak"] <= bounds["staging_bytes"]["cap"] == 1 << 20
+    assert 1000 < bounds["manifest_bytes"]["peak"] < bounds["manifest_bytes"]["cap"]
+    assert bounds["landing_bytes"]["peak"] == 0
+    assert 10 < bounds["descriptors"]["used"] < bounds["descriptors"]["cap"]

@@ -94,6 +94,17 @@ def test_faults_of_the_only_source(node, model, fault):
     source.faults()
 
 
+@pytest.mark.parametrize("publish_as", ["d2d", "staged"])
+def test_a_device_that_gives_no_memory_keeps_no_load(node, model, publish_as):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": publish_as})
+    reader.faults("malloc@3+:freeze")
+    answer = reader.call("load", model=model, deadline_s=3.0, settings=ONLY_READS, numpy=True)
+    assert answer["seconds"] < 4
+    assert answer["error"] in ("PARTIAL_TRANSFER", "TRANSFER_TIMEOUT")
+    reader.faults()
+
+
 def test_damaged_bytes_are_never_taken(node, model):
     source, reader = node("source"), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)

@@ -1,0 +1,24 @@
+"""How much of what settings bound was used."""
+
+from __future__ import annotations
+
+import threading
+
+__all__ = ["Usage"]
+
+
+class Usage:
+    """The most that was used of each thing. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._most: dict[str, int] = {}
+
+    def note(self, name: str, amount: int) -> None:
+        with self._lock:
+            self._most[name] = max(amount, self._most.get(name, 0))
+
+    def most(self, name: str) -> int:
+        """0 if none was."""
+        with self._lock:
+            return self._most.get(name, 0)
