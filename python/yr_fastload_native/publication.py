@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Set
-from types import FrameType
 from typing import Any, Protocol
 
 from yr_fastload_native import _core
@@ -18,9 +14,10 @@ from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling
+from yr_fastload_native.termination import before_sigterm
 from yr_fastload_native.transports.d2d import Member
 
-__all__ = ["LEAVE_S", "Publication", "close_all", "close_at_exit", "withdraw_on_sigterm"]
+__all__ = ["LEAVE_S", "Publication", "close_all", "close_at_exit"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,23 +41,6 @@ def close_all() -> None:
     """Withdraw everything that this process publishes, and disconnect."""
     for each in list(_open):
         each.close()
-
-
-def withdraw_on_sigterm() -> None:
-    """Have SIGTERM withdraw everything first, where it would end this process without running any of its code.
-
-    A program's own handler is left alone: it ends the process in a way that runs `close_all`, or means to go on.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _leave)
-
-
-def _leave(number: int, _: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    close_all()
-    os.kill(os.getpid(), number)  # and end as the signal would have
 
 
 class Publication:
@@ -102,7 +82,7 @@ class Publication:
         self._failed = ""
         close_at_exit(self)
         if member is not None:
-            withdraw_on_sigterm()
+            before_sigterm(close_all)  # its readers need not find out that it is gone
 
     def settle(self, settling: Callable[[Callable[[str], None]], Settling]) -> None:
         """Have digests taken in the background; the publication is withdrawn if they cannot be."""
