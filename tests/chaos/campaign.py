@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -52,8 +53,11 @@ def _warm_up(herd: Herd, workers: Workers, watch: Watch) -> None:
 @click.option("--seed", default=1, show_default=True)
 @click.option("--rounds", default=300, show_default=True)
 @click.option("--only", type=int, help="Run this round alone.")
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="Draw rounds of these kinds alone."
+)
 @click.option("--quiet", is_flag=True, help="No line for each round.")
-def main(seed: int, rounds: int, only: int | None, quiet: bool) -> None:
+def main(seed: int, rounds: int, only: int | None, kinds: tuple[str, ...], quiet: bool) -> None:
     """Publish and load under every kind of fault, and check every byte."""
     started = time.monotonic()
     tally = Tally(seed)
@@ -65,7 +69,7 @@ def main(seed: int, rounds: int, only: int | None, quiet: bool) -> None:
                 watch = Watch(herd, workers, tally, pulse)
                 _warm_up(herd, workers, watch)
                 for number in range(rounds) if only is None else [only]:
-                    _round(seed, number, workers, watch, directory, quiet=quiet)
+                    _round(seed, number, kinds or tuple(KINDS), workers, watch, directory, quiet=quiet)
                 ended = watch.finish(schedule.draw(seed, -1, "the end"), _PATIENCE_S)
             finally:
                 workers.close()
@@ -79,9 +83,11 @@ def main(seed: int, rounds: int, only: int | None, quiet: bool) -> None:
     sys.exit(0 if tally.good() else 1)
 
 
-def _round(seed: int, number: int, workers: Workers, watch: Watch, directory: Path, *, quiet: bool) -> None:
+def _round(
+    seed: int, number: int, kinds: Sequence[str], workers: Workers, watch: Watch, directory: Path, *, quiet: bool
+) -> None:
     started, tally = time.monotonic(), watch.tally
-    kind = schedule.kind_of(seed, number, list(KINDS))
+    kind = schedule.kind_of(seed, number, kinds)
     spec = schedule.draw(seed, number, kind, KINDS[kind].transports)
     fault = KINDS[kind](spec)
     counted = tally.kinds[kind]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import attrs
 
@@ -44,7 +45,7 @@ class Round:
         return attrs.asdict(self, filter=lambda field, _: field.name != "rng")
 
 
-def kind_of(seed: int, number: int, kinds: list[str]) -> str:
+def kind_of(seed: int, number: int, kinds: Sequence[str]) -> str:
     """A shuffled round robin: in n rounds every kind comes n // len(kinds) times at least."""
     order = list(kinds)
     random.Random(f"{seed}:kinds:{number // len(kinds)}").shuffle(order)

@@ -32,6 +32,7 @@ _LET_GO_S = 60.0  # openYuanrong's threads that wait for a peer or a worker that
 # Connections left behind go after five minutes. Until then their threads may take a core: such a process is stopped.
 _QUIET_S = 305.0
 _MOST_PARKED = 24
+_POOL_SPARE = _MIB  # what it keeps of clients that were killed: 4 KiB each, in no object
 # openYuanrong's pools keep threads for as many calls as there once were at a time.
 _SPARE = {"threads": 24, "descriptors": 3, "mappings": 0, "private": 64 * _MIB}
 
@@ -94,6 +95,7 @@ class _Resting:
     node: Node
     spec: Round
     since: float
+    worker: tuple[Worker, int]  # whose client it was, and that one's incarnation
     next_look: float = 0.0
     parked_at: float | None = None
     over: dict = attrs.Factory(dict)
@@ -106,13 +108,14 @@ class Watch:
         self._herd, self._workers = herd, workers
         self.tally, self.pulse = tally, pulse
         self._due: list[_Due] = []
-        self._closing: dict[Node, tuple[Round, float]] = {}
+        self._closing: dict[Node, tuple[Round, float, tuple[Worker, int]]] = {}
         self._resting: list[_Resting] = []
         self._most: dict[str, int] = {}
         self._connection: dict[str, int] = {}
         self.keys_checked = 0
         self.connections_ended = 0
         self.connections_waiting = 0
+        self.goodbyes_waiting = 0
 
     # -- nodes ----------------------------------------------------------------------------------------------------
 
@@ -136,7 +139,7 @@ class Watch:
     def close(self, spec: Round, node: Node) -> None:
         """Have it close everything; `look` waits for the end."""
         node.start("close")
-        self._closing[node] = spec, time.monotonic()
+        self._closing[node] = spec, time.monotonic(), (self._workers.current, self._workers.current.incarnation)
 
     def look(self, *, wait: bool = False) -> None:
         """Check what is due. With ``wait`` for all that will be."""
@@ -146,7 +149,7 @@ class Watch:
         self._look_at_keys()
 
     def _finish_close(self, node: Node, wait: bool) -> None:
-        spec, since = self._closing[node]
+        spec, since, worker = self._closing[node]
         try:
             answer = node.try_finish(_SILENT_S if wait else 0.0)
         except DeadError:
@@ -164,7 +167,7 @@ class Watch:
             self.tally.surprise(spec, answer["unexpected"])
         elif answer["seconds"] - self.pulse.lag(since, time.monotonic()) > _CLOSE_S:
             self.tally.stall(spec, f"{node.name} took {answer['seconds']:.1f} s to close\n{node.tail()}")
-        self._resting.append(_Resting(node, spec, time.monotonic()))
+        self._resting.append(_Resting(node, spec, time.monotonic(), worker))
 
     def _look_at_resting(self) -> None:
         now = time.monotonic()
@@ -196,8 +199,12 @@ class Watch:
         left = held["connections_left_behind"]
         self.connections_ended += max(0, node.left_behind - left)
         node.left_behind = left
-        resting.over = self._over(held)
-        if left and park:
+        resting.over = self._over(held, resting.worker)
+        if not left and not resting.over and held["threads_left_behind"]:
+            self.goodbyes_waiting += held["threads_left_behind"]
+            self._resting.remove(resting)
+            node.end()
+        elif left and park:
             node.signal(signal.SIGSTOP)
             resting.parked_at = time.monotonic()
         elif not left and not resting.over:
@@ -224,15 +231,19 @@ class Watch:
             if count:
                 self.tally.wrong(spec, count, f"{node.name}: written after its load of round {number} had ended")
 
-    def _over(self, held: dict) -> dict:
-        """What it holds beyond the most of a process that has closed everything, and of its connections left behind."""
-        allowed = {
-            key: most + held["connections_left_behind"] * self._connection[key] for key, most in self._most.items()
-        }
+    def _over(self, held: dict, worker: tuple[Worker, int]) -> dict:
+        """What it holds beyond the most of a process that has closed everything, and of its connections left behind.
+
+        Where its worker has gone, a client of openYuanrong (0.8.1) may wait ten minutes for an answer to its goodbye.
+        """
+        left = held["connections_left_behind"]
+        if worker != (self._workers.current, self._workers.current.incarnation):
+            left = max(left, held["threads_left_behind"])
+        allowed = {key: most + left * self._connection[key] for key, most in self._most.items()}
         over = {key: (held[key], most) for key, most in allowed.items() if held[key] > most}
         # A connection is left behind because its thread is in a call of openYuanrong that does not end.
-        if held["threads_left_behind"] > held["connections_left_behind"]:
-            over["threads_left_behind"] = (held["threads_left_behind"], held["connections_left_behind"])
+        if held["threads_left_behind"] > left:
+            over["threads_left_behind"] = (held["threads_left_behind"], left)
         return over
 
     # -- keys -----------------------------------------------------------------------------------------------------
@@ -271,7 +282,7 @@ class Watch:
         while time.monotonic() < end:
             time.sleep(0.5)
             counts = worker.counts()
-            if len(counts) > seen and counts[-1][0] == 0 and counts[-1][1] <= counts[0][1]:
+            if len(counts) > seen and counts[-1][0] == 0 and counts[-1][1] <= counts[0][1] + _POOL_SPARE:
                 return 0
         if len(counts) == seen:
             self.tally.surprise(spec, "the worker does not count its objects any more")
@@ -307,4 +318,5 @@ class Watch:
             "keys_checked": self.keys_checked,
             "keys_not_due": sum(len(due.keys) for due in self._due),
             "connections_left_behind": {"ended": self.connections_ended, "waiting": self.connections_waiting},
+            "goodbyes_waiting": self.goodbyes_waiting,
         }
