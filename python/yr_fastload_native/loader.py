@@ -219,6 +219,23 @@ class FastLoader:
         if claim is not None:
             claim.release()
 
+    def check(self, publication: Publication, *, deadline_s: float = 60.0) -> list[str]:
+        """Compare what is published by reference with its digests, and withdraw it if it changed.
+
+        Returns:
+            Names of the tensors that lie elsewhere now, or share a chunk with bytes that differ; of a publication that
+            copied its tensors, or was closed, none.
+
+        Raises:
+            NotPublishedError: A newer generation took over.
+            TransferTimeoutError: Not done in time.
+            UnavailableError: The worker does not answer.
+        """
+        changed = publication.changed(deadline_s=deadline_s)
+        if changed:
+            publication.close()
+        return changed
+
     def is_published(self, identity: Mapping[str, Any], *, deadline_s: float | None = None) -> bool:
         """Whether a live source publishes an identity: one call to the worker.
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.errors import FastLoadError, NotPublishedError
+from yr_fastload_native.guard import Guard
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling
 from yr_fastload_native.termination import before_sigterm
@@ -22,6 +23,7 @@ __all__ = ["LEAVE_S", "Publication", "close_all", "close_at_exit"]
 _log = logging.getLogger(__name__)
 
 LEAVE_S = 2.0
+_CHECK_S = 60.0
 
 
 class _Closable(Protocol):
@@ -47,7 +49,8 @@ class Publication:
     """One identity's weights, published by this process until closed.
 
     One that is served device to device (`d2d`) is by reference: until it is closed it keeps its tensors, and they must
-    not change.
+    not change. If torch's are written to all the same, or given other memory, that is noticed within a second or so,
+    and it is withdrawn unless the bytes are what they were; a reader that is faster finds out by its digests.
 
     Attributes:
         generation: Name of this version of the weights; every publish of changed weights makes a new one.
@@ -80,9 +83,13 @@ class Publication:
         self._settling: Settling | None = None
         self._digest = digest
         self._failed = ""
+        self._guard: Guard | None = None
+        self._seen = served.versions if served is not None else None
         close_at_exit(self)
         if member is not None:
             before_sigterm(close_all)  # its readers need not find out that it is gone
+        if self._seen is not None:
+            self._guard = Guard(self._look)
 
     def settle(self, settling: Callable[[Callable[[str], None]], Settling]) -> None:
         """Have digests taken in the background; the publication is withdrawn if they cannot be."""
@@ -99,6 +106,30 @@ class Publication:
         self._failed = why
         self.close()
 
+    def _look(self) -> bool:
+        """Withdraw it if its tensors are not what they were. False once there is nothing more to look for."""
+        served = self._served
+        if served is None:
+            return False
+        if self._settling is not None and not self._settling.wait(0):
+            return not self._failed  # it looks by itself
+        now = served.marks()
+        if now == self._seen and not served.moved():
+            return True
+        try:
+            changed = served.changed(Deadline(_CHECK_S, "check"))
+        except NotPublishedError:
+            return False
+        except FastLoadError as error:
+            _log.debug("could not compare tensors that were written to: %s", str(error))
+            return True
+        self._seen = now
+        if changed:
+            why = f"{len(changed)} published tensors were written to or replaced, such as {', '.join(changed[:3])}"
+            _log.warning("withdrawing generation %s: %s", self.generation, why)
+            self._give_up(why)
+        return not changed
+
     @property
     def digest(self) -> str | None:
         """What a reader passes as ``trusted_digests`` to load these weights and no others; see `content_digest`.
@@ -111,7 +142,7 @@ class Publication:
     @property
     def state(self) -> str:
         """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it), ``left``, or
-        ``failed`` (the chunks could not be served, or changed before their digests were taken).
+        ``failed`` (the chunks could not be served, or changed).
         """
         return "failed" if self._failed else self._lease.status()[0]
 
@@ -151,11 +182,15 @@ class Publication:
         self.close_by(Deadline(LEAVE_S, "close"))
         if self._settling is not None:
             self._settling.join()
+        if self._guard is not None:
+            self._guard.join(LEAVE_S)
 
     def close_by(self, deadline: Deadline) -> None:
         """Close within a deadline and a moment; what is not done by then goes on, or ends with the lease."""
         if self._settling is not None:
             self._settling.stop()
+        if self._guard is not None:
+            self._guard.stop()
         try:
             self._lease.leave(deadline_s=deadline.spare(LEAVE_S))
         except FastLoadError as error:

@@ -123,7 +123,7 @@ class Publisher:
         return publication
 
     def _served(self, generation: Generation) -> Served:
-        return Served(self._catalogue, generation, self._table, self._site, self._worker.copy_threads)
+        return Served(self._catalogue, generation, self._table, self._site, self._worker.copy_threads, self._versions)
 
     def _settle(self, generation: Generation, member: Member, give_up: Callable[[str], None]) -> Settling:
         plan = generation.manifest.plan()

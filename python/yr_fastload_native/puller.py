@@ -32,6 +32,7 @@ from yr_fastload_native.publication import Publication
 from yr_fastload_native.publisher import data_keys
 from yr_fastload_native.report import LoadReport
 from yr_fastload_native.served import Served
+from yr_fastload_native.settle import versions
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports import digests as transport_digests
 from yr_fastload_native.transports import host, staged
@@ -185,7 +186,9 @@ class Puller:
             member = None
         served = None
         if member is not None:
-            served = Served(catalogue, generation, self._table, self._site, self._worker.copy_threads)
+            served = Served(
+                catalogue, generation, self._table, self._site, self._worker.copy_threads, versions(self._table)
+            )
         return Pulled(generation, transport, retried, member, served, None if trust is None else trust.digest)
 
     def _check_trusted(self, generation: Generation, trusted: frozenset[str]) -> _Trust:

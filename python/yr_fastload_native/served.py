@@ -11,6 +11,7 @@ from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import NotPublishedError
 from yr_fastload_native.manifest import mapped_addresses
+from yr_fastload_native.settle import versions
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports import digests as transport_digests
 
@@ -19,13 +20,30 @@ __all__ = ["Served"]
 
 @attrs.frozen
 class Served:
-    """What one process hands out of a generation."""
+    """What one process hands out of a generation.
+
+    Attributes:
+        versions: Of the tensors as they were published; None where they have none.
+    """
 
     catalogue: Catalogue
     generation: Generation
     table: TensorTable
     site: Site
     copy_threads: int
+    versions: list[int] | None
+
+    def marks(self) -> list[int] | None:
+        """What tells, at little cost, that a tensor may have changed: its version. None where one has none."""
+        return versions(self.table)
+
+    def moved(self) -> list[str]:
+        """Names of the tensors that lie elsewhere now."""
+        return [
+            tensor.name
+            for tensor in self.table.tensors
+            if tensor.bytes and getattr(tensor.owner, "data_ptr", lambda at=tensor.address: at)() != tensor.address
+        ]
 
     def kept_beside(self, used: Set[int]) -> int:
         """Bytes of storages that are not among those used."""
@@ -45,11 +63,7 @@ class Served:
         """
         manifest, plan = self.generation.manifest, self.generation.manifest.plan()
         addresses = mapped_addresses(manifest, self.table)
-        moved = [
-            tensor.name
-            for tensor in self.table.tensors
-            if tensor.bytes and getattr(tensor.owner, "data_ptr", lambda at=tensor.address: at)() != tensor.address
-        ]
+        moved = self.moved()
         try:
             published = self.catalogue.wait_for_digests(self.generation, deadline, op="check").chunks
         except SupersededError:

@@ -227,9 +227,30 @@ class Commands:
 
     def spoil(self):
         """Change what was loaded, as a program must not."""
-        for value in self.target.values():
-            value.fill_(0x5A)
+        import torch
+
+        for value in self.target.values():  # behind torch's back
+            torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()[:] = 0x5A
         return {}
+
+    def write(self, how):
+        """Change what is published by torch's own means."""
+        import torch
+
+        value = next(iter(self.source.values()))
+        if how == "same":
+            value.add_(0)
+        elif how == "other":
+            value.add_(1)
+        elif how == "moved":
+            value.set_(torch.zeros_like(value))
+        return {}
+
+    def states(self):
+        return {"states": [publication.state for publication in self.publications.values()]}
+
+    def check(self, model):
+        return {"changed": self.loaders[0].check(self.publications[model]), **self.states()}
 
     def snapshot(self):
         self.before = {name: value.clone() for name, value in self.target.items()}

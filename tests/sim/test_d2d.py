@@ -125,6 +125,35 @@ def test_a_source_whose_tensors_changed_is_found_out(node, model):
     assert answer["retried"] == 23
 
 
+@pytest.mark.parametrize("how", ["other", "moved"])
+def test_a_write_to_what_is_published_withdraws_it(node, model, how):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model, settings=SMALL_CHUNKS)
+    source.call("write", how=how)
+    end = time.monotonic() + 20  # half a second, and a digest of all
+    while source.call("states")["states"] == ["live"] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert source.call("states")["states"] == ["failed"]
+    assert reader.call("load", model=model, settings=ONLY_READS)["error"] == "NOT_PUBLISHED"
+
+
+def test_a_write_of_the_same_bytes_does_not(node, model):
+    source, reader = node("source"), node("reader")
+    source.call("publish", model=model, settings=SMALL_CHUNKS)
+    source.call("write", how="same")
+    time.sleep(2.0)
+    assert source.call("check", model=model) == {"changed": [], "states": ["live"]}
+    assert reader.call("load", model=model, settings=ONLY_READS)["equal"]
+
+
+def test_a_check_names_what_changed_and_withdraws(node, model):
+    source = node("source")
+    source.call("publish", model=model, settings=SMALL_CHUNKS, count=3)
+    source.call("spoil_source")
+    answer = source.call("check", model=model)
+    assert answer == {"changed": ["w0", "w1", "w2"], "states": ["left"]}
+
+
 def test_tensors_that_count_no_writes_are_digested_first(node, model):
     source, reader = node("source"), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS, inference=True)

@@ -1,0 +1,47 @@
+"""Looks after tensors that are published by reference: whoever writes to them takes them from their readers."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+__all__ = ["Guard"]
+
+_LOOK_S = 0.5
+_SHARE = 0.01  # of a core, at most
+
+
+class Guard:
+    """A thread that looks now and then, until it is stopped or what it looks after is gone.
+
+    Args:
+        look: A bound method, whose object it does not keep; false once there is nothing more to look for.
+    """
+
+    def __init__(self, look: Callable[[], bool]) -> None:
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=_watch, args=(weakref.WeakMethod(look), self._stopped), name="yrfl-guard", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait for its end, unless it is the one that asks."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+
+def _watch(look: weakref.WeakMethod[Callable[[], bool]], stopped: threading.Event) -> None:
+    pause_s = _LOOK_S
+    while not stopped.wait(pause_s):
+        started = time.monotonic()
+        method = look()
+        if method is None or not method():
+            return
+        del method
+        pause_s = max(_LOOK_S, (time.monotonic() - started) / _SHARE)
