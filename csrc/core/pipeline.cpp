@@ -207,7 +207,7 @@ class Load {
   }
 
   bool copy_direct(const FetchedChunk& item) {
-    return copy_blobs(item, [this](const Blob& blob) { return tensor(blob); }, [] {});
+    return copy_blobs(item, [this](const Blob& blob) { return tensor(blob); }, [] { return true; });
   }
 
   bool copy_staged(const FetchedChunk& item, Stream& stream) {
@@ -218,7 +218,27 @@ class Load {
           for (const Blob& blob : plan_.chunk(item.chunk))
             stream.copy_to_device(tensor(blob), staging.data() + blob.chunk_offset, blob.bytes);
           stream.synchronize(options_.deadline);
+          return arrived_unharmed(item.chunk);
         });
+  }
+
+  /// A device's copy from staging memory can go wrong as every other: what counts is what is in the tensors.
+  bool arrived_unharmed(std::uint64_t chunk) {
+    if (!options_.verify) return true;
+    if (!device_.cpu_accessible()) {  // whoever asked for it has to look, on the device
+      const std::lock_guard<std::mutex> lock(mutex_);
+      result_.verified = false;
+      return true;
+    }
+    DigestFold fold;
+    for (const Blob& blob : plan_.chunk(chunk)) {
+      Digest digest;
+      digest.update(tensor(blob), blob.bytes);
+      fold.add(digest.value());
+    }
+    if (fold.value() == digests_[chunk]) return true;
+    fail(chunk, ErrorCode::kIntegrity, "was damaged between staging memory and its tensors");
+    return false;
   }
 
   /// The CPU sees nothing of it, so nothing is verified here.
@@ -246,11 +266,12 @@ class Load {
       else if (!progress_.digest_only(tensor(blob), blob.bytes, fold))
         return false;
     }
-    accept_if_equal(item.chunk, fold, [] {});
+    accept_if_equal(item.chunk, fold, [] { return true; });
     return true;
   }
 
-  /// False if the crew was cancelled; a chunk of another digest is a failure, not the end.
+  /// False if the crew was cancelled; a chunk of another digest is a failure, not the end. `accept` says whether an
+  /// equal one is in its tensors.
   template <typename Destination, typename Accept>
   bool copy_blobs(const FetchedChunk& item, const Destination& destination, const Accept& accept) {
     DigestFold fold;
@@ -266,8 +287,7 @@ class Load {
   void accept_if_equal(std::uint64_t chunk, const DigestFold& fold, const Accept& accept) {
     if (options_.verify && fold.value() != digests_[chunk])
       return fail(chunk, ErrorCode::kIntegrity, "does not match its digest");
-    accept();
-    arrived(chunk);
+    if (accept()) arrived(chunk);
   }
 
   std::byte* tensor(const Blob& blob) const noexcept { return at(addresses_[blob.tensor], blob.tensor_offset); }

@@ -43,6 +43,7 @@ class Acl {
   AclError (*free_host)(void*) = nullptr;
   AclError (*create_stream)(void**) = nullptr;
   AclError (*destroy_stream)(void*) = nullptr;
+  AclError (*destroy_stream_force)(void*) = nullptr;
   AclError (*memcpy_async)(void*, std::size_t, const void*, std::size_t, int, void*) = nullptr;
   AclError (*create_event)(void**) = nullptr;
   AclError (*destroy_event)(void*) = nullptr;
@@ -65,6 +66,7 @@ class Acl {
     load(free_host, "aclrtFreeHost");
     load(create_stream, "aclrtCreateStream");
     load(destroy_stream, "aclrtDestroyStream");
+    load(destroy_stream_force, "aclrtDestroyStreamForce");
     load(memcpy_async, "aclrtMemcpyAsync");
     load(create_event, "aclrtCreateEvent");
     load(destroy_event, "aclrtDestroyEvent");
@@ -129,14 +131,18 @@ class AclStream final : public Stream {
     check(result, "aclrtCreateEvent");
   }
   ~AclStream() override {
+    // aclrtDestroyStream waits for what is under way, and a device that hangs does not get there; by force what has not
+    // begun is dropped, so that nothing is written later.
+    static_cast<void>(under_way_ ? acl_.destroy_stream_force(stream_) : acl_.destroy_stream(stream_));
     static_cast<void>(acl_.destroy_event(event_));
-    static_cast<void>(acl_.destroy_stream(stream_));
   }
 
   void copy_to_device(std::byte* device, const std::byte* host, std::size_t bytes) override {
+    under_way_ = true;
     check(acl_.memcpy_async(device, bytes, host, bytes, kHostToDevice, stream_), "aclrtMemcpyAsync");
   }
   void copy_on_device(std::byte* destination, const std::byte* source, std::size_t bytes) override {
+    under_way_ = true;
     check(acl_.memcpy_async(destination, bytes, source, bytes, kDeviceToDevice, stream_), "aclrtMemcpyAsync");
   }
   void synchronize(Deadline deadline) override {
@@ -144,6 +150,7 @@ class AclStream final : public Stream {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at() - Deadline::Clock::now());
     const AclError result = acl_.synchronize_event(
         event_, static_cast<std::int32_t>(std::clamp<std::int64_t>(left.count(), 1, std::int64_t{1} << 30)));
+    under_way_ = result != kSuccess;
     if (result == kEventSyncTimeout || result == kStreamSyncTimeout)
       throw Error(ErrorCode::kTransferTimeout, "device", "copies on the device were not done by the deadline");
     check(result, "aclrtSynchronizeEventWithTimeout");
@@ -153,6 +160,7 @@ class AclStream final : public Stream {
   const Acl& acl_ = Acl::instance();
   void* stream_ = nullptr;
   void* event_ = nullptr;
+  bool under_way_ = false;  ///< Copies may still be.
 };
 
 class AclDevice final : public Device {

@@ -5,6 +5,7 @@ Everything random follows from the seed and a round's number, so that one round 
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def _warm_up(herd: Herd, workers: Workers, watch: Watch) -> None:
 @click.option("--quiet", is_flag=True, help="No line for each round.")
 def main(seed: int, rounds: int, only: int | None, kinds: tuple[str, ...], quiet: bool) -> None:
     """Publish and load under every kind of fault, and check every byte."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it has started goes with it
     started = time.monotonic()
     tally = Tally(seed)
     with room() as directory, Pulse() as pulse:
