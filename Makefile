@@ -6,7 +6,7 @@ SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md $(shell find csrc pyt
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 ARGS ?=
 SEED ?= 1
-ROUNDS ?= 300
+ROUNDS ?= 150
 
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
@@ -22,7 +22,7 @@ test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those that need n
 	$(BIN)/python -m pytest $(ARGS)
 	$(if $(ARGS),,@$(MAKE) --no-print-directory test-vllm)
 
-chaos: $(VENV)/.develop  ## ten minutes of faults, every byte checked; SEED=2 ROUNDS=300 ARGS="--only 17"
+chaos: $(VENV)/.develop  ## ten minutes of faults, every byte checked; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python tests/chaos/campaign.py --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
 
 test-vllm:  ## the tests of tests/e2e with real vLLM on the CPU, in .venv-vllm; ARGS="-k tensor"

@@ -52,7 +52,7 @@ def _warm_up(herd: Herd, workers: Workers, watch: Watch) -> None:
 
 @click.command()
 @click.option("--seed", default=1, show_default=True)
-@click.option("--rounds", default=300, show_default=True)
+@click.option("--rounds", default=150, show_default=True)
 @click.option("--only", type=int, help="Run this round alone.")
 @click.option(
     "--kind", "kinds", multiple=True, type=click.Choice(list(KINDS)), help="Draw rounds of these kinds alone."
