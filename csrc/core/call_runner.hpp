@@ -25,22 +25,18 @@ class CallRunner {
   CallRunner& operator=(const CallRunner&) = delete;
   ~CallRunner();
 
-  /// Throws what `call` throws, or kTransferTimeout at the deadline.
+  /// Throws what `call` throws, or kTransferTimeout at the deadline, with the message `late`.
   template <typename Call>
-  auto run(const std::string& op, Deadline deadline, Call call) -> std::invoke_result_t<Call> {
-    auto result = start(std::move(call));
-    if (result.wait_until(deadline.at()) != std::future_status::ready)
-      throw Error(ErrorCode::kTransferTimeout, op, "the openYuanrong worker did not answer before the deadline");
-    return result.get();
-  }
-
-  /// Starts `call`; what waits for the answer may go away before.
-  template <typename Call>
-  auto start(Call call) -> std::future<std::invoke_result_t<Call>> {
+  auto run(const std::string& op, Deadline deadline, Call call,
+           const std::string& late = "the openYuanrong worker did not answer before the deadline")
+      -> std::invoke_result_t<Call> {
     auto task = std::make_shared<std::packaged_task<std::invoke_result_t<Call>()>>(std::move(call));
     auto result = task->get_future();
     submit([task] { (*task)(); });
-    return result;
+    task.reset();
+    if (result.wait_until(deadline.at()) != std::future_status::ready)
+      throw Error(ErrorCode::kTransferTimeout, op, late);
+    return result.get();
   }
 
   /// Runs `task`, which must not throw, and does not wait for it.

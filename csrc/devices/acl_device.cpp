@@ -185,14 +185,13 @@ class AclDevice final : public Device {
  private:
   /// On a thread that can be left behind: a device that hangs does not return from here.
   std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host, Deadline deadline) {
-    auto answer = runner_.start([index = index_, bytes, on_host]() -> std::unique_ptr<Memory> {
-      check(Acl::instance().set_device(index), "aclrtSetDevice");
-      return std::make_unique<AclMemory>(index, bytes, on_host);
-    });
-    if (answer.wait_until(deadline.at()) != std::future_status::ready)
-      throw Error(ErrorCode::kTransferTimeout, "device",
-                  "device " + std::to_string(index_) + " gave no memory before the deadline");
-    return answer.get();
+    return runner_.run(
+        "device", deadline,
+        [index = index_, bytes, on_host]() -> std::unique_ptr<Memory> {
+          check(Acl::instance().set_device(index), "aclrtSetDevice");
+          return std::make_unique<AclMemory>(index, bytes, on_host);
+        },
+        "device " + std::to_string(index_) + " gave no memory before the deadline");
   }
 
   const Acl& acl_ = Acl::instance();

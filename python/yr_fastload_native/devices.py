@@ -71,10 +71,10 @@ class Sites:
 
     def peak_bytes(self, pool: str) -> int:
         """The most that a pool of any device, ``staging`` or ``landing``, has held."""
-        pools = [getattr(site, "pool" if pool == "staging" else "receiver") for site in self._sites.values()]
-        return max((each.stats()["peak_bytes"] for each in pools if each is not None), default=0)
+        found = [site[pool] for site in self.stats().values()]
+        return max((each["peak_bytes"] for each in found if each is not None), default=0)
 
-    def stats(self) -> dict[str, object]:
+    def stats(self) -> dict[str, dict[str, dict[str, int] | None]]:
         return {
             f"{site.device.name}:{index}" if index >= 0 else site.device.name: {
                 "staging": site.pool.stats(),

@@ -43,7 +43,7 @@ class Claim:
         """
         token = secrets.token_hex(16).encode()
         lease_s = catalogue.config.lease_s
-        taken = catalogue.store.set_all_if_absent({who.claim_key: token}, ttl_s=lease_s, deadline_s=deadline.left())
+        taken = catalogue.store.set_if_absent(who.claim_key, token, ttl_s=lease_s, deadline_s=deadline.left())
         return cls(catalogue, who, token) if taken else None
 
     def _renew(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import click
 import schedule
 from faults import KINDS
-from herd import Herd, Workers, room
+from herd import Herd, Workers
 from pulse import Pulse
 from stage import Stage
 from tally import Tally
@@ -63,7 +64,10 @@ def main(seed: int, rounds: int, only: int | None, kinds: tuple[str, ...], quiet
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it has started goes with it
     started = time.monotonic()
     tally = Tally(seed)
-    with room() as directory, Pulse() as pulse:
+    # Short: sockets have their names in it.
+    private = tempfile.TemporaryDirectory(prefix="yrfl-", dir="/tmp", ignore_cleanup_errors=True)
+    with private as name, Pulse() as pulse:
+        directory = Path(name)
         herd = Herd(directory)
         try:
             workers = Workers(_POOL_MB, herd.clock_library)

@@ -144,40 +144,17 @@ class _Worker(_Signal):
             stage.worker_is_gone()
 
 
-class PublisherKilled(_Publisher):
-    number = signal.SIGKILL
+def _by_signal(whom: type[_Signal]) -> tuple[type[_Signal], ...]:
+    """Killed, stopped, terminated."""
+    return tuple(
+        type(f"{whom.__name__}{number.name}", (whom,), {"number": number})
+        for number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)
+    )
 
 
-class PublisherStopped(_Publisher):
-    number = signal.SIGSTOP
-
-
-class PublisherTerminated(_Publisher):
-    number = signal.SIGTERM
-
-
-class ReaderKilled(_Reader):
-    number = signal.SIGKILL
-
-
-class ReaderStopped(_Reader):
-    number = signal.SIGSTOP
-
-
-class ReaderTerminated(_Reader):
-    number = signal.SIGTERM
-
-
-class WorkerKilled(_Worker):
-    number = signal.SIGKILL
-
-
-class WorkerStopped(_Worker):
-    number = signal.SIGSTOP
-
-
-class WorkerTerminated(_Worker):
-    number = signal.SIGTERM
+PublisherKilled, PublisherStopped, PublisherTerminated = _by_signal(_Publisher)
+ReaderKilled, ReaderStopped, ReaderTerminated = _by_signal(_Reader)
+WorkerKilled, WorkerStopped, WorkerTerminated = _by_signal(_Worker)
 
 
 class WorkerRestarted(Fault):

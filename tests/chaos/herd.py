@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -293,13 +292,3 @@ class Workers:
         if self._reserve is not None:
             self._reserve.result().close()
         self._pool.shutdown()
-
-
-@contextlib.contextmanager
-def room() -> Iterator[Path]:
-    """A private directory for sockets, logs and control files."""
-    directory = Path(tempfile.mkdtemp(prefix="yrfl-", dir="/tmp"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)

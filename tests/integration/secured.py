@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,11 +23,8 @@ SYSTEM = {"system_access_key": "system-ak", "system_secret_key": "system-sk"}
 @contextlib.contextmanager
 def short_home() -> Iterator[Path]:
     """A directory whose path leaves room for the names of the worker's sockets."""
-    home = Path(tempfile.mkdtemp(prefix="yrfl-", dir="/tmp"))
-    try:
-        yield home
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="yrfl-", dir="/tmp", ignore_cleanup_errors=True) as home:
+        yield Path(home)
 
 
 @contextlib.contextmanager

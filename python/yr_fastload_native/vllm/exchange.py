@@ -267,7 +267,7 @@ class Exchange:
             return
         if self._stage == "raw":
             started = time.perf_counter()
-            self._raw = RawWeights(Source(self._fast, self._identity, self._settings), model)
+            self._raw = RawWeights(self._source(), model)
             self._raw.before_processing()
             self._outcome["publish_s"] += time.perf_counter() - started
 
@@ -295,6 +295,11 @@ class Exchange:
 
     # -- after vLLM has processed the weights ---------------------------------------------------------------------
 
+    def _source(self) -> Source:
+        assert self._fast is not None
+        assert self._identity is not None
+        return Source(self._fast, self._identity, self._settings)
+
     def _finish(self, model: Any) -> None:
         if self._fast is None or self._identity is None:
             return
@@ -304,7 +309,7 @@ class Exchange:
         elif self._raw is not None:
             self._raw.after_processing(model, self._outcome)
         elif self._report is not None:
-            guard(Source(self._fast, self._identity, self._settings), model)
+            guard(self._source(), model)
         if self._read_from_disk:
             self._outcome["publish_s"] += time.perf_counter() - started
 
@@ -314,7 +319,7 @@ class Exchange:
         live = Live.of(model)
         if self._read_from_disk:
             if self._settings.exchange.publish != "off":
-                publish_final(Source(self._fast, self._identity, self._settings), live, self._outcome)
+                publish_final(self._source(), live, self._outcome)
             return
         started = time.perf_counter()
         try:

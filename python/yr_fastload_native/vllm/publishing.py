@@ -114,9 +114,6 @@ class RawWeights:
 
     def __init__(self, source: Source, model: torch.nn.Module) -> None:
         self._source = source
-        self._fast = source.fast
-        self._identity = source.identity
-        self._settings = source.settings
         self._tensors = _exchanged_tensors(model)
         self._digests: dict[str, tuple[int, ...]] = {}
         self._published = False
@@ -124,18 +121,18 @@ class RawWeights:
     def before_processing(self) -> None:
         """Publish now, or take down what is there, to see later whether it stayed."""
         try:
-            if self._settings.exchange.publish == "inline":
+            if self._source.settings.exchange.publish == "inline":
                 self._publish_now()
             else:
-                self._digests = self._fast.digests(self._tensors)
+                self._digests = self._source.fast.digests(self._tensors)
         except FastLoadError as error:
             self._source.refuse(str(error))
             self._tensors = {}
 
     def _publish_now(self) -> None:
         """With digests of what is there now: processing may write to a tensor, be it the same value."""
-        publication = self._fast.publish(self._tensors, self._identity)
-        if not publication.wait_settled(self._settings.transfer.publish_deadline_s):
+        publication = self._source.fast.publish(self._tensors, self._source.identity)
+        if not publication.wait_settled(self._source.settings.transfer.publish_deadline_s):
             publication.close()
             raise TransferTimeoutError("digests were not taken within publish_deadline_s", op="publish")
         self._source.say(publication, "")
@@ -146,7 +143,7 @@ class RawWeights:
         if not self._tensors:
             outcome["published"] = "no"
             return
-        outcome["published"] = self._settings.exchange.publish
+        outcome["published"] = self._source.settings.exchange.publish
         if self._published:
             self._tensors = {}
             guard(self._source, model)
@@ -154,7 +151,7 @@ class RawWeights:
         replaced = _replaced(self._tensors, storages(model))
         publish_as = None
         on_device = any(tensor.device.type != "cpu" for tensor in self._tensors.values())
-        if replaced and _by_reference(self._settings):
+        if replaced and _by_reference(self._source.settings):
             _log.warning(
                 "%s of weights as loaded stay in memory beside the processed ones, because transport d2d was "
                 "asked for; publish_as='staged' keeps them in the worker instead",
@@ -173,14 +170,16 @@ class RawWeights:
 
     def _publish(self, publish_as: str | None, progress: Callable[[int, int], None]) -> None:
         tensors, self._tensors = self._tensors, {}
-        now = self._fast.digests(tensors)
+        now = self._source.fast.digests(tensors)
         changed = [name for name, digest in self._digests.items() if now.get(name) != digest]
         if changed:
             names = ", ".join(changed[:_NAMED])
             why = f"processing wrote to {len(changed)} tensors, such as {names}; publish='inline' publishes before that"
             self._source.refuse(why)
             return
-        publication = self._fast.publish(tensors, self._identity, publish_as=publish_as, progress=progress)
+        publication = self._source.fast.publish(
+            tensors, self._source.identity, publish_as=publish_as, progress=progress
+        )
         self._source.say(publication, ", in the background")
 
 
@@ -211,9 +210,8 @@ def guard(source: Source, model: torch.nn.Module) -> None:
         return
 
     def check(progress: Callable[[int, int], None]) -> None:
-        changed = publication.changed()
+        changed = source.fast.check(publication)
         if changed:
-            publication.close()
             _log.warning(
                 "not a source of these weights any more: processing wrote to %d tensors, such as %s; publish_as="
                 "'d2d+staged' keeps a copy for others",
