@@ -206,8 +206,9 @@ def test_what_a_report_says(make: Make, start: Start) -> None:
 
 def test_two_that_start_together(make: Make, start: Start) -> None:
     """Whoever comes first reads the disk; the other waits for it and pulls."""
+    model = make("llama")  # once, and not by both threads at a time
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda _: start(make("llama")), range(2))
+        one, other = pool.map(lambda _: start(model), range(2))
     assert one.tokens == other.tokens
     first, second = (one, other) if one.loaded["fallback"] else (other, one)
     assert_cold(first)
