@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <deque>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 
 #include "stores/hetero_receiver.hpp"
@@ -16,6 +17,9 @@ namespace {
 /// Keys in one call: few, so that a withdrawal need not wait long for the thread.
 constexpr std::size_t kPublishKeys = 16;
 constexpr double kPackSeconds = 60.0;
+/// A key is named again this long: a worker that is out of breath answers a call too late, and to name one twice does
+/// no harm.
+constexpr double kNameSeconds = 30.0;
 /// A call takes milliseconds a key, and seconds on a machine that is out of breath. Whoever gave up at once would keep
 /// the tensors for minutes (stores/graveyard.hpp).
 constexpr double kLeaveSeconds = 30.0;
@@ -117,19 +121,35 @@ struct D2dSource::State {
     changed.notify_all();
   }
 
-  /// Names chunks to the worker; returns the keys that it refused, and why.
+  /// Names chunks to the worker; returns the keys that it went on to refuse, and why.
   Keys name(::datasystem::HeteroClient& client, const Keys& keys, const std::vector<std::uint64_t>& chunks, bool greets,
             std::string& reason) {
     std::vector<BlobList> lane;
     if (greets) lane.push_back(greeting);
     for (const std::uint64_t chunk : chunks) lane.push_back(blobs(chunk));
-    std::vector<BlobList> lists;
-    for (std::size_t i = 0; i < lanes.size(); ++i) lists.insert(lists.end(), lane.begin(), lane.end());
-    Keys refused;
-    // DevMSet answers OK also when every key failed: the truth is in the list.
-    const ::datasystem::Status status = client.DevMSet(keys, lists, refused);
-    reason = status.IsError() ? describe(status) : "openYuanrong refused them";
-    return status.IsError() ? keys : refused;
+    std::unordered_map<std::string, const BlobList*> list_of;
+    for (std::size_t i = 0; i < keys.size(); ++i) list_of[keys[i]] = &lane[i % lane.size()];
+
+    const Deadline deadline = Deadline::after(kNameSeconds);
+    Keys wanted = keys;
+    for (auto pause = kRetryInterval;; pause = std::min(2 * pause, kLongestRetryInterval)) {
+      std::vector<BlobList> lists;
+      for (const std::string& key : wanted) lists.push_back(*list_of[key]);
+      Keys refused;
+      // DevMSet answers OK also when every key failed: the truth is in the list.
+      const ::datasystem::Status status = client.DevMSet(wanted, lists, refused);
+      reason = status.IsError() ? describe(status) : "openYuanrong refused them";
+      if (status.IsError() || refused.empty() || give_up_naming(deadline, pause))
+        return status.IsError() ? wanted : refused;
+      wanted = std::move(refused);
+    }
+  }
+
+  /// After a pause. Whether there is nobody to name keys for any more, or no time.
+  bool give_up_naming(Deadline deadline, std::chrono::milliseconds pause) {
+    std::unique_lock<std::mutex> lock(mutex);
+    const auto until = std::min(deadline.at(), Deadline::Clock::now() + pause);
+    return changed.wait_until(lock, until, [this] { return ended; }) || deadline.passed();
   }
 
   /// After `ended` was set, on the thread that connected. Takes as long as it must, up to kLeaveSeconds.

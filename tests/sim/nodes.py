@@ -140,14 +140,14 @@ class Commands:
         made["large"] = random((5 << 20) + 3)
         return made
 
-    def publish(self, model, seed=1, count=12, size=1 << 20, settings=None, inference=False):
+    def publish(self, model, seed=1, count=12, size=1 << 20, settings=None, inference=False, wait_s=30):
         import torch
 
         with torch.inference_mode(inference):
             self.source = self.weights(seed, count, size)
         publication = self._loader(settings or {}).publish(self.source, {"model": model})
         self.publications[model] = publication
-        return {"settled": publication.wait_settled(30), "chunks": publication.chunks, "state": publication.state}
+        return {"settled": publication.wait_settled(wait_s), "chunks": publication.chunks, "state": publication.state}
 
     def load(self, model, seed=1, count=12, size=1 << 20, deadline_s=20.0, settings=None, numpy=False):
         wanted = self.weights(seed, count, size)
@@ -245,6 +245,12 @@ class Commands:
         elif how == "moved":
             value.set_(torch.zeros_like(value))
         return {}
+
+    def serving(self, model):
+        return {"chunks": self.publications[model]._member.source.serving()}
+
+    def settled(self, model):
+        return {"settled": self.publications[model].wait_settled(30)}
 
     def states(self):
         return {"states": [publication.state for publication in self.publications.values()]}

@@ -171,3 +171,26 @@ def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_p
         os.kill(status.pid, signal.SIGCONT)
         reader.close()
         source.close()
+
+
+def test_keys_are_named_again_to_a_worker_that_was_out_of_breath(model, own_worker, short_tmp, tmp_path):
+    from nodes import Node
+
+    status = fl.LocalWorker.status(short_tmp)
+    source, reader = Node(own_worker.address, tmp_path, "own-source"), Node(own_worker.address, tmp_path, "own-reader")
+    try:
+        settings = {"chunk_bytes": 16 << 10, "rpc_timeout_s": 0.5}
+        chunks = source.call("publish", model=model, settings=settings, wait_s=0)["chunks"]
+        end = time.monotonic() + 30
+        while not (served := source.call("serving", model=model)["chunks"]) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert 0 < served < chunks
+        os.kill(status.pid, signal.SIGSTOP)
+        time.sleep(3.0)
+        os.kill(status.pid, signal.SIGCONT)
+        assert source.call("settled", model=model)["settled"]
+        assert reader.call("load", model=model)["equal"]
+    finally:
+        os.kill(status.pid, signal.SIGCONT)
+        reader.close()
+        source.close()
