@@ -25,8 +25,8 @@ std::function<void(std::uint64_t)> progress_callback(const Progress& progress, s
   // Borrowed from the argument of the call that waits: copies and drops of the lambda, made without the GIL, must not
   // count references.
   return [borrowed = progress ? py::handle(*progress) : py::handle(), total_bytes](std::uint64_t done_bytes) {
-    const py::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    const WithGil gil;
+    check_interrupts();
     if (borrowed) borrowed(done_bytes, total_bytes);
   };
 }
@@ -39,7 +39,7 @@ std::shared_ptr<void> keep_python(py::object object) {
             const bool ending = Py_IsInitialized() == 0 || _Py_IsFinalizing() != 0;
 #endif
             if (ending) return;  // a thread that asked for the GIL now would never get it
-            const py::gil_scoped_acquire gil;
+            const WithGil gil;
             Py_DECREF(static_cast<PyObject*>(pointer));
           }};
 }

@@ -2,6 +2,7 @@
 
 #include <pybind11/pybind11.h>
 #include <pybind11/typing.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <functional>
@@ -9,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "bindings/gil.hpp"
 #include "core/span.hpp"
 
 namespace yr_fastload::bindings {
@@ -42,12 +44,14 @@ std::function<void(std::uint64_t)> progress_callback(const Progress& progress, s
 std::shared_ptr<void> keep_python(py::object object);
 
 /// Shares an object whose destructor may wait for the worker: it runs without the GIL, whoever drops the last owner.
+/// Not in a forked child, where it would wait for threads that stayed in the parent: there the object stays.
 template <typename T>
 std::shared_ptr<T> share_without_gil(std::unique_ptr<T> object) {
-  return std::shared_ptr<T>(object.release(), [](T* pointer) {
+  return std::shared_ptr<T>(object.release(), [pid = ::getpid()](T* pointer) {
+    if (::getpid() != pid) return;
     std::unique_ptr<T> owned(pointer);
     if (PyGILState_Check() == 0) return;
-    const py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     owned.reset();
   });
 }

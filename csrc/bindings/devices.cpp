@@ -35,9 +35,11 @@ void register_devices(py::module_& module) {
   module.def(
       "cpu_device", [] { return std::shared_ptr<Device>(std::make_shared<CpuDevice>()); },
       "Tensors in ordinary memory.");
-  module.def("acl_device", &open_acl_device, py::arg("index"), py::call_guard<py::gil_scoped_release>(),
-             "A device of Ascend's runtime, real or simulated; raises DeviceError where there is none.");
-  module.def("acl_device_count", &acl_device_count, py::call_guard<py::gil_scoped_release>(),
+  module.def(
+      "acl_device", [](int index) { return share_without_gil(open_acl_device(index)); }, py::arg("index"),
+      py::call_guard<WithoutGil>(),
+      "A device of Ascend's runtime, real or simulated; raises DeviceError where there is none.");
+  module.def("acl_device_count", &acl_device_count, py::call_guard<WithoutGil>(),
              "How many devices Ascend's runtime knows; 0 where it cannot be loaded. Loads it.");
 
   using Lease = PinnedPool::Lease;
@@ -50,14 +52,13 @@ void register_devices(py::module_& module) {
       .def(
           "try_lease",
           [](PinnedPool& pool, std::size_t bytes) { return pool.try_lease(bytes, Deadline::after(kAllocateSeconds)); },
-          py::arg("bytes"), py::call_guard<py::gil_scoped_release>(), "A block, None if that would pass the cap now.")
+          py::arg("bytes"), py::call_guard<WithoutGil>(), "A block, None if that would pass the cap now.")
       .def(
           "lease",
           [](PinnedPool& pool, std::size_t bytes, double deadline_s) {
             return pool.lease(bytes, Deadline::after(deadline_s));
           },
-          py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), py::call_guard<py::gil_scoped_release>(),
-          "Wait for a block.")
+          py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), py::call_guard<WithoutGil>(), "Wait for a block.")
       .def("stats", &pool_stats);
 }
 

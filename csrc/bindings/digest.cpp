@@ -31,7 +31,7 @@ void register_digest(py::module_& module) {
       [](const py::buffer& data) {
         const py::buffer_info info = data.request();
         const Span<const std::byte> bytes = contiguous(info);
-        const py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         Digest digest;
         digest.update(bytes.data(), bytes.size());
         return digest.value();

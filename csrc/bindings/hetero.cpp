@@ -29,7 +29,7 @@ TensorMemory memory_of(const Plan& plan, const py::buffer& addresses, py::object
 }
 
 void register_source(py::module_& module) {
-  const auto nogil = py::call_guard<py::gil_scoped_release>();
+  const auto nogil = py::call_guard<WithoutGil>();
   py::class_<D2dSource, std::shared_ptr<D2dSource>>(
       module, "D2dSource", "Serves chunks from the memory of tensors on a device, by reference.")
       .def(py::init([](const Connection& connection, std::shared_ptr<Device> device, std::vector<std::string> lanes,
@@ -37,7 +37,7 @@ void register_source(py::module_& module) {
              TensorMemory memory = memory_of(*plan, addresses, std::move(owners));
              std::unique_ptr<D2dSource> source;
              {
-               const py::gil_scoped_release release;
+               const WithoutGil release;
                source = std::make_unique<D2dSource>(connection, std::move(device), std::move(lanes), std::move(plan),
                                                     std::move(memory));
              }
@@ -57,7 +57,7 @@ void register_source(py::module_& module) {
 }
 
 void register_readers(py::module_& module) {
-  const auto nogil = py::call_guard<py::gil_scoped_release>();
+  const auto nogil = py::call_guard<WithoutGil>();
   py::class_<HeteroReceiver, std::shared_ptr<HeteroReceiver>>(
       module, "HeteroReceiver", "A connection for one device, and device memory where chunks land.")
       .def(py::init([](const Connection& connection, std::shared_ptr<Device> device, std::uint64_t landing_bytes) {
@@ -109,7 +109,7 @@ void register_hetero(py::module_& module) {
       [](const std::shared_ptr<HeteroReceiver>& connection, std::shared_ptr<Plan> plan, const py::buffer& addresses,
          py::object owners, const std::string& key_prefix, std::uint32_t ttl_s, double deadline_s) {
         TensorMemory memory = memory_of(*plan, addresses, std::move(owners));
-        const py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         publish_staged(*connection, std::move(plan), std::move(memory), key_prefix, ttl_s, Deadline::after(deadline_s));
       },
       py::arg("connection"), py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("owners"),

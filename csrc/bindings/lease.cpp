@@ -10,7 +10,7 @@
 namespace yr_fastload::bindings {
 
 void register_lease(py::module_& module) {
-  const auto nogil = py::call_guard<py::gil_scoped_release>();
+  const auto nogil = py::call_guard<WithoutGil>();
   py::class_<Lease, std::shared_ptr<Lease>>(module, "Lease", "One source's part in keeping a generation published.")
       .def(py::init([](std::shared_ptr<ObjectStore> store, const std::string& head_key, const py::bytes& head_value,
                        const std::string& slot_prefix, const std::string& owner, const Keys& data_keys,
@@ -19,7 +19,7 @@ void register_lease(py::module_& module) {
              LeaseKeys keys{head_key, head_value, slot_prefix, owner, data_keys, place_key, place_value, slot_key};
              std::unique_ptr<Lease> lease;
              {
-               const py::gil_scoped_release release;
+               const WithoutGil release;
                lease = std::make_unique<Lease>(std::move(store), std::move(keys), LeaseTimes{lease_s, data_s},
                                                Deadline::after(deadline_s));
              }

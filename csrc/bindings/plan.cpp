@@ -35,7 +35,7 @@ void register_plan(py::module_& module) {
       "make_plan",
       [](const py::buffer& tensor_bytes, std::uint64_t chunk_bytes, std::uint64_t max_blobs) {
         const U64Array sizes(tensor_bytes, "tensor_bytes");
-        const py::gil_scoped_release nogil;
+        const WithoutGil nogil;
         return std::make_shared<Plan>(make_plan(sizes.span(), {chunk_bytes, max_blobs}));
       },
       py::arg("tensor_bytes"), py::kw_only(), py::arg("chunk_bytes"), py::arg("max_blobs"),
@@ -49,7 +49,7 @@ void register_plan(py::module_& module) {
         if (starts.size() != sizes.size()) throw py::value_error("addresses and tensor_bytes differ in length");
         Sharing sharing;
         {
-          const py::gil_scoped_release nogil;
+          const WithoutGil nogil;
           sharing = find_sharing(starts.span(), sizes.span());
         }
         return std::make_tuple(to_python(sharing.owner), to_python(sharing.offset));

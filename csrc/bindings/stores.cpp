@@ -39,7 +39,7 @@ void register_connection(py::module_& module) {
 std::shared_ptr<ObjectStore> connect(const Connection& connection) {
   std::unique_ptr<ObjectStore> store;
   {
-    const py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     store = connect_host_store(connection);
   }
   return share_without_gil(std::move(store));
@@ -65,7 +65,7 @@ void register_memory_store(py::module_& module) {
 
 void register_stores(py::module_& module) {
   register_connection(module);
-  const auto nogil = py::call_guard<py::gil_scoped_release>();
+  const auto nogil = py::call_guard<WithoutGil>();
   py::class_<ObjectStore, std::shared_ptr<ObjectStore>>(
       module, "ObjectStore",
       "Where chunks and small values are kept. TTLs are seconds; every call ends by its deadline.")
@@ -75,7 +75,7 @@ void register_stores(py::module_& module) {
           [](ObjectStore& store, const std::string& key, const py::bytes& value, std::uint32_t ttl_s,
              double deadline_s) {
             const std::string owned = value;
-            const py::gil_scoped_release release;
+            const WithoutGil release;
             store.set(key, owned, ttl_s, Deadline::after(deadline_s));
           },
           py::arg("key"), py::arg("value"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"))
@@ -84,7 +84,7 @@ void register_stores(py::module_& module) {
           [](ObjectStore& store, const std::string& key, const py::bytes& value, std::uint32_t ttl_s,
              double deadline_s) {
             const std::string owned = value;
-            const py::gil_scoped_release release;
+            const WithoutGil release;
             return store.set_if_absent(key, owned, ttl_s, Deadline::after(deadline_s));
           },
           py::arg("key"), py::arg("value"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"))
@@ -93,7 +93,7 @@ void register_stores(py::module_& module) {
           [](ObjectStore& store, const std::map<std::string, py::bytes>& values, std::uint32_t ttl_s,
              double deadline_s) {
             const KeyValues owned(values.begin(), values.end());
-            const py::gil_scoped_release release;
+            const WithoutGil release;
             return store.set_all_if_absent(owned, ttl_s, Deadline::after(deadline_s));
           },
           py::arg("values"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"),
@@ -103,7 +103,7 @@ void register_stores(py::module_& module) {
           [](ObjectStore& store, const std::string& key, double deadline_s) -> std::optional<py::bytes> {
             std::optional<std::string> value;
             {
-              const py::gil_scoped_release release;
+              const WithoutGil release;
               value = store.get(key, Deadline::after(deadline_s));
             }
             if (!value) return std::nullopt;
@@ -115,7 +115,7 @@ void register_stores(py::module_& module) {
           [](ObjectStore& store, const Keys& keys, double deadline_s) {
             std::vector<std::optional<std::string>> values;
             {
-              const py::gil_scoped_release release;
+              const WithoutGil release;
               values = store.get_many(keys, Deadline::after(deadline_s));
             }
             std::vector<std::optional<py::bytes>> each;

@@ -61,7 +61,7 @@ std::tuple<std::uint64_t, bool, Seconds, Failures> load(ChunkReader& reader, Dev
   if (source) options.arrived = [&source](std::uint64_t chunk) { (*source)->offer(chunk); };
   LoadResult result;
   {
-    const py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     result =
         load_chunks(reader, device, pool, plan, address_array.span(), chunk_array.span(), digest_array.span(), options);
   }
@@ -81,7 +81,7 @@ std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan
       options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
   PublishResult result;
   {
-    const py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     result = publish_chunks(store, plan, address_array.span(), key_prefix, ttl_s, options);
   }
   return {to_python(result.digests), seconds_of(result.seconds)};
@@ -94,7 +94,7 @@ py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned c
   const TransferOptions options = options_of(copy_threads, 1, true, deadline_s, progress, plan.total_bytes);
   std::vector<std::uint64_t> values;
   {
-    const py::gil_scoped_release nogil;
+    const WithoutGil nogil;
     values = digest_chunks(plan, address_array.span(), options);
   }
   return to_python(values);
@@ -108,7 +108,7 @@ double memcpy_seconds(const py::buffer& destinations, const py::buffer& sources,
   const U64Array from(sources, "sources");
   const U64Array bytes(sizes, "sizes");
   if (to.size() != from.size() || to.size() != bytes.size()) refuse("the arrays differ in length");
-  const py::gil_scoped_release nogil;
+  const WithoutGil nogil;
   const Stopwatch watch;
   CancelFlag never;
   Crew crew(never);
@@ -140,6 +140,8 @@ void register_transfer(py::module_& module) {
              py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"),
              py::arg("verify"), py::arg("deadline_s"), py::arg("progress") = py::none(),
              "Copy tensors into chunks; returns (digest of each chunk, seconds by stage).");
+  module.def("end_transfers", &end_transfers,
+             "Ask every transfer to end, also those that begin later: SystemExit, in the thread that waits for it.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),
              py::arg("deadline_s"), py::arg("progress") = py::none(), "Digest of each chunk; moves nothing.");
   module.def(

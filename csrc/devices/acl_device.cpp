@@ -201,7 +201,7 @@ class AclDevice final : public Device {
 
 }  // namespace
 
-std::shared_ptr<Device> open_acl_device(int index) { return std::make_shared<AclDevice>(index); }
+std::unique_ptr<Device> open_acl_device(int index) { return std::make_unique<AclDevice>(index); }
 
 unsigned acl_device_count() noexcept {
   try {

@@ -8,7 +8,7 @@ namespace yr_fastload {
 
 /// Device `index` of Ascend's runtime, real or simulated, through `libascendcl.so` (dlopen: nothing links it).
 /// Throws kDevice where there is no such library or no such device.
-std::shared_ptr<Device> open_acl_device(int index);
+std::unique_ptr<Device> open_acl_device(int index);
 
 /// How many devices the runtime knows; 0 where it cannot be loaded. Loads it.
 unsigned acl_device_count() noexcept;

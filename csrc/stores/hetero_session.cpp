@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "stores/forks.hpp"
 #include "stores/graveyard.hpp"
 #include "stores/status.hpp"
 
@@ -20,6 +21,7 @@ constexpr double kCloseSeconds = 1.0;
 HeteroSession::HeteroSession(const Connection& connection, std::shared_ptr<Device> device)
     : runner_(kCallThreads, kCloseSeconds) {
   check_left_behind();
+  expect_forks();
   shared_->device = std::move(device);
   const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
   shared_->greeting = shared_->device->allocate(kGreetingBytes, deadline);
@@ -37,11 +39,6 @@ HeteroSession::HeteroSession(const Connection& connection, std::shared_ptr<Devic
 }
 
 HeteroSession::~HeteroSession() {
-  if (::getpid() != pid_) {
-    // Its threads stayed in the parent; a destructor that waits for them would never return.
-    static_cast<void>(std::make_unique<std::shared_ptr<Shared>>(std::move(shared_)).release());
-    return;
-  }
   const bool too_early = gave_up_ || still_expects();
   auto destroy = [shared = std::move(shared_)]() mutable {
     shared->device->bind_thread();

@@ -8,6 +8,7 @@
 
 #include "core/call_runner.hpp"
 #include "core/error.hpp"
+#include "stores/forks.hpp"
 #include "stores/graveyard.hpp"
 #include "stores/status.hpp"
 
@@ -56,6 +57,7 @@ class HostStore final : public ObjectStore {
  public:
   explicit HostStore(const Connection& connection) : reserve_keys_(keys_at_once(connection, kBatchKeys)) {
     check_left_behind();
+    expect_forks();
     try {
       const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
       client_ = runner_.run("connect", deadline, [options = connect_options(connection)] {
@@ -71,11 +73,6 @@ class HostStore final : public ObjectStore {
   /// KVClient's destructor waits for the worker's answer, without a bound if the worker is frozen (measured: until it
   /// went on). So it runs where it can be left behind.
   ~HostStore() override {
-    if (::getpid() != pid_) {
-      // Its threads stayed in the parent; a destructor that waits for them would never return.
-      static_cast<void>(std::make_unique<Client>(std::move(client_)).release());
-      return;
-    }
     try {
       runner_.run("close", Deadline::after(kCloseSeconds), [client = std::move(client_)]() mutable { client.reset(); });
     } catch (...) {

@@ -40,6 +40,7 @@ __all__: list[str] = [
     "digest_chunks",
     "digest_keys",
     "dlpack_view",
+    "end_transfers",
     "error_table",
     "find_sharing",
     "fold_digests",
@@ -460,6 +461,11 @@ def digest_keys() -> memoryview:
 def dlpack_view(capsule: typing_extensions.CapsuleType) -> TensorView:
     """
     View of a DLPack capsule, which it uses up.
+    """
+
+def end_transfers() -> None:
+    """
+    Ask every transfer to end, also those that begin later: SystemExit, in the thread that waits for it.
     """
 
 def error_table() -> list[tuple[str, str, bool, str]]:

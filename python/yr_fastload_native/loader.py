@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from yr_fastload_native import _core
+from yr_fastload_native.at_exit import close_at_exit, under_way
 from yr_fastload_native.catalogue import Catalogue, SupersededError
 from yr_fastload_native.config import Config
 from yr_fastload_native.content import check_trusted
@@ -25,7 +26,7 @@ from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.publication import LEAVE_S, Publication, close_at_exit
+from yr_fastload_native.publication import LEAVE_S, Publication
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.puller import Pulled, Puller
 from yr_fastload_native.report import LoadReport
@@ -78,6 +79,7 @@ class FastLoader:
         self._store: _core.ObjectStore | None = store
         self._sites = Sites(self.config, self._connection)
         self._sites.prepare()
+        self._pid = os.getpid()
         close_at_exit(self)
 
     def _worker_address(self) -> str:
@@ -104,6 +106,7 @@ class FastLoader:
 
     # -- publish ------------------------------------------------------------------------------------------------
 
+    @under_way()
     @gc_paused()
     def publish(
         self,
@@ -219,6 +222,7 @@ class FastLoader:
         if claim is not None:
             claim.release()
 
+    @under_way()
     def check(self, publication: Publication, *, deadline_s: float = 60.0) -> list[str]:
         """Compare what is published by reference with its digests, and withdraw it if it changed.
 
@@ -252,6 +256,7 @@ class FastLoader:
             return False
         return True
 
+    @under_way()
     def digests(self, model: Any) -> dict[str, tuple[int, ...]]:
         """The digest of each tensor's bytes, to see later which ones changed.
 
@@ -272,6 +277,7 @@ class FastLoader:
 
     # -- load ---------------------------------------------------------------------------------------------------
 
+    @under_way()
     @gc_paused()
     def load(
         self,
@@ -417,7 +423,12 @@ class FastLoader:
         }
 
     def close(self) -> None:
-        """Withdraw everything this loader publishes or holds, and disconnect. Idempotent and bounded."""
+        """Withdraw everything this loader publishes or holds, and disconnect. Idempotent and bounded.
+
+        In a process that was forked since, it does nothing: all that is the parent's.
+        """
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             held, self._held = list(self._held.values()), {}
             claims, self._claims = list(self._claims.values()), {}

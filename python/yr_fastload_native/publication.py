@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import weakref
+import os
 from collections.abc import Callable, Mapping, Set
-from typing import Any, Protocol
+from typing import Any
 
 from yr_fastload_native import _core
+from yr_fastload_native.at_exit import close_all, close_at_exit
 from yr_fastload_native.catalogue import Generation
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import FastLoadError, NotPublishedError
@@ -18,31 +18,12 @@ from yr_fastload_native.settle import Settling
 from yr_fastload_native.termination import before_sigterm
 from yr_fastload_native.transports.d2d import Member
 
-__all__ = ["LEAVE_S", "Publication", "close_all", "close_at_exit"]
+__all__ = ["LEAVE_S", "Publication"]
 
 _log = logging.getLogger(__name__)
 
 LEAVE_S = 2.0
 _CHECK_S = 60.0
-
-
-class _Closable(Protocol):
-    def close(self) -> None: ...
-
-
-_open: weakref.WeakSet[_Closable] = weakref.WeakSet()
-
-
-def close_at_exit(thing: _Closable) -> None:
-    """Have it closed in order while the interpreter still runs: its native threads must not outlive that."""
-    _open.add(thing)
-
-
-@atexit.register
-def close_all() -> None:
-    """Withdraw everything that this process publishes, and disconnect."""
-    for each in list(_open):
-        each.close()
 
 
 class Publication:
@@ -70,6 +51,7 @@ class Publication:
         served: Served | None = None,
         digest: str | None = None,
     ) -> None:
+        self._pid = os.getpid()
         self.identity: Mapping[str, Any] = generation.who.fields
         self.generation = generation.manifest.generation
         self.joined = joined
@@ -187,6 +169,8 @@ class Publication:
 
     def close_by(self, deadline: Deadline) -> None:
         """Close within a deadline and a moment; what is not done by then goes on, or ends with the lease."""
+        if os.getpid() != self._pid:  # a fork: it is the parent's
+            return
         if self._settling is not None:
             self._settling.stop()
         if self._guard is not None:

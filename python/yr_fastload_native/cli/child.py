@@ -22,8 +22,8 @@ from typing import Any
 
 import click
 
+from yr_fastload_native.at_exit import close_all
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
-from yr_fastload_native.publication import close_all
 
 __all__ = ["Parent", "Process", "main"]
 

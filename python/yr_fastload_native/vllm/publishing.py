@@ -16,9 +16,10 @@ from typing import Any
 import attrs
 import torch
 
+from yr_fastload_native.at_exit import close_at_exit
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
 from yr_fastload_native.loader import FastLoader
-from yr_fastload_native.publication import Publication, close_at_exit
+from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import size
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages

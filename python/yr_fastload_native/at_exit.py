@@ -1,0 +1,71 @@
+"""What happens before the interpreter goes: transfers end, publications are withdrawn, connections closed."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from yr_fastload_native import _core
+
+__all__ = ["close_all", "close_at_exit", "under_way"]
+
+# For calls to end once they were asked to; what waits for a worker that does not answer takes longer, and is left.
+_END_S = 5.0
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_open: weakref.WeakSet[_Closable] = weakref.WeakSet()
+_changed = threading.Condition()
+_calls = 0
+
+
+def close_at_exit(thing: _Closable) -> None:
+    """Have it closed in order while the interpreter still runs: its native threads must not outlive that."""
+    _open.add(thing)
+
+
+def close_all() -> None:
+    """Withdraw everything that this process publishes, and disconnect."""
+    for each in list(_open):
+        each.close()
+
+
+@contextmanager
+def under_way() -> Iterator[None]:
+    """A call, in whatever thread, that the end of the interpreter waits for, having asked it to end."""
+    global _calls
+    with _changed:
+        _calls += 1
+    try:
+        yield
+    finally:
+        with _changed:
+            _calls -= 1
+            _changed.notify_all()
+
+
+@atexit.register
+def _leave() -> None:
+    _core.end_transfers()
+    with _changed:
+        _changed.wait_for(lambda: not _calls, _END_S)
+    close_all()
+
+
+def _forget() -> None:
+    """In a forked child: all of it is the parent's."""
+    global _changed, _calls
+    _open.clear()
+    _changed = threading.Condition()
+    _calls = 0
+
+
+os.register_at_fork(after_in_child=_forget)

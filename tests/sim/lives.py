@@ -1,0 +1,215 @@
+"""Ends that come at a bad moment: `python lives.py WORKER MODEL TRANSPORT WHAT`, a process with simulated devices.
+
+Every function leaves in a way of its own. What must not follow is a crash, a hang, or a byte where none belongs any
+more.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+
+import torch
+
+import yr_fastload_native as fl
+
+COUNT, SIZE = 12, 1 << 20
+PATTERN = 0x5A
+
+
+def weights(fill=None):
+    if fill is not None:
+        return {f"w{index}": torch.full((SIZE + index,), fill, dtype=torch.uint8) for index in range(COUNT)}
+    generator = torch.Generator().manual_seed(1)
+    return {
+        f"w{index}": torch.randint(0, 256, (SIZE + index,), dtype=torch.uint8, generator=generator)
+        for index in range(COUNT)
+    }
+
+
+class StopError(Exception):
+    """Of a transfer, by whoever wanted it."""
+
+
+def interrupt(done, total):
+    raise StopError
+
+
+class Moment:
+    """While a transfer runs: `reached` is set then, and whoever waits for it takes its time."""
+
+    def __init__(self):
+        self.reached = threading.Event()
+
+    def __call__(self, done, total):
+        self.reached.set()
+        time.sleep(0.5)
+
+
+class Life:
+    def __init__(self, worker, model, transport):
+        self.settings = {"worker": worker, "chunk_bytes": 1 << 20, "chunks_ahead": 2, "source_stall_s": 1.0}
+        self.settings |= {"transport": transport, "publish_as": transport}
+        self.model = model
+        self.loader = fl.FastLoader(fl.Config(**self.settings))
+
+    def load(self, target, progress=None):
+        return self.loader.load(target, {"model": self.model}, progress=progress)
+
+    def publish(self, progress=None):
+        return self.loader.publish(weights(), {"model": self.model}, progress=progress)
+
+    def wait_for_publish(self, moment):
+        """Until it is under way. Only copies into shared memory tell how far they are."""
+        if self.settings["transport"] == "host":
+            assert moment.reached.wait(20)
+        else:
+            time.sleep(0.1)
+
+    # -- tensors ------------------------------------------------------------------------------------------------
+
+    def drops_tensors_of_a_load(self):
+        """Those of a load that was interrupted; what has their memory next keeps its bytes."""
+        for _ in range(3):
+            target = weights(0)
+            try:
+                self.load(target, interrupt)
+                raise SystemExit("the load was not interrupted")
+            except StopError:
+                pass
+            del target
+            gc.collect()
+            heirs = weights(PATTERN)
+            time.sleep(0.3)
+            assert all(bool((heir == PATTERN).all()) for heir in heirs.values())
+
+    def drops_tensors_of_a_publication(self):
+        """What was published is served all the same."""
+        publication = self.publish()
+        gc.collect()
+        heirs = weights(PATTERN)
+        assert publication.wait_settled(30)
+        reader = fl.FastLoader(fl.Config(**self.settings | {"hold": False}))
+        target = weights(0)
+        reader.load(target, {"model": self.model})
+        assert all(torch.equal(target[name], value) for name, value in weights().items())
+        del heirs
+
+    # -- loaders ------------------------------------------------------------------------------------------------
+
+    def closes_a_loader_during_a_load(self):
+        moment, ended = Moment(), []
+
+        def load():
+            try:
+                self.load(weights(0), moment)
+                ended.append("loaded")
+            except fl.FastLoadError as error:
+                ended.append(error.code)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        assert moment.reached.wait(20)
+        self.loader.close()
+        self.loader = None
+        gc.collect()
+        thread.join(40)
+        assert not thread.is_alive()
+        assert len(ended) == 1, ended
+
+    def closes_a_loader_during_a_publish(self):
+        moment, ended = Moment(), []
+
+        def publish():
+            try:
+                self.publish(moment)
+                ended.append("published")
+            except fl.FastLoadError as error:
+                ended.append(error.code)
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        self.wait_for_publish(moment)
+        self.loader.close()
+        self.loader = None
+        gc.collect()
+        thread.join(40)
+        assert not thread.is_alive()
+        assert len(ended) == 1, ended
+
+    def closes_a_publication_that_is_read(self):
+        """Its reader, in the same process, ends with all bytes right or a typed error."""
+        publication = self.publish()
+        reader = fl.FastLoader(fl.Config(**self.settings | {"hold": False}))
+        moment, ended, target = Moment(), [], weights(0)
+
+        def load():
+            try:
+                reader.load(target, {"model": self.model}, progress=moment, deadline_s=10)
+                ended.append(all(torch.equal(target[name], value) for name, value in weights().items()))
+            except fl.FastLoadError:
+                ended.append(True)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        assert moment.reached.wait(20)
+        publication.close()
+        del publication
+        gc.collect()
+        thread.join(40)
+        assert ended == [True]
+
+    # -- the interpreter ----------------------------------------------------------------------------------------
+
+    def exits_during_a_load(self):
+        moment = Moment()
+        threading.Thread(target=self.load, args=(weights(0), moment), daemon=True).start()
+        assert moment.reached.wait(20)
+
+    def exits_during_a_publish(self):
+        moment = Moment()
+        threading.Thread(target=self.publish, args=(moment,), daemon=True).start()
+        self.wait_for_publish(moment)
+
+    def exits_by_an_exception_during_a_load(self):
+        self.exits_during_a_load()
+        raise SystemExit(0)
+
+    def exits_with_an_open_publication(self):
+        globals()["kept_to_the_end"] = (self.loader, self.publish())
+
+    def exits_after_a_load_that_serves_others(self):
+        target = weights(0)
+        self.load(target)
+        globals()["kept_to_the_end"] = (self.loader, target)
+
+    # -- forks --------------------------------------------------------------------------------------------------
+
+    def forks(self):
+        """The child is told so, and its end takes nothing from its parent."""
+        publication = self.publish()
+        assert publication.wait_settled(30)
+        for leaves in (sys.exit, os._exit):
+            child = os.fork()
+            if child == 0:
+                publication.close()
+                self.loader.close()
+                try:
+                    self.load(weights(0))
+                except fl.InvalidArgumentError as error:
+                    leaves(0 if "fork" in str(error) else 3)
+                leaves(4)
+            end = time.monotonic() + 20
+            while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+                time.sleep(0.05)
+            assert ended == (child, 0), ended
+        assert publication.state == "live"
+        assert fl.FastLoader(fl.Config(**self.settings | {"hold": False})).is_published({"model": self.model})
+
+
+if __name__ == "__main__":
+    worker, model, transport, what = sys.argv[1:]
+    getattr(Life(worker, model, transport), what)()

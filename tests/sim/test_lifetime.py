@@ -1,0 +1,78 @@
+"""Tensors, loaders, processes that end at a bad moment: no crash, no hang, and nothing is left of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import yr_fastload_native as fl
+from yr_fastload_native import sim
+
+pytestmark = pytest.mark.worker
+
+LIVES = Path(__file__).with_name("lives.py")
+TRANSPORTS = ["host", "staged", "d2d"]
+SMALL_CHUNKS = {"chunk_bytes": 1 << 20, "hold": False}
+
+
+def live(worker, model, transport, what):
+    """Runs one of `lives.py`; its standard error must tell of no crash."""
+    command = [sys.executable, "-X", "faulthandler", str(LIVES), worker, model, transport, what]
+    done = subprocess.run(command, env=sim.environment(), capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for word in ("Fatal Python error", "terminate called", "Sanitizer"):
+        assert word not in done.stderr, done.stderr[-4000:]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
+    return request.param
+
+
+@pytest.fixture
+def source(node, model, transport):
+    """Publishes, at a speed that leaves time for something to happen."""
+    made = node("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1")
+    made.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": transport})
+    return made
+
+
+READERS = [
+    "drops_tensors_of_a_load",
+    "closes_a_loader_during_a_load",
+    "exits_during_a_load",
+    "exits_by_an_exception_during_a_load",
+    "exits_after_a_load_that_serves_others",
+]
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_readers(worker, source, model, transport, what):
+    if transport == "staged" and what != "exits_during_a_load":
+        pytest.skip("openYuanrong 0.8.1 takes 30 s to end a process that read so (~RemoteH2DManager)")
+    live(worker, model, transport, what)
+    assert source.call("states") == {"states": ["live"]}
+
+
+PUBLISHERS = [
+    "drops_tensors_of_a_publication",
+    "closes_a_loader_during_a_publish",
+    "closes_a_publication_that_is_read",
+    "exits_during_a_publish",
+    "exits_with_an_open_publication",
+    "forks",
+]
+
+
+@pytest.mark.parametrize("what", PUBLISHERS)
+def test_publishers(worker, model, transport, what):
+    live(worker, model, transport, what)
+    with fl.FastLoader(fl.Config(worker=worker)) as guest:
+        end = time.monotonic() + 15  # its lease, where it had no time to say goodbye
+        while guest.is_published({"model": model}) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not guest.is_published({"model": model})
