@@ -13,6 +13,7 @@ import threading
 import time
 
 import torch
+from nodes import Commands, wait_until
 
 import yr_fastload_native as fl
 
@@ -20,14 +21,13 @@ COUNT, SIZE = 12, 1 << 20
 PATTERN = 0x5A
 
 
-def weights(fill=None):
-    if fill is not None:
-        return {f"w{index}": torch.full((SIZE + index,), fill, dtype=torch.uint8) for index in range(COUNT)}
-    generator = torch.Generator().manual_seed(1)
-    return {
-        f"w{index}": torch.randint(0, 256, (SIZE + index,), dtype=torch.uint8, generator=generator)
-        for index in range(COUNT)
-    }
+def weights():
+    return Commands.weights(1, COUNT, SIZE)
+
+
+def filled(value):
+    """As many tensors of the same sizes."""
+    return {name: torch.full_like(tensor, value) for name, tensor in weights().items()}
 
 
 class StopError(Exception):
@@ -65,16 +65,16 @@ class Life:
     def wait_for_publish(self, moment):
         """Until it is under way. Only copies into shared memory tell how far they are."""
         if self.settings["transport"] == "host":
-            assert moment.reached.wait(20)
-        else:
-            time.sleep(0.1)
+            return moment.reached.wait(20)
+        time.sleep(0.1)
+        return True
 
     # -- tensors ------------------------------------------------------------------------------------------------
 
     def drops_tensors_of_a_load(self):
         """Those of a load that was interrupted; what has their memory next keeps its bytes."""
         for _ in range(3):
-            target = weights(0)
+            target = filled(0)
             try:
                 self.load(target, interrupt)
                 raise SystemExit("the load was not interrupted")
@@ -82,7 +82,7 @@ class Life:
                 pass
             del target
             gc.collect()
-            heirs = weights(PATTERN)
+            heirs = filled(PATTERN)
             time.sleep(0.3)
             assert all(bool((heir == PATTERN).all()) for heir in heirs.values())
 
@@ -90,10 +90,10 @@ class Life:
         """What was published is served all the same."""
         publication = self.publish()
         gc.collect()
-        heirs = weights(PATTERN)
+        heirs = filled(PATTERN)
         assert publication.wait_settled(30)
         reader = fl.FastLoader(fl.Config(**self.settings | {"hold": False}))
-        target = weights(0)
+        target = filled(0)
         reader.load(target, {"model": self.model})
         assert all(torch.equal(target[name], value) for name, value in weights().items())
         del heirs
@@ -101,38 +101,27 @@ class Life:
     # -- loaders ------------------------------------------------------------------------------------------------
 
     def closes_a_loader_during_a_load(self):
-        moment, ended = Moment(), []
-
-        def load():
-            try:
-                self.load(weights(0), moment)
-                ended.append("loaded")
-            except fl.FastLoadError as error:
-                ended.append(error.code)
-
-        thread = threading.Thread(target=load)
-        thread.start()
-        assert moment.reached.wait(20)
-        self.loader.close()
-        self.loader = None
-        gc.collect()
-        thread.join(40)
-        assert not thread.is_alive()
-        assert len(ended) == 1, ended
+        moment = Moment()
+        self.close_while(lambda: self.load(filled(0), moment), lambda: moment.reached.wait(20))
 
     def closes_a_loader_during_a_publish(self):
-        moment, ended = Moment(), []
+        moment = Moment()
+        self.close_while(lambda: self.publish(moment), lambda: self.wait_for_publish(moment))
 
-        def publish():
+    def close_while(self, call, reach):
+        """`call` ends by itself, well or with a typed error."""
+        ended = []
+
+        def run():
             try:
-                self.publish(moment)
-                ended.append("published")
+                call()
+                ended.append("well")
             except fl.FastLoadError as error:
                 ended.append(error.code)
 
-        thread = threading.Thread(target=publish)
+        thread = threading.Thread(target=run)
         thread.start()
-        self.wait_for_publish(moment)
+        assert reach()
         self.loader.close()
         self.loader = None
         gc.collect()
@@ -144,7 +133,7 @@ class Life:
         """Its reader, in the same process, ends with all bytes right or a typed error."""
         publication = self.publish()
         reader = fl.FastLoader(fl.Config(**self.settings | {"hold": False}))
-        moment, ended, target = Moment(), [], weights(0)
+        moment, ended, target = Moment(), [], filled(0)
 
         def load():
             try:
@@ -166,13 +155,13 @@ class Life:
 
     def exits_during_a_load(self):
         moment = Moment()
-        threading.Thread(target=self.load, args=(weights(0), moment), daemon=True).start()
+        threading.Thread(target=self.load, args=(filled(0), moment), daemon=True).start()
         assert moment.reached.wait(20)
 
     def exits_during_a_publish(self):
         moment = Moment()
         threading.Thread(target=self.publish, args=(moment,), daemon=True).start()
-        self.wait_for_publish(moment)
+        assert self.wait_for_publish(moment)
 
     def exits_by_an_exception_during_a_load(self):
         self.exits_during_a_load()
@@ -182,7 +171,7 @@ class Life:
         globals()["kept_to_the_end"] = (self.loader, self.publish())
 
     def exits_after_a_load_that_serves_others(self):
-        target = weights(0)
+        target = filled(0)
         self.load(target)
         globals()["kept_to_the_end"] = (self.loader, target)
 
@@ -198,13 +187,11 @@ class Life:
                 publication.close()
                 self.loader.close()
                 try:
-                    self.load(weights(0))
+                    self.load(filled(0))
                 except fl.InvalidArgumentError as error:
                     leaves(0 if "fork" in str(error) else 3)
                 leaves(4)
-            end = time.monotonic() + 20
-            while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
-                time.sleep(0.05)
+            ended = wait_until(lambda pid=child: (found := os.waitpid(pid, os.WNOHANG))[0] and found, 20)
             assert ended == (child, 0), ended
         assert publication.state == "live"
         assert fl.FastLoader(fl.Config(**self.settings | {"hold": False})).is_published({"model": self.model})

@@ -143,12 +143,13 @@ def test_a_source_whose_tensors_changed_is_found_out(node, model):
 
 @pytest.mark.parametrize("how", ["other", "moved"])
 def test_a_write_to_what_is_published_withdraws_it(node, model, how):
+    from nodes import wait_until
+
     source, reader = node("source"), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)
     source.call("write", how=how)
-    end = time.monotonic() + 20  # half a second, and a digest of all
-    while source.call("states")["states"] == ["live"] and time.monotonic() < end:
-        time.sleep(0.1)
+    # Half a second, and a digest of all.
+    wait_until(lambda: source.call("states")["states"] != ["live"], 20)
     assert source.call("states")["states"] == ["failed"]
     assert reader.call("load", model=model, settings=ONLY_READS)["error"] == "NOT_PUBLISHED"
 

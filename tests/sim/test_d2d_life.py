@@ -122,7 +122,7 @@ def assert_no_growth(process, was):
 
 
 def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_path):
-    from nodes import Node
+    from nodes import Node, wait_until
 
     address = own_worker.address
     source = Node(address, tmp_path, "own-source", YR_FASTLOAD_SIM_LINK_GBPS="0.05")
@@ -131,9 +131,8 @@ def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_p
         source.call("publish", model=model, settings=SMALL_CHUNKS)
         settings = {"hold": False, "chunks_ahead": 2, "source_stall_s": 1.0, "rpc_timeout_s": 1.0}
         reader.start("load", model=model, deadline_s=5.0, settings=settings)
-        end = time.monotonic() + 30
-        while sum(source.call("counters")["sent_bytes"].values()) < 2 * MIB and time.monotonic() < end:
-            time.sleep(0.05)  # of twelve, in about two seconds
+        # Of twelve, in about two seconds.
+        wait_until(lambda: sum(source.call("counters")["sent_bytes"].values()) >= 2 * MIB, 30)
         own_worker.stop(force=True)
         answer = reader.finish()
         assert answer["seconds"] < 6
@@ -152,7 +151,7 @@ def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_p
 
 def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_path):
     """Nothing that a load tidies up, place, source and lanes, makes it return later than a second past its deadline."""
-    from nodes import Node
+    from nodes import Node, wait_until
 
     status = fl.LocalWorker.status(short_tmp)
     source = Node(own_worker.address, tmp_path, "own-source", YR_FASTLOAD_SIM_LINK_GBPS="0.05")
@@ -160,9 +159,7 @@ def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_p
     try:
         source.call("publish", model=model, settings=SMALL_CHUNKS)
         reader.start("load", model=model, deadline_s=2.0, settings={"chunks_ahead": 2, "rpc_timeout_s": 30.0})
-        end = time.monotonic() + 30
-        while sum(source.call("counters")["sent_bytes"].values()) < 2 * MIB and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_until(lambda: sum(source.call("counters")["sent_bytes"].values()) >= 2 * MIB, 30)
         os.kill(status.pid, signal.SIGSTOP)
         answer = reader.finish()
         assert answer["seconds"] < 3
@@ -174,17 +171,14 @@ def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_p
 
 
 def test_keys_are_named_again_to_a_worker_that_was_out_of_breath(model, own_worker, short_tmp, tmp_path):
-    from nodes import Node
+    from nodes import Node, wait_until
 
     status = fl.LocalWorker.status(short_tmp)
     source, reader = Node(own_worker.address, tmp_path, "own-source"), Node(own_worker.address, tmp_path, "own-reader")
     try:
         settings = {"chunk_bytes": 16 << 10, "rpc_timeout_s": 0.5}
         chunks = source.call("publish", model=model, settings=settings, wait_s=0)["chunks"]
-        end = time.monotonic() + 30
-        while not (served := source.call("serving", model=model)["chunks"]) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert 0 < served < chunks
+        assert 0 < wait_until(lambda: source.call("serving", model=model)["chunks"], 30) < chunks
         os.kill(status.pid, signal.SIGSTOP)
         time.sleep(3.0)
         os.kill(status.pid, signal.SIGCONT)

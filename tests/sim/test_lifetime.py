@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -70,9 +69,9 @@ PUBLISHERS = [
 
 @pytest.mark.parametrize("what", PUBLISHERS)
 def test_publishers(worker, model, transport, what):
+    from nodes import wait_until
+
     live(worker, model, transport, what)
     with fl.FastLoader(fl.Config(worker=worker)) as guest:
-        end = time.monotonic() + 15  # its lease, where it had no time to say goodbye
-        while guest.is_published({"model": model}) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert not guest.is_published({"model": model})
+        # Within its lease, where it had no time to say goodbye.
+        assert wait_until(lambda: not guest.is_published({"model": model}), 15)
