@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_the_extension_finds_the_datasystem_wherever_the_wheel_lands() -> None:
     assert len(paths) == 1
     assert "(RPATH)" in paths[0]
     assert paths[0].endswith("[$ORIGIN/../yr/datasystem/lib]")
+
+
+def test_the_datasystem_calls_what_stands_in_for_its_own() -> None:
+    """csrc/stores/null_handles.cpp: found before the library's own functions."""
+    command = [sys.executable, "-c", "import yr_fastload_native._core"]
+    environment = {**os.environ, "LD_DEBUG": "bindings"}
+    done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, env=environment)
+    for name in ("SetPollOut", "UnsetPollOut"):
+        bound = [line for line in done.stderr.splitlines() if f"{len(name)}{name}E" in line]
+        assert any("libdatasystem.so [0] to " in line and f"to {_core.__file__} [0]" in line for line in bound), bound
 
 
 def test_typing_marker_and_stub_are_installed() -> None:
