@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 
-from yr_fastload_native.catalogue import Catalogue
+from yr_fastload_native.catalogue import Catalogue, set_own
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import FastLoadError, NotPublishedError
 from yr_fastload_native.identity import Identity
@@ -42,8 +42,8 @@ class Claim:
             UnavailableError: The worker does not answer.
         """
         token = secrets.token_hex(16).encode()
-        lease_s = catalogue.config.lease_s
-        taken = catalogue.store.set_if_absent(who.claim_key, token, ttl_s=lease_s, deadline_s=deadline.left())
+        key, lease_s = who.claim_key, catalogue.config.lease_s
+        taken = set_own(catalogue.store, {key: token}, witness=key, ttl_s=lease_s, deadline=deadline)
         return cls(catalogue, who, token) if taken else None
 
     def _renew(self) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import attrs
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue import set_own
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import FastLoadError, ResourceExhaustedError
@@ -136,12 +137,12 @@ class Member:
         store = self._worker.catalogue.store
         ttl_s = self._worker.config.lease_s + int(deadline.left())
         for number in self._free:
-            place = self._place(number)
-            if store.set_if_absent(self.key(number), place.value, ttl_s=ttl_s, deadline_s=deadline.left()):
+            place, key = self._place(number), self.key(number)
+            if set_own(store, {key: place.value}, witness=key, ttl_s=ttl_s, deadline=deadline):
                 self.place = place
                 return
             # Somebody was faster, and is a peer.
-            other = Place.parse(number, store.get(self.key(number), deadline_s=deadline.left()))
+            other = Place.parse(number, store.get(key, deadline_s=deadline.left()))
             if other is not None:
                 self.peers.append(other)
         raise ResourceExhaustedError(f"all {PLACES} places of sources are taken", op="load")
