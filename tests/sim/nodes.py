@@ -61,6 +61,7 @@ class Node:
         for line in self.process.stdout:
             if line.startswith("{"):
                 self._answers.put(json.loads(line))
+        self._answers.put(None)  # no more come
 
     def start(self, name, **arguments):
         self.process.stdin.write(json.dumps({"name": name, **arguments}) + "\n")
@@ -71,6 +72,7 @@ class Node:
             answer = self._answers.get(timeout=timeout_s)
         except Empty:
             raise AssertionError(f"no answer within {timeout_s} s") from None
+        assert answer is not None, "the process has ended"
         return answer
 
     def call(self, name, **arguments):
@@ -196,7 +198,8 @@ class Commands:
     def round(self, model, number, do):
         """Part of a long series, with one loader: publish and withdraw, or load. Returns what this process holds."""
         if not self.loaders:
-            self._loader({"hold": False})
+            # A lease that lasts while a machine stands still for a while.
+            self._loader({"hold": False, "lease_s": 60})
         wanted = self.weights(number % 3, 3, 1 << 20)
         equal = True
         if do == "publish":
@@ -209,7 +212,10 @@ class Commands:
             self.target = self.target or self.blank(wanted)
             for value in self.target.values():
                 value.fill_(0x5A)
-            self.loaders[0].load(self.target, {"model": model, "round": number})
+            try:
+                self.loaders[0].load(self.target, {"model": model, "round": number})
+            except self.fl.FastLoadError as error:
+                return {"equal": False, "error": str(error)}
             equal = all(same_bytes(self.target[name], value) for name, value in wanted.items())
         ctypes.CDLL(None).malloc_trim(0)  # what was freed is not held
         process = psutil.Process()

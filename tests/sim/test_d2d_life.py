@@ -96,7 +96,7 @@ def test_rounds_without_growth(node, model):
     for number in range(ROUNDS):
         source.call("round", model=model, number=number, do="publish")
         loaded = reader.call("round", model=model, number=number, do="load")
-        assert loaded["equal"], number
+        assert loaded["equal"], (number, loaded, source.call("states"))
         withdrawn = source.call("round", model=model, number=number, do="withdraw")
         assert withdrawn["left"] == loaded["left"] == 0, number
         if number == WARM:
