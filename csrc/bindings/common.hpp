@@ -50,7 +50,7 @@ std::shared_ptr<T> share_without_gil(std::unique_ptr<T> object) {
   return std::shared_ptr<T>(object.release(), [pid = ::getpid()](T* pointer) {
     if (::getpid() != pid) return;
     std::unique_ptr<T> owned(pointer);
-    if (PyGILState_Check() == 0) return;
+    if (!has_gil()) return;
     const WithoutGil nogil;
     owned.reset();
   });

@@ -24,6 +24,8 @@ WithoutGil::~WithoutGil() {
   }
 }
 
+bool has_gil() noexcept { return PyGILState_GetThisThreadState() != nullptr && PyGILState_Check() != 0; }
+
 WithGil::WithGil() {
   try {
     gil_.emplace();

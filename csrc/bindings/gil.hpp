@@ -21,6 +21,10 @@ class WithoutGil {
   PyThreadState* const state_;
 };
 
+/// Whether this thread has the GIL; false where the interpreter is nearly gone (there PyGILState_Check says yes to
+/// all).
+bool has_gil() noexcept;
+
 /// Takes the GIL in a thread that gave it up or never had it; with the same care.
 class WithGil {
  public:

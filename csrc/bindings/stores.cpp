@@ -9,6 +9,7 @@
 #include "bindings/common.hpp"
 #include "core/call_runner.hpp"
 #include "core/store_reader.hpp"
+#include "stores/exits.hpp"
 #include "stores/graveyard.hpp"
 #include "stores/host_store.hpp"
 #include "stores/memory_store.hpp"
@@ -153,6 +154,8 @@ void register_stores(py::module_& module) {
            py::arg("key_prefix"), py::kw_only(), py::arg("first_batch"), py::arg("batch"));
   module.attr("MOST_CONNECTIONS_LEFT_BEHIND") = kMostToBeDestroyed;
   module.attr("MOST_THREADS_LEFT_BEHIND") = CallRunner::kMostLeftBehind;
+  module.def("expect_exit", &expect_exit,
+             "Have this process end without exit handlers of the C library if a connection is left then.");
   module.def("connections_left_behind", &to_be_destroyed,
              "Connections that may still be at work for a peer that does not answer; each goes after some minutes.");
   module.def("threads_left_behind", &CallRunner::left_behind,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "stores/forks.hpp"
 #include "stores/graveyard.hpp"
 #include "stores/status.hpp"
 

@@ -15,6 +15,7 @@
 #include "core/error.hpp"
 #include "core/object_store.hpp"
 #include "stores/connection.hpp"
+#include "stores/exits.hpp"
 
 namespace yr_fastload {
 
@@ -90,6 +91,7 @@ class HeteroSession {
     std::vector<::datasystem::Future> expected;
     void drop_ready();  // the caller holds the mutex
     std::shared_ptr<Memory> greeting;
+    AtWork at_work;
     std::unique_ptr<::datasystem::HeteroClient> client;  // last: gone before what it may touch
   };
   void check_process(const char* op) const;

@@ -8,7 +8,7 @@
 
 #include "core/call_runner.hpp"
 #include "core/error.hpp"
-#include "stores/forks.hpp"
+#include "stores/exits.hpp"
 #include "stores/graveyard.hpp"
 #include "stores/status.hpp"
 
@@ -23,6 +23,16 @@ constexpr double kCloseSeconds = 1.0;
 constexpr std::size_t kBatchKeys = 1000;
 
 using Client = std::shared_ptr<ds::KVClient>;
+
+Client make_client(const ds::ConnectOptions& options) {
+  struct Made {
+    explicit Made(const ds::ConnectOptions& options) : client(options) {}
+    AtWork at_work;
+    ds::KVClient client;
+  };
+  auto made = std::make_shared<Made>(options);
+  return {made, &made->client};
+}
 
 bool not_found(const ds::Status& status) noexcept { return status.GetCode() == ds::K_NOT_FOUND; }
 
@@ -61,7 +71,7 @@ class HostStore final : public ObjectStore {
     try {
       const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
       client_ = runner_.run("connect", deadline, [options = connect_options(connection)] {
-        auto client = std::make_shared<ds::KVClient>(options);
+        Client client = make_client(options);
         check(client->Init(), "connect", {});
         return client;
       });

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "stores/exits.hpp"
 #include "stores/packing.hpp"
 #include "stores/status.hpp"
 
@@ -112,6 +113,7 @@ class StagedReader::Pull {
     if (call.chunks.empty()) return false;
     const std::chrono::duration<double, std::milli> left = deadline_.at() - Deadline::Clock::now();
     const auto left_ms = static_cast<std::uint64_t>(std::max(1.0, left.count()));
+    AtWork::for_good();  // ~RemoteH2DManager, an exit handler, takes 30 s (0.8.1)
     call.result = session_->call(
         "load", deadline_, [keys = call.keys, lists, landings = call.landings, left_ms](ds::HeteroClient& client) {
           return client.AsyncMGetH2D(keys, lists, std::min<std::uint64_t>(left_ms, 1'000'000));

@@ -42,6 +42,7 @@ __all__: list[str] = [
     "dlpack_view",
     "end_transfers",
     "error_table",
+    "expect_exit",
     "find_sharing",
     "fold_digests",
     "load_chunks",
@@ -471,6 +472,11 @@ def end_transfers() -> None:
 def error_table() -> list[tuple[str, str, bool, str]]:
     """
     Rows (code, Python class, retryable, meaning) of the one table of errors, csrc/core/error.hpp.
+    """
+
+def expect_exit() -> None:
+    """
+    Have this process end without exit handlers of the C library if a connection is left then.
     """
 
 def find_sharing(

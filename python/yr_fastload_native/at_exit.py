@@ -58,6 +58,7 @@ def _leave() -> None:
     with _changed:
         _changed.wait_for(lambda: not _calls, _END_S)
     close_all()
+    _core.expect_exit()
 
 
 def _forget() -> None:

@@ -129,7 +129,8 @@ class FastLoader:
             identity: What makes these weights these weights: model, revision, checkpoint fingerprint, dtype,
                 quantisation, ranks and sizes, stage, ... Plain JSON types.
             publish_as: Transports to offer, as in the config; by default ``config.publish_as``.
-            progress: Called with bytes done and in total, from this thread, at most 20 times a second.
+            progress: Called with bytes done and in total, from this thread, at most 20 times a second: while `host`
+                copies, that is, not by `staged`, nor by `d2d`, which copies nothing.
 
         Raises:
             InvalidArgumentError: A tensor cannot be moved, or the identity cannot be hashed.

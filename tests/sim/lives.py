@@ -51,8 +51,8 @@ class Moment:
 
 class Life:
     def __init__(self, worker, model, transport):
-        self.settings = {"worker": worker, "chunk_bytes": 1 << 20, "chunks_ahead": 2, "source_stall_s": 1.0}
-        self.settings |= {"transport": transport, "publish_as": transport}
+        self.settings = {"worker": worker, "transport": transport, "publish_as": transport}
+        self.settings |= {"chunk_bytes": 1 << 20, "chunks_ahead": 2, "source_stall_s": 1.0, "lease_s": 3}
         self.model = model
         self.loader = fl.FastLoader(fl.Config(**self.settings))
 

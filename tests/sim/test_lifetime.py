@@ -51,8 +51,6 @@ READERS = [
 
 @pytest.mark.parametrize("what", READERS)
 def test_readers(worker, source, model, transport, what):
-    if transport == "staged" and what != "exits_during_a_load":
-        pytest.skip("openYuanrong 0.8.1 takes 30 s to end a process that read so (~RemoteH2DManager)")
     live(worker, model, transport, what)
     assert source.call("states") == {"states": ["live"]}
 

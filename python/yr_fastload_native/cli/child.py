@@ -22,7 +22,6 @@ from typing import Any
 
 import click
 
-from yr_fastload_native.at_exit import close_all
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
 
 __all__ = ["Parent", "Process", "main"]
@@ -205,8 +204,3 @@ def main(roles: Mapping[str, Callable[[Any, Parent], None]]) -> None:
     except FastLoadError as error:
         parent.send("error", code=error.code, message=str(error))
         sys.exit(1)
-    close_all()
-    # Leaving as usual would wait for a thread of openYuanrong that sleeps for a minute once
-    # something was staged (RemoteH2DManager's destructor, 0.8.1).
-    sys.stderr.flush()
-    os._exit(0)
