@@ -25,7 +25,7 @@ demo: $(VENV)/.installed  ## a second process pulls a model from a first; ARGS="
 	$(BIN)/yr-fastload demo $(ARGS)
 
 test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those that need no vLLM
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(addprefix --ignore=,$(LIFETIME)))
+	$(BIN)/python -m pytest $(or $(ARGS),--ignore=$(LIFETIME))
 	$(if $(ARGS),,@$(MAKE) --no-print-directory test-sanitized test-vllm)
 
 chaos: $(VENV)/.develop  ## ten minutes of faults, every byte checked; SEED=2 ROUNDS=150 ARGS="--only 17"

@@ -165,7 +165,7 @@ class Life:
 
     def exits_by_an_exception_during_a_load(self):
         self.exits_during_a_load()
-        raise SystemExit(0)
+        raise SystemExit(5)
 
     def exits_with_an_open_publication(self):
         globals()["kept_to_the_end"] = (self.loader, self.publish())
