@@ -62,7 +62,6 @@ PUBLISHERS = [
     "closes_a_publication_that_is_read",
     "exits_during_a_publish",
     "exits_with_an_open_publication",
-    "forks",
 ]
 
 

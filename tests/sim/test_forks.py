@@ -1,0 +1,13 @@
+"""Forked children, apart from test_lifetime.py: the allocator of AddressSanitizer is not made for them (GCC 12)."""
+
+from __future__ import annotations
+
+import pytest
+from test_lifetime import TRANSPORTS, live
+
+pytestmark = pytest.mark.worker
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_child_is_told_and_takes_nothing_from_its_parent(worker, model, transport):
+    live(worker, model, transport, "forks")
