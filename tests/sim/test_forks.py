@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from test_lifetime import TRANSPORTS, live
 
-pytestmark = pytest.mark.worker
+pytestmark = [
+    pytest.mark.worker,
+    pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="children may wait for its allocator"),
+]
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
