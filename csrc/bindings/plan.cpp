@@ -31,6 +31,7 @@ void register_plan(py::module_& module) {
           "blobs", [](const Plan& plan) { return to_python(flatten(plan)); },
           "uint64[4 * blobs]: tensor, offset in the tensor, bytes, offset in the chunk.");
 
+  module.attr("BLOB_ALIGNMENT") = kBlobAlignment;
   module.def(
       "make_plan",
       [](const py::buffer& tensor_bytes, std::uint64_t chunk_bytes, std::uint64_t max_blobs) {

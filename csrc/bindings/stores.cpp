@@ -8,6 +8,7 @@
 
 #include "bindings/common.hpp"
 #include "core/call_runner.hpp"
+#include "core/private_memory.hpp"
 #include "core/store_reader.hpp"
 #include "stores/exits.hpp"
 #include "stores/graveyard.hpp"
@@ -44,6 +45,38 @@ std::shared_ptr<ObjectStore> connect(const Connection& connection) {
     store = connect_host_store(connection);
   }
   return share_without_gil(std::move(store));
+}
+
+std::vector<std::shared_ptr<PrivateMemory>> map_objects(ObjectStore& store, const Keys& keys, double deadline_s) {
+  std::vector<std::unique_ptr<PrivateMemory>> mapped;
+  {
+    const WithoutGil nogil;
+    mapped = map_private(store.fetch(keys, Deadline::after(deadline_s)));
+  }
+  std::vector<std::shared_ptr<PrivateMemory>> shared;
+  for (auto& memory : mapped) shared.push_back(memory ? share_without_gil(std::move(memory)) : nullptr);
+  return shared;
+}
+
+void register_private_memory(py::module_& module) {
+  py::class_<PrivateMemory, std::shared_ptr<PrivateMemory>>(
+      module, "PrivateMemory", py::buffer_protocol(),
+      "An object's bytes: shared with all processes until somebody here writes to them, who gets a copy of that page.")
+      .def_buffer([](PrivateMemory& memory) {
+        return py::buffer_info(reinterpret_cast<std::uint8_t*>(memory.bytes().data()),
+                               static_cast<py::ssize_t>(memory.bytes().size()));
+      })
+      .def_property_readonly(
+          "address", [](const PrivateMemory& memory) { return reinterpret_cast<std::uint64_t>(memory.bytes().data()); })
+      .def_property_readonly("nbytes", [](const PrivateMemory& memory) { return memory.bytes().size(); })
+      .def_property_readonly(
+          "shared_address",
+          [](const PrivateMemory& memory) { return reinterpret_cast<std::uint64_t>(memory.shared().data()); },
+          "Where they are for all processes; not to be written to.")
+      .def("detach", &PrivateMemory::detach, py::call_guard<WithoutGil>(), "Copy what is still shared.")
+      .def("forbid", &PrivateMemory::forbid, "Have whoever touches the bytes from now on end the process.");
+  module.def("map_objects", &map_objects, py::arg("store"), py::arg("keys"), py::kw_only(), py::arg("deadline_s"),
+             "Private memory of each object, None where there is none.");
 }
 
 void register_memory_store(py::module_& module) {
@@ -144,6 +177,7 @@ void register_stores(py::module_& module) {
           },
           py::arg("keys"), py::kw_only(), py::arg("deadline_s"), nogil);
   register_memory_store(module);
+  register_private_memory(module);
   module.def("connect_host_store", &connect, py::arg("connection"), "Connect to an openYuanrong worker.");
   py::class_<ChunkReader, std::shared_ptr<ChunkReader>>(
       module, "ChunkReader", "Brings the chunks of one generation to where they can be copied from.")

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -21,11 +22,16 @@ using Failures = std::vector<std::tuple<std::uint64_t, std::string, std::string>
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::kInvalidArgument, "binding", what); }
 
-void check_addresses(const Plan& plan, const U64Array& addresses) {
+void check_addresses(const Plan& plan, const U64Array& addresses, Span<const Blob> blobs) {
   if (addresses.size() != plan.tensors)
     refuse(std::to_string(addresses.size()) + " addresses for a plan of " + std::to_string(plan.tensors) + " tensors");
-  for (const Blob& blob : plan.blobs)
+  for (const Blob& blob : blobs)
     if (addresses.span()[blob.tensor] == 0) refuse("tensor " + std::to_string(blob.tensor) + " has no address");
+}
+
+void check_chunks(const Plan& plan, Span<const std::uint64_t> chunks) {
+  for (const std::uint64_t chunk : chunks)
+    if (chunk >= plan.chunks()) refuse("chunk " + std::to_string(chunk) + " is not in the plan");
 }
 
 TransferOptions options_of(unsigned copy_threads, unsigned chunks_in_flight, bool verify, double deadline_s,
@@ -52,9 +58,8 @@ std::tuple<std::uint64_t, bool, Seconds, Failures> load(ChunkReader& reader, Dev
   const U64Array address_array(addresses, "addresses");
   const U64Array chunk_array(chunks, "chunks");
   const U64Array digest_array(digests, "digests");
-  check_addresses(plan, address_array);
-  for (const std::uint64_t chunk : chunk_array.span())
-    if (chunk >= plan.chunks()) refuse("chunk " + std::to_string(chunk) + " is not in the plan");
+  check_addresses(plan, address_array, plan.blobs);
+  check_chunks(plan, chunk_array.span());
   if (verify && digest_array.size() != plan.chunks()) refuse("the plan's chunks and the digests differ in number");
   TransferOptions options = options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
   options.stage = stage;
@@ -76,7 +81,7 @@ std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan
                                             unsigned chunks_in_flight, bool verify, double deadline_s,
                                             const Progress& progress) {
   const U64Array address_array(addresses, "addresses");
-  check_addresses(plan, address_array);
+  check_addresses(plan, address_array, plan.blobs);
   const TransferOptions options =
       options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
   PublishResult result;
@@ -87,15 +92,29 @@ std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan
   return {to_python(result.digests), seconds_of(result.seconds)};
 }
 
+std::vector<std::uint64_t> all_chunks(const Plan& plan) {
+  std::vector<std::uint64_t> chunks(plan.chunks());
+  std::iota(chunks.begin(), chunks.end(), 0);
+  return chunks;
+}
+
 py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned copy_threads, double deadline_s,
-                       const Progress& progress) {
+                       const Progress& progress, const std::optional<py::buffer>& chunks) {
   const U64Array address_array(addresses, "addresses");
-  check_addresses(plan, address_array);
+  std::vector<std::uint64_t> wanted;
+  if (chunks) {
+    const U64Array chunk_array(*chunks, "chunks");
+    wanted.assign(chunk_array.span().begin(), chunk_array.span().end());
+  } else {
+    wanted = all_chunks(plan);
+  }
+  check_chunks(plan, wanted);
+  for (const std::uint64_t chunk : wanted) check_addresses(plan, address_array, plan.chunk(chunk));
   const TransferOptions options = options_of(copy_threads, 1, true, deadline_s, progress, plan.total_bytes);
   std::vector<std::uint64_t> values;
   {
     const WithoutGil nogil;
-    values = digest_chunks(plan, address_array.span(), options);
+    values = digest_chunks(plan, address_array.span(), wanted, options);
   }
   return to_python(values);
 }
@@ -143,7 +162,8 @@ void register_transfer(py::module_& module) {
   module.def("end_transfers", &end_transfers,
              "Ask every transfer to end, also those that begin later: SystemExit, in the thread that waits for it.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),
-             py::arg("deadline_s"), py::arg("progress") = py::none(), "Digest of each chunk; moves nothing.");
+             py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("chunks") = py::none(),
+             "Digest of each of these chunks, by default of all; moves nothing.");
   module.def(
       "transfer_peaks",
       [] {

@@ -453,19 +453,19 @@ PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const st
 }
 
 std::vector<std::uint64_t> digest_chunks(const Plan& plan, Span<const std::uint64_t> addresses,
-                                         const TransferOptions& options) {
-  std::vector<std::uint64_t> digests(plan.chunks());
-  std::atomic<std::uint64_t> next{0};
+                                         Span<const std::uint64_t> chunks, const TransferOptions& options) {
+  std::vector<std::uint64_t> digests(chunks.size());
+  std::atomic<std::size_t> next{0};
   CancelFlag cancelled;
   Progress progress(cancelled, options);
   Crew crew(cancelled);
-  for (unsigned i = 0; i < crew_size(options, plan.chunks()); ++i)
+  for (unsigned i = 0; i < crew_size(options, chunks.size()); ++i)
     crew.start([&] {
-      for (std::uint64_t chunk; (chunk = next.fetch_add(1)) < plan.chunks();) {
+      for (std::size_t index; (index = next.fetch_add(1)) < chunks.size();) {
         DigestFold fold;
-        for (const Blob& blob : plan.chunk(chunk))
+        for (const Blob& blob : plan.chunk(chunks[index]))
           if (!progress.digest_only(at(addresses[blob.tensor], blob.tensor_offset), blob.bytes, fold)) return;
-        digests[chunk] = fold.value();
+        digests[index] = fold.value();
       }
     });
   wait_or_time_out(crew, progress, options, plan, "digest");

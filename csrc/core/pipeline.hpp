@@ -69,8 +69,8 @@ LoadResult load_chunks(ChunkReader& reader, Device& device, PinnedPool& pool, co
 PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,
                              const std::string& key_prefix, std::uint32_t ttl_s, const TransferOptions& options);
 
-/// Digests of all chunks of a plan over tensors in ordinary memory; moves nothing.
+/// Digests of `chunks` of a plan, in their order, over tensors in ordinary memory; moves nothing.
 std::vector<std::uint64_t> digest_chunks(const Plan& plan, Span<const std::uint64_t> addresses,
-                                         const TransferOptions& options);
+                                         Span<const std::uint64_t> chunks, const TransferOptions& options);
 
 }  // namespace yr_fastload

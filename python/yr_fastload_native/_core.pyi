@@ -8,6 +8,7 @@ import typing
 import typing_extensions
 
 __all__: list[str] = [
+    "BLOB_ALIGNMENT",
     "ChunkReader",
     "Connection",
     "D2dReader",
@@ -23,6 +24,7 @@ __all__: list[str] = [
     "PinnedLease",
     "PinnedPool",
     "Plan",
+    "PrivateMemory",
     "STAGED_CHUNK_BYTES",
     "StagedReader",
     "StoreReader",
@@ -47,6 +49,7 @@ __all__: list[str] = [
     "fold_digests",
     "load_chunks",
     "make_plan",
+    "map_objects",
     "memcpy_seconds",
     "publish_chunks",
     "publish_staged",
@@ -237,6 +240,28 @@ class MemoryStore(ObjectStore):
         fetch_delay_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         capacity_bytes: typing.SupportsInt | typing.SupportsIndex = 18446744073709551615,
     ) -> None: ...
+
+class PrivateMemory:
+    """
+    An object's bytes: shared with all processes until somebody here writes to them, who gets a copy of that page.
+    """
+    def detach(self) -> None:
+        """
+        Copy what is still shared.
+        """
+    def forbid(self) -> None:
+        """
+        Have whoever touches the bytes from now on end the process.
+        """
+    @property
+    def address(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def shared_address(self) -> int:
+        """
+        Where they are for all processes; not to be written to.
+        """
 
 class ChunkReader:
     """
@@ -449,9 +474,10 @@ def digest_chunks(
     copy_threads: typing.SupportsInt | typing.SupportsIndex,
     deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     progress: collections.abc.Callable[[int, int], None] | None = None,
+    chunks: typing_extensions.Buffer | None = None,
 ) -> memoryview:
     """
-    Digest of each chunk; moves nothing.
+    Digest of each of these chunks, by default of all; moves nothing.
     """
 
 def digest_keys() -> memoryview:
@@ -522,6 +548,13 @@ def make_plan(
     Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 moves never).
     """
 
+def map_objects(
+    store: ObjectStore, keys: collections.abc.Sequence[str], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
+) -> list[PrivateMemory]:
+    """
+    Private memory of each object, None where there is none.
+    """
+
 def memcpy_seconds(
     destinations: typing_extensions.Buffer,
     sources: typing_extensions.Buffer,
@@ -573,6 +606,7 @@ def transfer_peaks() -> dict[str, int]:
     The most that any one transfer of this process used of what its options bound.
     """
 
+BLOB_ALIGNMENT: int = 64
 DIGEST_BLOCK_BYTES: int = 8192
 MOST_CONNECTIONS_LEFT_BEHIND: int = 64
 MOST_THREADS_LEFT_BEHIND: int = 64

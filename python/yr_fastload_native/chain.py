@@ -17,6 +17,7 @@ _MIB = 1 << 20
 # Few keys where bytes cost little beside a key (`d2d`); small enough to overlap fetching with copying (`host`); and
 # several at a time in openYuanrong's pool (`staged`).
 _CHUNK_BYTES = {"d2d": 128 * _MIB, "host": 32 * _MIB, "staged": _core.STAGED_CHUNK_BYTES}
+_UNCUT_BYTES = 4096 * _MIB  # a tensor beyond that is cut all the same
 
 
 @attrs.frozen
@@ -54,11 +55,14 @@ def to_offer(config: Config, *, is_npu: bool) -> list[str]:
     return [transport for transport in TRANSPORTS if transport in wanted]
 
 
-def chunk_bytes(config: Config, offered: Sequence[str]) -> int:
+def chunk_bytes(config: Config, offered: Sequence[str], largest_tensor: int) -> int:
     """The largest chunk of a publication that offers these transports."""
     wanted = config.chunk_bytes or max(_CHUNK_BYTES.values())
     most = [_CHUNK_BYTES[each] for each in offered if not config.chunk_bytes or each == "staged"]
-    return min([wanted, *most])
+    chosen = min([wanted, *most])
+    if config.zero_copy and not config.chunk_bytes and list(offered) == ["host"]:  # uncut tensors can be aliased
+        chosen = max(chosen, min(_UNCUT_BYTES, -(-largest_tensor // _core.BLOB_ALIGNMENT) * _core.BLOB_ALIGNMENT))
+    return chosen
 
 
 def to_try(config: Config, offered: Sequence[str], *, is_npu: bool) -> list[Candidate]:

@@ -186,6 +186,13 @@ class Config:
     hold: bool = _setting(
         True, _boolean, "Whether a loader that has pulled an identity keeps it published, as one more source."
     )
+    zero_copy: bool = _setting(
+        False,
+        _boolean,
+        "Whether torch's tensors in CPU memory may use the worker's memory itself, not a copy (`host`): shared by all "
+        "processes until one writes. The worker has to be the same user's, in the same container. A publisher's "
+        "chunks are as large as its largest tensor then, since a tensor that is cut has to be copied.",
+    )
     chunk_bytes: int = _setting(
         0,
         _chunk_bytes,

@@ -288,6 +288,7 @@ class FastLoader:
         deadline_s: float | None = None,
         progress: Progress | None = None,
         trusted_digests: str | Iterable[str] | None = None,
+        zero_copy: bool | None = None,
     ) -> LoadReport:
         """Fill every parameter and buffer in place with what is published under ``identity``.
 
@@ -304,6 +305,10 @@ class FastLoader:
             trusted_digests: Content digests (`Publication.digest`, `content_digest`), by default those of the config.
                 What is published has to be one of these, or nothing is written; then every byte is compared by SHA-256.
                 So a malicious publisher is found out, and a malicious source.
+            zero_copy: Whether torch's tensors in CPU memory may use the worker's memory itself, by `host`; by default
+                as in the config. Then no byte moves: a parameter's data lies where all readers have it until somebody
+                writes to it, who gets a copy of that page. ``LoadReport.bytes_aliased`` tells how much that was; the
+                rest was copied.
 
         Raises:
             NotPublishedError: No live source publishes this identity.
@@ -319,6 +324,8 @@ class FastLoader:
         """
         started = time.perf_counter()
         worker = self._worker("load")
+        if zero_copy is not None:
+            worker = attrs.evolve(worker, config=attrs.evolve(self.config, zero_copy=zero_copy))
         who = Identity.of(identity, op="load")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
         table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
@@ -343,6 +350,7 @@ class FastLoader:
             chunks_retried=pulled.chunks_retried,
             stages=puller.stages,
             steps=puller.steps,
+            bytes_aliased=puller.aliased_bytes,
         )
         with self._lock:
             self._loads += 1

@@ -229,7 +229,8 @@ class Publisher:
         """Store a new generation and let the head name it; or join an equal one that came first."""
         catalogue, who, deadline, table = self._catalogue, self._who, self._deadline, self._table
         name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-        limits = (chunk_bytes(self._config, self._offers), self._config.max_blobs)
+        largest = max((tensor.bytes for tensor in table.tensors), default=0)
+        limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
         sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
         plan = _core.make_plan(sizes, chunk_bytes=limits[0], max_blobs=limits[1])
         job = PublishJob(self._worker, who, name, table, self._site, plan, self._ttl_s, deadline, self._progress)

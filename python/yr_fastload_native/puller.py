@@ -34,8 +34,8 @@ from yr_fastload_native.report import LoadReport
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import versions
 from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.transports import aliases, host, staged
 from yr_fastload_native.transports import digests as transport_digests
-from yr_fastload_native.transports import host, staged
 from yr_fastload_native.transports.d2d import Member, Place
 from yr_fastload_native.transports.jobs import LoadJob, Progress, Worker
 
@@ -120,6 +120,7 @@ class Puller:
         stages: Seconds by stage.
         steps: What was tried, as `LoadReport.steps` has it.
         memory_written: Whether some tensors may have been written to.
+        aliased_bytes: Of tensors that use the worker's memory itself.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class Puller:
         self.stages: dict[str, float] = {"layout": 0.0, "manifest": 0.0, "fetch": 0.0, "copy": 0.0, "verify": 0.0}
         self.steps: list[dict[str, Any]] = []
         self.memory_written = False
+        self.aliased_bytes = 0
 
     def pull(self) -> Pulled:
         """Load the current generation.
@@ -313,6 +315,10 @@ class _Load:
         """Load what is wanted by one transport. Returns what failed by all it had to offer."""
         if transport == "d2d":
             return self._try_peers(step)
+        if transport == "host" and self._job.worker.config.zero_copy:
+            self._alias(step)
+            if not len(self._wanted):
+                return []
         read = {"host": host.reader, "staged": staged.reader}[transport]
         failures = self._read(read(self._job), step)
         if failures:
@@ -320,6 +326,32 @@ class _Load:
             self._retried += len(failures)
             failures = self._read(read(self._job), step)
         return failures
+
+    def _alias(self, step: dict[str, Any]) -> None:
+        """Have tensors use the worker's memory itself where they can; what they cannot is still wanted afterwards."""
+        puller, job, manifest = self._puller, self._job, self._manifest
+        if puller._site.is_npu:
+            step["why"] = "not aliased: the tensors are on an NPU"
+            return
+        started = time.perf_counter()
+        try:
+            found = aliases.map_chunks(job, puller._table, self._wanted)
+        except DeviceError as error:
+            step["why"] = str(error)
+            _log.info("%s; they are copied", error)
+            return
+        puller.stages["fetch"] += time.perf_counter() - started
+        if job.worker.config.verify == "digest":
+            started = time.perf_counter()
+            found = aliases.unharmed(job, found)
+            puller.stages["verify"] += time.perf_counter() - started
+        puller.memory_written = puller.memory_written or bool(found)
+        aliased = aliases.take(job, puller._table, found)
+        puller.aliased_bytes += aliased
+        step["bytes"] += aliased
+        self._addresses = mapped_addresses(manifest, puller._table)
+        taken = {alias.chunk for alias in found}
+        self._wanted = array("Q", [chunk for chunk in self._wanted if chunk not in taken])
 
     def _try_peers(self, step: dict[str, Any]) -> list[_Failure]:
         """Load from one source after the other, each what those before it did not bring."""

@@ -28,10 +28,12 @@ class LoadReport:
         steps: What was tried, in order: each with ``transport``, ``outcome`` (``"loaded"``, ``"partial"``,
             ``"failed"`` or ``"skipped"``), ``why``, ``bytes``, ``seconds`` and ``sources`` (who was asked, how many
             chunks came from there, why it was left).
+        bytes_aliased: Of these, bytes of tensors that use the worker's memory itself (``zero_copy``), not a copy.
         verified: Whether every byte was compared with the publisher's digest.
         chunks_retried: Chunks that were asked for again because they were missing or damaged.
         stages: Seconds by stage: ``layout``, ``manifest``, ``fetch`` (wall time of one thread) and ``copy`` (digest
-            included, summed over the copying threads); fetch and copy overlap; ``sha256`` with ``trusted_digests``.
+            included, summed over the copying threads); fetch and copy overlap; ``verify`` where bytes are read
+            again for their digest; ``sha256`` with ``trusted_digests``.
     """
 
     bytes: int
@@ -44,6 +46,7 @@ class LoadReport:
     chunks_retried: int
     stages: Mapping[str, float]
     steps: Sequence[Mapping[str, Any]] = ()
+    bytes_aliased: int = 0
 
     @property
     def gib_per_s(self) -> float:

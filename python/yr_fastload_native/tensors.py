@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -341,10 +341,65 @@ class TensorTable:
                 continue
             storage = made.setdefault(old.data_ptr(), None) or old.clone()
             made[old.data_ptr()] = storage
-            fresh = value.detach().new_empty(0)
-            fresh.set_(storage, value.storage_offset(), value.shape, value.stride())
-            value.data = fresh
-            self.tensors[index] = attrs.evolve(tensor, address=value.data_ptr())
+            self._give(index, storage, value.storage_offset())
+        self.addresses = array("Q", [tensor.address for tensor in self.tensors])
+
+    def _give(self, index: int, storage: Any, offset: int) -> None:
+        """Have a tensor of torch's lie ``offset`` elements into other memory."""
+        tensor = self.tensors[index]
+        value: Any = tensor.owner
+        fresh = value.detach().new_empty(0)
+        fresh.set_(storage, offset, value.shape, value.stride())
+        value.data = fresh
+        self.tensors[index] = attrs.evolve(tensor, address=value.data_ptr())
+
+    def movable(self, is_alias: Callable[[int], bool]) -> frozenset[int]:
+        """Tensors that can be given other memory without anybody noticing: torch's, if torch made their memory and
+        nothing but tensors of this table lies in it. A view that is none of them would go on showing the old memory.
+
+        Args:
+            is_alias: Whether there is memory at an address that `alias_memory` has put there.
+        """
+        torch = sys.modules.get("torch")
+        count = getattr(getattr(torch, "_C", None), "_storage_Use_Count", None)
+        if torch is None or count is None:
+            return frozenset()
+        users: dict[int, dict[int, list[int]]] = {}  # tensors by object, by storage
+        storages: dict[int, Any] = {}
+        for index, tensor in enumerate(self.tensors):
+            if isinstance(tensor.owner, torch.Tensor):
+                storage = tensor.owner.untyped_storage()
+                storages[storage._cdata] = storage
+                users.setdefault(storage._cdata, {}).setdefault(id(tensor.owner), []).append(index)
+        found: set[int] = set()
+        for cdata, by_object in users.items():
+            storage = storages[cdata]
+            own = storage.resizable() and not storage.is_shared()  # else numpy, say, or another process has it too
+            if count(cdata) == len(by_object) + 1 and (own or is_alias(storage.data_ptr())):  # 1 for `storage` itself
+                found.update(index for indices in by_object.values() for index in indices)
+        for index, tensor in enumerate(self.tensors):
+            if index in found and self.offset[index] % tensor.owner.element_size():  # type: ignore[attr-defined]
+                found.discard(self.owner[index])
+        return frozenset(found)
+
+    def alias_memory(self, places: Mapping[int, tuple[Any, int]]) -> None:
+        """Have tensors, and all that lie in them, use memory that holds their bytes already.
+
+        Args:
+            places: By tensor, of those with memory of their own: an object with the buffer protocol, which lives from
+                then on as long as they do, and the offset of the tensor's first byte in it.
+        """
+        torch = sys.modules["torch"]
+        storages: dict[int, Any] = {}
+        for index, tensor in enumerate(self.tensors):
+            owner = self.owner[index]
+            if owner not in places or not tensor.bytes:
+                continue
+            if owner not in storages:
+                memory, start = places[owner]
+                flat = torch.frombuffer(memory, dtype=torch.uint8, count=self.tensors[owner].bytes, offset=start)
+                storages[owner] = flat.untyped_storage()
+            self._give(index, storages[owner], self.offset[index] // tensor.owner.element_size())  # type: ignore[attr-defined]
         self.addresses = array("Q", [tensor.address for tensor in self.tensors])
 
     def alias(self, index: int) -> tuple[str, int] | None:

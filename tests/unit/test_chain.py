@@ -61,4 +61,20 @@ def test_what_is_tried_and_why_not() -> None:
     ],
 )
 def test_how_large_chunks_are(setting: int, offered: list[str], expected: int) -> None:
-    assert chunk_bytes(Config(chunk_bytes=setting), offered) == expected
+    assert chunk_bytes(Config(chunk_bytes=setting), offered, 500 * MIB) == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "offered", "largest", "expected"),
+    [
+        (0, ["host"], 1000, 32 * MIB),
+        (0, ["host"], 500 * MIB + 1, 500 * MIB + 64),
+        (0, ["host"], 9000 * MIB, 4096 * MIB),
+        (0, ["d2d", "host"], 500 * MIB, 32 * MIB),
+        (4096, ["host"], 500 * MIB, 4096),
+    ],
+)
+def test_tensors_are_not_cut_for_those_who_alias_them(
+    setting: int, offered: list[str], largest: int, expected: int
+) -> None:
+    assert chunk_bytes(Config(chunk_bytes=setting, zero_copy=True), offered, largest) == expected

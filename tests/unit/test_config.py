@@ -40,24 +40,24 @@ CHOICES = {
 }
 SECRET_TEXTS = ("access_key", "secret_key", "token")
 PATHS = ("curve_key_dir", "access_key_file", "secret_key_file", "token_file")
+SWITCHES = {"hold": ("0", False), "zero_copy": ("1", True), "publish_sha256": ("1", True)}
 TEXTS = {
     **{name: (str(high), high) for name, (_, high, _, _) in BOUNDS.items()},
     **{name: (last, last) for name, (*_, last) in CHOICES.items()},
     "worker": ("10.0.0.1:31501", "10.0.0.1:31501"),
-    "hold": ("0", False),
+    **SWITCHES,
     "publish_as": ("d2d+staged", "d2d+staged"),
     **{name: ("s3cret", Secret("s3cret")) for name in SECRET_TEXTS},
     **dict.fromkeys(PATHS, ("/some/where", "/some/where")),
     "tenant_id": ("team-a", "team-a"),
-    "publish_sha256": ("1", True),
     "trusted_digests": (f"{'a' * 64},{'0' * 64}", f"{'a' * 64},{'0' * 64}"),
 }
 FIELDS = {field.name: field for field in attrs.fields(Config)}
 
 
 def test_the_tables_above_cover_every_setting() -> None:
-    others = {"worker", "hold", "publish_as", "tenant_id", "publish_sha256", "trusted_digests"}
-    assert {*BOUNDS, *CHOICES, *SECRET_TEXTS, *PATHS, *others} == set(FIELDS) == set(TEXTS)
+    others = {"worker", "publish_as", "tenant_id", "trusted_digests"}
+    assert {*BOUNDS, *CHOICES, *SWITCHES, *SECRET_TEXTS, *PATHS, *others} == set(FIELDS) == set(TEXTS)
     assert set(SECRET_TEXTS) == SECRETS
 
 
@@ -113,6 +113,8 @@ def test_hold_is_true_or_false(value: Any) -> None:
     assert Config(hold=False).hold is False
     with pytest.raises(InvalidArgumentError, match="hold="):
         Config(hold=value)
+    with pytest.raises(InvalidArgumentError, match="zero_copy="):
+        Config(zero_copy=value)
 
 
 GOOD_ADDRESSES = [("h:1", ("h", 1)), ("127.0.0.1:65535", ("127.0.0.1", 65535)), ("[::1]:31501", ("[::1]", 31501))]
@@ -195,7 +197,7 @@ def test_text_of_another_type_names_the_variable(name: str) -> None:
             Config.from_env({variable: text})
 
 
-@pytest.mark.parametrize("name", [name for name in TEXTS if name not in {"hold", "publish_sha256", *PATHS}])
+@pytest.mark.parametrize("name", [name for name in TEXTS if name not in {*SWITCHES, *PATHS}])
 def test_text_out_of_bounds_is_refused(name: str) -> None:
     text = {"deadline_s": "nan", "worker": "nowhere", "device_index": "-2", "tenant_id": "a$b"}.get(name, "-1")
     text = "two words" if name in SECRET_TEXTS else text

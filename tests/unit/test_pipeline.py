@@ -167,6 +167,9 @@ def test_digest_chunks_is_what_publishing_finds(sizes: list[int], threads: int, 
     setup.publish()
     again = _core.digest_chunks(setup.plan, setup.source.addresses, copy_threads=threads, deadline_s=60)
     assert list(again) == list(setup.digests)
+    some = array("Q", rng.sample(range(setup.plan.chunks), k=setup.plan.chunks // 2))
+    of_some = _core.digest_chunks(setup.plan, setup.source.addresses, copy_threads=threads, deadline_s=60, chunks=some)
+    assert list(of_some) == [again[chunk] for chunk in some]
     if sum(sizes):
         tensor = rng.choice([i for i, size in enumerate(sizes) if size])
         byte = rng.randrange(sizes[tensor])

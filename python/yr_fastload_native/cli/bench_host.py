@@ -184,7 +184,7 @@ def measure_fixed_cost(worker: str, rounds: int) -> dict[str, Any]:
     target = {name: np.zeros_like(value) for name, value in source.items()}
     sizes = array("Q", [_SMALL_BYTES] * _SMALL_TENSORS)
     config = Config(worker=worker)
-    most = chunk_bytes(config, ["host"])
+    most = chunk_bytes(config, ["host"], _SMALL_BYTES)
     plan, publish, load = [], [], []
     with FastLoader(config) as publisher, FastLoader(config) as loader:
         for _ in range(rounds):

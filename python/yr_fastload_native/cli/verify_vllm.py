@@ -46,6 +46,9 @@ _PUBLISH_S = 300.0
     show_default=True,
     help="How weights move. d2d and staged move them between NPUs; without one, between simulated ones.",
 )
+@click.option(
+    "--zero-copy", is_flag=True, help="Have the second instance's weights be the worker's memory itself, not a copy."
+)
 @click.option("--dtype", default="auto", show_default=True, help="Of vLLM.")
 @click.option(
     "--stage", type=click.Choice(["raw", "final"]), default="raw", show_default=True, help="What is exchanged."
@@ -60,6 +63,7 @@ def verify_vllm(
     size_mb: int | None,
     tp: int,
     transport: str,
+    zero_copy: bool,
     dtype: str,
     stage: str,
     tokens: int,
@@ -90,7 +94,7 @@ def verify_vllm(
         assert model is not None
         if drop_cache:
             _drop_cache(model)
-        record = _verify(model, tp, transport, dtype, stage, tokens, stack)
+        record = _verify(model, tp, transport, zero_copy, dtype, stage, tokens, stack)
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["tokens_equal"]:
         raise FastLoadError("the two instances answer differently; run it again with --json and report it", op=_OP)
@@ -115,7 +119,14 @@ def _drop_cache(model: Path) -> None:
 
 
 def _verify(
-    model: Path, tp: int, transport: str, dtype: str, stage: str, tokens: int, stack: contextlib.ExitStack
+    model: Path,
+    tp: int,
+    transport: str,
+    zero_copy: bool,
+    dtype: str,
+    stage: str,
+    tokens: int,
+    stack: contextlib.ExitStack,
 ) -> dict[str, Any]:
     from yr_fastload_native.cli.child import Process
     from yr_fastload_native.cli.room import device_environment, private_worker
@@ -131,7 +142,13 @@ def _verify(
     reports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")))
 
     def start(role: str, report: Path) -> Process:
-        settings = {"worker": worker, "transport": transport, "stage": stage, "report": str(report)}
+        settings: dict[str, object] = {
+            "worker": worker,
+            "transport": transport,
+            "stage": stage,
+            "report": str(report),
+        }
+        settings |= {"zero_copy": True} if zero_copy else {}
         arguments = {
             "model": str(model.resolve()),
             "tensor_parallel_size": tp,

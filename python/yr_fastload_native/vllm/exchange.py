@@ -276,6 +276,7 @@ class Exchange:
         self._outcome.update(
             transport=report.transport,
             bytes=report.bytes,
+            bytes_aliased=report.bytes_aliased,
             pull_s=report.seconds,
             transfer_s=report.seconds,
             stages=dict(report.stages),

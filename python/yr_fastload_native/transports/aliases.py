@@ -1,0 +1,128 @@
+"""Tensors that are what lies in the worker's memory: no byte moves until somebody writes, who gets a copy of that page.
+
+By `host`, with ``zero_copy``. A chunk is aliased if every blob in it is a whole tensor, and each of these can be given
+other memory; what cannot is copied as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from yr_fastload_native import _core
+from yr_fastload_native.manifest import Manifest
+from yr_fastload_native.standstill import is_alias, watch
+from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.transports.jobs import LoadJob
+
+__all__ = ["Alias", "map_chunks", "take", "unharmed"]
+
+_INTACT_S = 60.0
+
+
+@attrs.frozen(eq=False)
+class Alias:
+    """A chunk in memory of this process's own.
+
+    Attributes:
+        memory: The chunk's bytes.
+        tensors: Where each of its tensors begins there, bytes, by its index in the manifest.
+    """
+
+    chunk: int
+    memory: _core.PrivateMemory
+    tensors: dict[int, int]
+
+
+def map_chunks(job: LoadJob, table: TensorTable, wanted: Iterable[int]) -> list[Alias]:
+    """Map those of the wanted chunks that are there and that all their tensors can alias.
+
+    Raises:
+        DeviceError: The worker's memory cannot be mapped a second time from here.
+        UnavailableError: The worker does not answer.
+        TransferTimeoutError: Nor in time.
+    """
+    manifest, sizes = job.generation.manifest, job.plan.chunk_bytes
+    tensors = _tensors_by_chunk(job.plan, manifest, table, wanted)
+    if not tensors:
+        return []
+    keys = [manifest.chunks[chunk].key for chunk in tensors]
+    mapped = _core.map_objects(job.worker.catalogue.store, keys, deadline_s=job.deadline.left())
+    return [
+        Alias(chunk, memory, offsets)
+        for (chunk, offsets), memory in zip(tensors.items(), mapped, strict=True)
+        if memory is not None and memory.nbytes == sizes[chunk] and memory.address % _core.BLOB_ALIGNMENT == 0
+    ]
+
+
+def _tensors_by_chunk(
+    plan: _core.Plan, manifest: Manifest, table: TensorTable, wanted: Iterable[int]
+) -> dict[int, dict[int, int]]:
+    """Of each chunk that all its tensors can alias, where these begin in it."""
+    blobs, first_blob, movable = plan.blobs, plan.first_blob, table.movable(is_alias)
+    found: dict[int, dict[int, int]] = {}
+    for chunk in wanted:
+        offsets: dict[int, int] = {}
+        for blob in range(first_blob[chunk], first_blob[chunk + 1]):
+            index, _, size, offset = blobs[4 * blob : 4 * blob + 4]
+            tensor = manifest.tensors[index]
+            if size != tensor.bytes or table.index[tensor.name] not in movable:
+                break
+            offsets[index] = offset
+        else:
+            found[chunk] = offsets
+    return found
+
+
+def unharmed(job: LoadJob, found: Sequence[Alias]) -> list[Alias]:
+    """Those whose bytes have the publisher's digest: every byte is read, and none is copied.
+
+    Raises:
+        TransferTimeoutError: Not done in time.
+    """
+    digests = _digests(job)
+    mine = _core.digest_chunks(
+        job.plan,
+        _addresses(job, found, lambda memory: memory.address),
+        copy_threads=job.worker.copy_threads,
+        deadline_s=job.deadline.left(),
+        chunks=array("Q", [alias.chunk for alias in found]),
+    )
+    return [alias for alias, digest in zip(found, mine, strict=True) if digest == digests[alias.chunk]]
+
+
+def take(job: LoadJob, table: TensorTable, found: Sequence[Alias]) -> int:
+    """Have the tensors use this memory from now on; returns its bytes."""
+    tensors, digests = job.generation.manifest.tensors, _digests(job)
+    places = {
+        table.index[tensors[index].name]: (alias.memory, offset)
+        for alias in found
+        for index, offset in alias.tensors.items()
+    }
+    table.alias_memory(places)
+    shared = _addresses(job, found, lambda memory: memory.shared_address)
+    for alias in found:
+        watch(alias.memory, functools.partial(_intact, job.plan, shared, alias.chunk, digests[alias.chunk]))
+    return sum(tensors[index].bytes for alias in found for index in alias.tensors)
+
+
+def _intact(plan: _core.Plan, addresses: array[int], chunk: int, digest: int) -> bool:
+    (now,) = _core.digest_chunks(plan, addresses, copy_threads=1, deadline_s=_INTACT_S, chunks=array("Q", [chunk]))
+    return now == digest
+
+
+def _digests(job: LoadJob) -> array[int]:
+    return job.worker.catalogue.wait_for_digests(job.generation, job.deadline, op="load").chunks
+
+
+def _addresses(job: LoadJob, found: Sequence[Alias], base: Callable[[_core.PrivateMemory], int]) -> array[int]:
+    """Of the manifest's tensors; 0 for those of other chunks."""
+    made = array("Q", bytes(8 * len(job.generation.manifest.tensors)))
+    for alias in found:
+        start = base(alias.memory)
+        for index, offset in alias.tensors.items():
+            made[index] = start + offset
+    return made
