@@ -18,6 +18,7 @@ namespace yr_fastload::bindings {
 namespace {
 
 using Seconds = std::map<std::string, double>;
+using Spans = std::vector<std::tuple<std::string, std::uint64_t, unsigned, double, double>>;
 using Failures = std::vector<std::tuple<std::uint64_t, std::string, std::string>>;
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::kInvalidArgument, "binding", what); }
@@ -46,15 +47,23 @@ TransferOptions options_of(unsigned copy_threads, unsigned chunks_in_flight, boo
 }
 
 Seconds seconds_of(const StageSeconds& seconds) {
-  return {{"fetch", seconds.fetch}, {"reserve", seconds.reserve}, {"copy", seconds.copy}, {"seal", seconds.seal}};
+  return {{"reserve", seconds.reserve}, {"copy", seconds.copy}, {"seal", seconds.seal}};
 }
 
-std::tuple<std::uint64_t, bool, Seconds, Failures> load(ChunkReader& reader, Device& device, PinnedPool& pool,
-                                                        const Plan& plan, const py::buffer& addresses,
-                                                        const py::buffer& chunks, const py::buffer& digests,
-                                                        unsigned copy_threads, unsigned chunks_in_flight, bool verify,
-                                                        bool stage, double deadline_s, const Progress& progress,
-                                                        const std::optional<std::shared_ptr<D2dSource>>& source) {
+Spans spans_of(const std::vector<StageSpan>& spans) {
+  constexpr const char* kNames[] = {"fetch", "copy", "digest"};
+  Spans made;
+  for (const StageSpan& span : spans)
+    made.emplace_back(kNames[static_cast<std::size_t>(span.stage)], span.chunk, span.thread, span.begin, span.seconds);
+  return made;
+}
+
+std::tuple<std::uint64_t, bool, Spans, Failures> load(ChunkReader& reader, Device& device, PinnedPool& pool,
+                                                      const Plan& plan, const py::buffer& addresses,
+                                                      const py::buffer& chunks, const py::buffer& digests,
+                                                      unsigned copy_threads, unsigned chunks_in_flight, bool verify,
+                                                      bool stage, double deadline_s, const Progress& progress,
+                                                      const std::optional<std::shared_ptr<D2dSource>>& source) {
   const U64Array address_array(addresses, "addresses");
   const U64Array chunk_array(chunks, "chunks");
   const U64Array digest_array(digests, "digests");
@@ -73,7 +82,7 @@ std::tuple<std::uint64_t, bool, Seconds, Failures> load(ChunkReader& reader, Dev
   Failures failures;
   for (const ChunkFailure& failure : result.failures)
     failures.emplace_back(failure.chunk, kErrorTable[static_cast<std::size_t>(failure.code)].name, failure.detail);
-  return {result.bytes, result.verified, seconds_of(result.seconds), failures};
+  return {result.bytes, result.verified, spans_of(result.spans), failures};
 }
 
 std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan, const py::buffer& addresses,
@@ -154,7 +163,7 @@ void register_transfer(py::module_& module) {
              py::arg("chunks_in_flight"), py::arg("verify"), py::arg("stage"), py::arg("deadline_s"),
              py::arg("progress") = py::none(), py::arg("source") = py::none(),
              "Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were "
-             "verified, seconds by stage, [(chunk, code, detail)] of failures).");
+             "verified, [(stage, chunk, thread, begin, seconds)], [(chunk, code, detail)] of failures).");
   module.def("publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
              py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"),
              py::arg("verify"), py::arg("deadline_s"), py::arg("progress") = py::none(),

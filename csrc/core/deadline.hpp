@@ -31,6 +31,8 @@ class Deadline {
 class Stopwatch {
  public:
   double seconds() const noexcept { return std::chrono::duration<double>(Deadline::Clock::now() - start_).count(); }
+  /// When it was made, in seconds of the monotonic clock: what Python's time.monotonic() counts.
+  double start() const noexcept { return std::chrono::duration<double>(start_.time_since_epoch()).count(); }
 
  private:
   Deadline::Clock::time_point start_ = Deadline::Clock::now();

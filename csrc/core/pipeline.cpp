@@ -133,10 +133,8 @@ class Load {
     check_staging();
     crew_.on_cancel([this] { fetched_.close(); });
     crew_.start([this] { read_all(); });
-    for (unsigned i = 0; i < crew_size(options_, chunks_.size()); ++i) crew_.start([this] { copy_all(); });
+    for (unsigned i = 0; i < crew_size(options_, chunks_.size()); ++i) crew_.start([this, i] { copy_all(i + 1); });
     wait_or_time_out(crew_, progress_, options_, plan_, "load");
-    result_.seconds.fetch = fetch_seconds_;
-    result_.seconds.copy = copy_seconds_.total();
     std::sort(result_.failures.begin(), result_.failures.end(),
               [](const ChunkFailure& a, const ChunkFailure& b) { return a.chunk < b.chunk; });
     return std::move(result_);
@@ -159,17 +157,21 @@ class Load {
   }
 
   void read_all() {
-    double waited_s = 0;
-    const Stopwatch watch;
+    Stopwatch watch;
     const Deliver deliver = [&](Arrival arrival) {
-      const Stopwatch handing;
+      note(Stage::kFetch, arrival.chunk, 0, watch);
       const bool more = hand_over(std::move(arrival));
-      waited_s += handing.seconds();
+      watch = {};  // waiting for room is no fetching
       return more;
     };
     reader_.read(chunks_, deliver, cancelled_, options_.deadline);
-    fetch_seconds_ = watch.seconds() - waited_s;
     fetched_.close();
+  }
+
+  void note(Stage stage, std::uint64_t chunk, unsigned thread, const Stopwatch& watch) {
+    const double seconds = watch.seconds();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    result_.spans.push_back({stage, chunk, thread, watch.start(), seconds});
   }
 
   bool hand_over(Arrival arrival) {
@@ -187,13 +189,14 @@ class Load {
     return fetched_.push({chunk, std::move(arrival.view)});
   }
 
-  void copy_all() {
+  void copy_all(unsigned thread) {
     device_.bind_thread();
     const std::unique_ptr<Stream> stream = device_.make_stream();
     while (auto item = fetched_.pop()) {
       const Stopwatch watch;
+      const bool in_place = item->view->place() == Place::kTensors;
       const bool done = copy_one(*item, *stream);
-      copy_seconds_.add(watch);
+      note(in_place ? Stage::kDigest : Stage::kCopy, item->chunk, thread, watch);
       if (!done) return;
     }
   }
@@ -318,8 +321,6 @@ class Load {
 
   std::mutex mutex_;
   LoadResult result_;
-  double fetch_seconds_ = 0;
-  SharedSeconds copy_seconds_;
   Channel<FetchedChunk> fetched_;
   CancelFlag cancelled_;
   Progress progress_{cancelled_, options_};

@@ -27,12 +27,26 @@ struct TransferOptions {
   std::function<void(std::uint64_t)> arrived;
 };
 
-/// Seconds of wall time in calls to the store, and of thread time in copies.
+/// Seconds of a publication: wall time in calls to the store, and of thread time in copies.
 struct StageSeconds {
-  double fetch = 0;    ///< load: until the last chunk was read, without waiting for room to put it
-  double reserve = 0;  ///< publish: asking the store for room
+  double reserve = 0;  ///< asking the store for room
   double copy = 0;     ///< copying and taking digests, summed over threads
-  double seal = 0;     ///< publish: making chunks visible
+  double seal = 0;     ///< making chunks visible
+};
+
+/// What a thread of a load did for one chunk.
+enum class Stage : std::uint8_t {
+  kFetch,   ///< Brought it to where it can be copied from, or into its tensors.
+  kCopy,    ///< Copied it, and took its digest on the way.
+  kDigest,  ///< Took the digest of what had come into its tensors.
+};
+
+struct StageSpan {
+  Stage stage;
+  std::uint64_t chunk;
+  unsigned thread;  ///< 0 is the one that fetches.
+  double begin;     ///< Seconds of the monotonic clock.
+  double seconds;
 };
 
 /// Why a chunk did not arrive. Others may have; what it covers is undefined.
@@ -46,7 +60,7 @@ struct LoadResult {
   std::uint64_t bytes = 0;  ///< That arrived.
   /// Whether all of them were compared with their digest: asked for, and the CPU could see them on their way.
   bool verified = false;
-  StageSeconds seconds;
+  std::vector<StageSpan> spans;
   std::vector<ChunkFailure> failures;  ///< In order of chunks.
 };
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from yr_fastload_native.publication import Publication
     from yr_fastload_native.report import LoadReport
     from yr_fastload_native.secret import Secret
+    from yr_fastload_native.timeline import write_trace
     from yr_fastload_native.worker import LocalWorker
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "UnavailableError",
     "__version__",
     "content_digest",
+    "write_trace",
 ]
 
 # Names are imported when first used: importing the package must stay cheap in processes that never load weights.
@@ -58,6 +60,7 @@ _HOME = {
     "Secret": "secret",
     "__version__": "_core",
     "content_digest": "content",
+    "write_trace": "timeline",
 }
 
 

@@ -533,9 +533,9 @@ def load_chunks(
     deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     progress: collections.abc.Callable[[int, int], None] | None = None,
     source: D2dSource | None = None,
-) -> tuple[int, bool, dict[str, float], list[tuple[int, str, str]]]:
+) -> tuple[int, bool, list[tuple[str, int, int, float, float]], list[tuple[int, str, str]]]:
     """
-    Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were verified, seconds by stage, [(chunk, code, detail)] of failures).
+    Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were verified, [(stage, chunk, thread, begin, seconds)], [(chunk, code, detail)] of failures).
     """
 
 def make_plan(

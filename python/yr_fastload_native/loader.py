@@ -31,6 +31,7 @@ from yr_fastload_native.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.puller import Pulled, Puller
 from yr_fastload_native.report import LoadReport
 from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.timeline import Timeline
 from yr_fastload_native.transports.digests import of_tensors
 from yr_fastload_native.transports.jobs import Progress, Worker
 from yr_fastload_native.usage import Usage
@@ -323,17 +324,18 @@ class FastLoader:
             InvalidArgumentError: A tensor cannot be loaded into, or the identity cannot be hashed.
         """
         started = time.perf_counter()
+        timeline = Timeline()
         worker = self._worker("load")
         if zero_copy is not None:
             worker = attrs.evolve(worker, config=attrs.evolve(self.config, zero_copy=zero_copy))
         who = Identity.of(identity, op="load")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
-        table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
+        with timeline.stage("layout"):
+            table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
         self._usage.note("tensors", len(table.tensors))
         trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
         pins = None if trusted is None else check_trusted(trusted, op="load")
-        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins)
-        puller.stages["layout"] = time.perf_counter() - started
+        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins, timeline)
         try:
             pulled = self._pull(puller)
         except FastLoadError as error:
@@ -348,7 +350,8 @@ class FastLoader:
             generation=pulled.generation.manifest.generation,
             verified=self.config.verify == "digest",
             chunks_retried=pulled.chunks_retried,
-            stages=puller.stages,
+            stages=timeline.seconds(),
+            spans=timeline.spans,
             steps=puller.steps,
             bytes_aliased=puller.aliased_bytes,
         )

@@ -34,6 +34,7 @@ from yr_fastload_native.report import LoadReport
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import versions
 from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.timeline import Timeline
 from yr_fastload_native.transports import aliases, host, staged
 from yr_fastload_native.transports import digests as transport_digests
 from yr_fastload_native.transports.d2d import Member, Place
@@ -117,7 +118,7 @@ class Puller:
     """One load of one identity.
 
     Attributes:
-        stages: Seconds by stage.
+        timeline: What was done when.
         steps: What was tried, as `LoadReport.steps` has it.
         memory_written: Whether some tensors may have been written to.
         aliased_bytes: Of tensors that use the worker's memory itself.
@@ -132,6 +133,7 @@ class Puller:
         deadline: Deadline,
         progress: Progress | None,
         trusted: frozenset[str] | None,
+        timeline: Timeline,
     ) -> None:
         self._worker = worker
         self._config = worker.config
@@ -141,7 +143,7 @@ class Puller:
         self._deadline = deadline
         self._progress = progress
         self._trusted = trusted
-        self.stages: dict[str, float] = {"layout": 0.0, "manifest": 0.0, "fetch": 0.0, "copy": 0.0, "verify": 0.0}
+        self.timeline = timeline
         self.steps: list[dict[str, Any]] = []
         self.memory_written = False
         self.aliased_bytes = 0
@@ -152,9 +154,9 @@ class Puller:
         Raises:
             SupersededError: It was replaced or withdrawn meanwhile; start again.
         """
-        started = time.perf_counter()
         catalogue, deadline = self._worker.catalogue, self._deadline
-        head, names = catalogue.head(self._who, deadline, op="load")
+        with self.timeline.stage("manifest"):
+            head, names = catalogue.head(self._who, deadline, op="load")
         candidates = to_try(self._config, names.transports, is_npu=self._site.is_npu)
         usable = [candidate.transport for candidate in candidates if candidate.why_not is None]
         if not usable:
@@ -166,16 +168,18 @@ class Puller:
             )
         member = Member(self._worker, self._who, names.generation, self._site) if "d2d" in usable else None
         beside = member.first_keys() if member is not None else []
-        generation, places = catalogue.read(self._who, head, names, deadline, op="load", beside=beside)
+        with self.timeline.stage("manifest"):
+            generation, places = catalogue.read(self._who, head, names, deadline, op="load", beside=beside)
         try:
             trust = None if self._trusted is None else self._check_trusted(generation, self._trusted)
             if member is not None:
-                self._join(member, places)
+                with self.timeline.stage("setup"):
+                    self._join(member, places)
             manifest = generation.manifest
-            manifest.check_layout(self._table, op="load")
-            plan = manifest.plan()
+            with self.timeline.stage("layout"):
+                manifest.check_layout(self._table, op="load")
+                plan = manifest.plan()
             job = LoadJob(self._worker, generation, self._site, plan, deadline)
-            self.stages["manifest"] += time.perf_counter() - started
             transport, retried = _Load(self, job, mapped_addresses(manifest, self._table), member).run(candidates)
             if trust is not None:
                 self._compare(manifest, trust)
@@ -217,15 +221,14 @@ class Puller:
 
     def _compare(self, manifest: Manifest, trust: _Trust) -> None:
         """Compare every byte with what was trusted, by SHA-256."""
-        started = time.perf_counter()
         table = self._table
-        mine = sums(table, self._worker.copy_threads, self._deadline.left)
+        with self.timeline.stage("sha256", table.bytes):
+            mine = sums(table, self._worker.copy_threads, self._deadline.left)
         wrong = [
             tensor.name
             for tensor, wanted in zip(manifest.tensors, trust.sha256, strict=True)
             if mine[table.index[tensor.name]] != wanted
         ]
-        self.stages["sha256"] = time.perf_counter() - started
         if wrong:
             raise IntegrityError(
                 f"{len(wrong)} of {len(manifest.tensors)} tensors are not the trusted ones by SHA-256, such as "
@@ -333,20 +336,19 @@ class _Load:
         if puller._site.is_npu:
             step["why"] = "not aliased: the tensors are on an NPU"
             return
-        started = time.perf_counter()
         try:
-            found = aliases.map_chunks(job, puller._table, self._wanted)
+            with puller.timeline.stage("fetch"):
+                found = aliases.map_chunks(job, puller._table, self._wanted)
         except DeviceError as error:
             step["why"] = str(error)
             _log.info("%s; they are copied", error)
             return
-        puller.stages["fetch"] += time.perf_counter() - started
         if job.worker.config.verify == "digest":
-            started = time.perf_counter()
-            found = aliases.unharmed(job, found)
-            puller.stages["verify"] += time.perf_counter() - started
+            with puller.timeline.stage("digest", sum(alias.memory.nbytes for alias in found)):
+                found = aliases.unharmed(job, found)
         puller.memory_written = puller.memory_written or bool(found)
-        aliased = aliases.take(job, puller._table, found)
+        with puller.timeline.stage("finish"):
+            aliased = aliases.take(job, puller._table, found)
         puller.aliased_bytes += aliased
         step["bytes"] += aliased
         self._addresses = mapped_addresses(manifest, puller._table)
@@ -435,7 +437,7 @@ class _Load:
         wants_digest = config.verify == "digest"
         inline = wants_digest and self._digests is not None and job.site.device.cpu_accessible
         puller.memory_written = True
-        loaded, _, seconds, failures = _core.load_chunks(
+        loaded, _, spans, failures = _core.load_chunks(
             reader,
             job.site.device,
             job.site.pool,
@@ -451,12 +453,10 @@ class _Load:
             progress=puller._progress,
             source=self._source if inline or not wants_digest else None,
         )
-        puller.stages["fetch"] += seconds["fetch"]
-        puller.stages["copy"] += seconds["copy"]
+        puller.timeline.add(spans, job.plan.chunk_bytes)
         if wants_digest and not inline:
-            started = time.perf_counter()
-            failures = failures + self._verify({chunk for chunk, _, _ in failures})
-            puller.stages["verify"] += time.perf_counter() - started
+            with puller.timeline.stage("digest", loaded):
+                failures = failures + self._verify({chunk for chunk, _, _ in failures})
         step["bytes"] += loaded
         self._wanted = array("Q", [chunk for chunk, _, _ in failures])
         return failures

@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from yr_fastload_native.timeline import Span
+
 __all__ = ["LoadReport", "size"]
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -31,9 +33,10 @@ class LoadReport:
         bytes_aliased: Of these, bytes of tensors that use the worker's memory itself (``zero_copy``), not a copy.
         verified: Whether every byte was compared with the publisher's digest.
         chunks_retried: Chunks that were asked for again because they were missing or damaged.
-        stages: Seconds by stage: ``layout``, ``manifest``, ``fetch`` (wall time of one thread) and ``copy`` (digest
-            included, summed over the copying threads); fetch and copy overlap; ``verify`` where bytes are read
-            again for their digest; ``sha256`` with ``trusted_digests``.
+        stages: Seconds by stage, summed over threads: ``layout`` (reading the tensors' layout and comparing it),
+            ``manifest``, ``setup`` (of ways to other sources), ``fetch``, ``copy`` (with its digest), ``digest`` (of
+            bytes that are where they belong), ``sha256`` (with ``trusted_digests``), ``finish``. Some overlap.
+        spans: The same, stage by stage and chunk by chunk; `write_trace` makes a picture of them.
     """
 
     bytes: int
@@ -47,11 +50,12 @@ class LoadReport:
     stages: Mapping[str, float]
     steps: Sequence[Mapping[str, Any]] = ()
     bytes_aliased: int = 0
+    spans: Sequence[Span] = attrs.field(default=(), repr=False)
 
     @property
     def gib_per_s(self) -> float:
         return self.bytes / self.seconds / _GIB if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
-        return {**attrs.asdict(self), "gib_per_s": self.gib_per_s}
+        """Plain types, for JSON; without the spans."""
+        return {**attrs.asdict(self, filter=lambda field, _: field.name != "spans"), "gib_per_s": self.gib_per_s}

@@ -26,6 +26,7 @@ from yr_fastload_native import _core, sim
 _HERE = Path(__file__).parent
 _START_S = 30.0
 _RPC_S = 5.0
+_GDB_S = 60.0
 _TAIL_LINES = 30
 _ASKING = "AsyncRequestPoo"  # AsyncRpcRequestManager::ReadLoop, 0.8.1
 _BEHIND = 15
@@ -117,6 +118,17 @@ class Node:
             time.sleep(0.3)
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join("    " + line for line in text.splitlines()[-_TAIL_LINES:])
+
+    def native_stacks(self) -> str:
+        """Stacks of its threads that are in this project's code, where there is a gdb to show them."""
+        gdb = shutil.which("gdb")
+        if gdb is None:
+            return ""
+        command = [gdb, "-p", str(self.pid), "-batch", "-ex", "thread apply all backtrace 24"]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=_GDB_S, check=False).stdout
+            return "\nThread ".join(thread for thread in shown.split("\nThread ") if "yr_fastload::" in thread)
+        return ""
 
     def call(self, name: str, timeout_s: float, **arguments) -> dict:
         self.start(name, **arguments)

@@ -195,6 +195,10 @@ class Watch:
             self.tally.surprise(resting.spec, f"{type(error).__name__}: {error}\n{node.tail()}")
             self._resting.remove(resting)
             return
+        if "unexpected" in held:
+            self.tally.surprise(resting.spec, f"{node.name}: {held['unexpected']}\n{node.tail()}")
+            self._resting.remove(resting)
+            return
         self.judge_written(resting.spec, node, held)
         left = held["connections_left_behind"]
         self.connections_ended += max(0, node.left_behind - left)
@@ -209,12 +213,24 @@ class Watch:
             resting.parked_at = time.monotonic()
         elif not left and not resting.over:
             self._resting.remove(resting)
+        elif resting.over and self._is_waited_for(resting):
+            resting.since = time.monotonic()
         elif resting.over and time.monotonic() - resting.since > _LET_GO_S:
             self._leak(resting, held)
 
+    def _is_waited_for(self, resting: _Resting) -> bool:
+        """Whether somebody of its round left a connection behind: what it was sending to that one ends with it.
+
+        A stream with a send in it is not destroyed (`aclrtDestroyStream` waits), nor is the client that it belongs to.
+        Such readers are stopped here most of the time, and the source has a minute once they have gone.
+        """
+        return any(other.spec is resting.spec and other.node.left_behind for other in self._resting)
+
     def _leak(self, resting: _Resting, held: dict) -> None:
         node = resting.node
-        self.tally.leak(resting.spec, f"{node.name} holds {resting.over}: {held}\n{node.tail()}")
+        self.tally.leak(
+            resting.spec, f"{node.name} holds {resting.over}: {held}\n{node.tail()}\n{node.native_stacks()}"
+        )
         self._resting.remove(resting)
         node.end()
 

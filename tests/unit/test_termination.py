@@ -14,12 +14,12 @@ import ctypes, os, signal, sys, threading, time
 from yr_fastload_native.termination import before_sigterm
 before_sigterm(lambda: print("withdrawn", flush=True))
 """
-# Native code that waits without a look at signals.
+# Native code that waits without a look at signals: for a mutex that it holds itself.
 NATIVE = """
-sleeper = threading.Thread(target=time.sleep, args=(60,), daemon=True)
-sleeper.start()
 threading.Timer(0.2, print, ["ready"], {"flush": True}).start()
-ctypes.CDLL(None).pthread_join(ctypes.c_ulong(sleeper.ident), None)
+mutex = ctypes.create_string_buffer(256)
+for _ in range(2):
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
 """
 PYTHON = "print('ready', flush=True); time.sleep(60)"
 

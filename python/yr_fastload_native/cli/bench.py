@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from yr_fastload_native.cli import output
+from yr_fastload_native.workloads import DEFAULT_SCALES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 __all__ = ["bench"]
 
@@ -39,13 +37,16 @@ _DEFAULT_MB = 1024
 @click.option("--size-mb", type=click.IntRange(1, 1 << 20), help=f"host: model size, MiB.  [default: {_DEFAULT_MB}]")
 @click.option(
     "--shapes",
-    type=click.Choice(["qwen2.5-7b", "small"]),
-    help="d2d, staged: tensors of Qwen2.5-7B, scaled, or 5,000 of 4 to 64 KiB.  [default: qwen2.5-7b]",
+    type=click.Choice(list(DEFAULT_SCALES)),
+    help="d2d, staged: tensors of Qwen2.5-7B or Qwen3-30B-A3B, scaled; huge: one of 1 GiB; small: 5,000 of 4 to "
+    "64 KiB; tiny: 10,000 of 4 KiB.  [default: qwen2.5-7b]",
 )
 @click.option(
     "--scale",
     type=click.FloatRange(0, 1, min_open=True),
-    help="d2d, staged: size as a share of the real model's.  [default: 0.02 of Qwen2.5-7B, 1 of small]",
+    help="d2d, staged: size as a share of the real one.  [default: "
+    + ", ".join(f"{scale:g} of {name}" for name, scale in DEFAULT_SCALES.items())
+    + "]",
 )
 @click.option(
     "--baseline",
@@ -62,6 +63,11 @@ _DEFAULT_MB = 1024
 @click.option(
     "--rounds", type=click.IntRange(1, 1000), default=7, show_default=True, help="Repetitions; medians count."
 )
+@click.option(
+    "--trace",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write when each thread did what in a pull, for https://ui.perfetto.dev.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def bench(
     transport: str,
@@ -71,6 +77,7 @@ def bench(
     baseline: str | None,
     readers: int,
     rounds: int,
+    trace: Path | None,
     as_json: bool,
 ) -> None:
     """Measure pulls against plain copies of the same bytes, with every byte checked.
@@ -97,18 +104,19 @@ def bench(
             raise click.UsageError(f"{option} does not go with --transport {transport}")
     if on_devices:
         shapes = shapes or "qwen2.5-7b"
-        scale = scale or (0.02 if shapes == "qwen2.5-7b" else 1.0)
-        record = _run_devices(transport, shapes, scale, baseline == "per-parameter", readers, rounds)
+        scale = scale or DEFAULT_SCALES[shapes]
+        record = _run_devices(transport, shapes, scale, baseline == "per-parameter", readers, rounds, trace)
         output.emit(record, as_json=as_json, text=lambda: _device_table(record))
     else:
-        record = _run(size_mb or _DEFAULT_MB, rounds)
+        record = _run(size_mb or _DEFAULT_MB, rounds, trace)
         output.emit(record, as_json=as_json, text=lambda: _table(record))
 
 
 def _run_devices(
-    transport: str, shapes: str, scale: float, baseline: bool, readers: int, rounds: int
+    transport: str, shapes: str, scale: float, baseline: bool, readers: int, rounds: int, trace: Path | None
 ) -> dict[str, Any]:
     from yr_fastload_native.cli.bench_device import Plan, measure
+    from yr_fastload_native.cli.measuring import machine
     from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
     from yr_fastload_native.config import Config
 
@@ -122,13 +130,16 @@ def _run_devices(
         output.note("no NPU here: the processes get simulated ones")
     with contextlib.ExitStack() as stack:
         room = total if transport == "staged" else 0
-        plan = attrs.evolve(plan, worker=external or stack.enter_context(private_worker(3 * room)))
-        record = measure(plan, rounds, baseline=baseline, readers=readers, environment=environment, note=output.note)
-    return {**record, "shapes": shapes, "scale": scale, "simulated": simulated, "machine": _machine()}
+        plan = plan.at(external or stack.enter_context(private_worker(3 * room)))
+        record = measure(
+            plan, rounds, baseline=baseline, readers=readers, environment=environment, note=output.note, trace=trace
+        )
+    return {**record, "shapes": shapes, "scale": scale, "simulated": simulated, "machine": machine()}
 
 
-def _run(size_mb: int, rounds: int) -> dict[str, Any]:
+def _run(size_mb: int, rounds: int, trace: Path | None) -> dict[str, Any]:
     from yr_fastload_native.cli.bench_host import measure_fixed_cost, measure_transfer
+    from yr_fastload_native.cli.measuring import machine
     from yr_fastload_native.cli.room import private_worker, require_memory
     from yr_fastload_native.config import Config
     from yr_fastload_native.synthetic import make_qwen2
@@ -141,26 +152,9 @@ def _run(size_mb: int, rounds: int) -> dict[str, Any]:
         with output.progress_bar("making a checkpoint", total) as progress:
             model = make_qwen2(Path(scratch) / "qwen2", size_mb=size_mb, progress=progress)
         worker = external or stack.enter_context(private_worker(total))
-        record = measure_transfer(worker, model, rounds, output.note)
+        record = measure_transfer(worker, model, rounds, output.note, trace)
         record["fixed_cost"] = measure_fixed_cost(worker, rounds)
-    return {**record, "machine": _machine()}
-
-
-def _machine() -> dict[str, Any]:
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    names = ("yr-fastload-native", "openyuanrong-datasystem", "torch", "safetensors", "numpy")
-    return {
-        "architecture": platform.machine(),
-        "kernel": platform.release(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "versions": {name: installed(name) for name in names},
-    }
+    return {**record, "machine": machine()}
 
 
 def _table(record: Mapping[str, Any]) -> RenderableType:
@@ -189,6 +183,7 @@ def _table(record: Mapping[str, Any]) -> RenderableType:
     fixed = record["fixed_cost"]
     return Group(
         table,
+        _breakdown_table(record),
         f"share of memcpy: {record['memcpy_share_touched']:.2f} touched, {record['memcpy_share_fresh']:.2f} fresh",
         f"against {record['disk_reader']}: {record['speedup_cold']:.1f}x cold, {record['speedup_warm']:.1f}x warm",
         f"{fixed['tensors']} tensors of {fixed['tensor_bytes']} bytes: plan {fixed['plan_s'] * 1e3:.1f} ms, "
@@ -230,4 +225,16 @@ def _device_table(record: Mapping[str, Any]) -> RenderableType:
     if record["simulated"]:
         lines.append("devices: simulated; rates say nothing of real ones, see docs/simulated-ascend.md")
     lines.append("verified: yes, every byte")
-    return Group(table, *lines)
+    return Group(table, _breakdown_table(record), *lines)
+
+
+def _breakdown_table(record: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="stages of the last pull; times of threads are summed, those that overlap too")
+    for heading in ("", "ms", "threads", "MiB", "from ms", "to ms"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in record["breakdown"]:
+        times = [f"{row[key] * 1e3:.1f}" for key in ("seconds", "begin_s", "end_s")]
+        table.add_row(row["stage"], times[0], str(row["threads"]), f"{row['bytes'] / _MIB:.1f}", *times[1:])
+    return table

@@ -13,6 +13,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,26 +21,27 @@ import numpy as np
 
 from yr_fastload_native import _core, sim
 from yr_fastload_native.cli.child import Parent, Process, main
+from yr_fastload_native.cli.measuring import ratio
 from yr_fastload_native.cli.room import touch_memory
 from yr_fastload_native.config import Config, parse_address
 from yr_fastload_native.errors import DeviceError, IntegrityError, UnavailableError
 from yr_fastload_native.loader import FastLoader
-from yr_fastload_native.synthetic import QWEN2_7B_BYTES, qwen2_shapes
+from yr_fastload_native.timeline import Span, breakdown, write_trace
+from yr_fastload_native.workloads import sizes_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Arrays = dict[str, NDArray[np.uint8]]
 
-__all__ = ["SHAPES", "Plan", "measure"]
+__all__ = ["Plan", "measure", "measure_interference"]
 
-SHAPES = ("qwen2.5-7b", "small")
 _MODULE = "yr_fastload_native.cli.bench_device"
 _STEP_S = 600.0
-_SMALL_TENSORS = 5000
 _GIB = 1 << 30
 _IOV_MAX = 1024
 _BASELINE_TIMEOUT_MS = 60_000
+_MATRIX = 384
 
 
 @attrs.frozen(kw_only=True)
@@ -47,7 +49,9 @@ class Plan:
     """What all processes work on.
 
     Attributes:
+        shapes: A workload of `sizes_of`.
         scale: Of the shapes: 1.0 is the model's own size.
+        chunk_bytes: As in the settings.
     """
 
     worker: str
@@ -55,14 +59,15 @@ class Plan:
     shapes: str
     scale: float
     deadline_s: float
+    chunk_bytes: int = 0
 
-    def sizes(self) -> dict[str, int]:
+    def at(self, worker: str) -> Plan:
+        """The same, with that worker."""
+        return attrs.evolve(self, worker=worker)
+
+    def sizes(self) -> Mapping[str, int]:
         """Names and bytes of the tensors."""
-        if self.shapes == "small":
-            steps = np.random.default_rng(0).integers(1, 17, _SMALL_TENSORS)  # 4 to 64 KiB
-            return {f"experts.{i}": max(1, int(4096 * int(step) * self.scale)) for i, step in enumerate(steps)}
-        shapes = qwen2_shapes(int(QWEN2_7B_BYTES * self.scale))
-        return {name: 2 * int(np.prod(shape)) for name, shape in shapes.items()}
+        return sizes_of(self.shapes, self.scale)
 
     def config(self, *, hold: bool) -> Config:
         return Config(
@@ -70,6 +75,7 @@ class Plan:
             transport=self.transport,
             deadline_s=self.deadline_s,
             publish_deadline_s=self.deadline_s,
+            chunk_bytes=self.chunk_bytes,
             hold=hold,
         )
 
@@ -152,6 +158,19 @@ def _raw_copy_s(target: Arrays, pid: int, addresses: list[int]) -> float:
     return time.perf_counter() - started
 
 
+def _work(seconds: float) -> float:
+    """Products of two matrices a second, on one core: what a source does for its users."""
+    import torch
+
+    torch.set_num_threads(1)
+    matrix = torch.rand(_MATRIX, _MATRIX)
+    done, started = 0, time.perf_counter()
+    while (took := time.perf_counter() - started) < seconds:
+        torch.mm(matrix, matrix)
+        done += 1
+    return done / took
+
+
 def _source(task: Mapping[str, Any], parent: Parent) -> None:
     """Publish, as often as told, in both ways."""
     plan = Plan(**task)
@@ -172,6 +191,8 @@ def _source(task: Mapping[str, Any], parent: Parent) -> None:
             elif message["do"] == "withdraw":
                 held.pop().close()
                 parent.send("done")
+            elif message["do"] == "work":
+                parent.send("done", rate=_work(message["seconds"]))
             elif message["do"] == "counters":
                 parent.send("done", sent=sum(sim.counters()["sent_bytes"].values()))
             elif message["do"] == "baseline":
@@ -208,7 +229,14 @@ def _reader(task: Mapping[str, Any], parent: Parent) -> None:
             run = message["run"]
             if message["do"] == "load":
                 report = loader.load(tensors, {"bench": run})
-                check(report.seconds, **{key: report.to_dict()[key] for key in _REPORTED})
+                spans = [attrs.astuple(span) for span in report.spans]
+                check(report.seconds, **{key: report.to_dict()[key] for key in _REPORTED}, spans=spans)
+            elif message["do"] == "load for":
+                end, loads = time.monotonic() + message["seconds"], 0
+                while time.monotonic() < end:
+                    seconds = loader.load(tensors, {"bench": run}).seconds
+                    loads += 1
+                check(seconds, loads=loads)
             elif message["do"] == "raw":
                 check(_raw_copy_s(arrays, message["pid"], message["addresses"]))
             elif message["do"] == "baseline":
@@ -227,6 +255,7 @@ def measure(
     readers: int,
     environment: Mapping[str, str],
     note: Callable[[str], None],
+    trace: Path | None,
 ) -> dict[str, Any]:
     """Run the processes and time them against each other.
 
@@ -237,6 +266,7 @@ def measure(
         readers: Readers that start together at the end, to see what the publisher sends; 0 leaves that out.
         environment: Of the processes.
         note: Says what goes on.
+        trace: File for a trace of the first and the last load.
 
     Raises:
         IntegrityError: A load gave other bytes than the source has.
@@ -257,7 +287,7 @@ def measure(
 
         held = uuid.uuid4().hex
         ask(source, "publish", held)
-        report = ask(reader, "load", held)
+        first = report = ask(reader, "load", held)
         samples["first_load"].append(report["seconds"])
         for turn in range(rounds + 1):
             note(f"round {turn} of {rounds}" if turn else "warming up")
@@ -278,7 +308,56 @@ def measure(
         reader.end()
         fan_out = _fan_out(plan, source, held, report["bytes"], readers, environment, ask) if readers else None
         source.end()
+    if trace is not None:
+        write_trace(trace, [("the first load", _spans(first)), ("the last load", _spans(report))])
     return _record(report, samples, fan_out, rounds)
+
+
+def measure_interference(
+    plan: Plan, rounds: int, seconds: float, *, environment: Mapping[str, str], note: Callable[[str], None]
+) -> dict[str, Any]:
+    """What a source's own work loses while a reader loads from it over and over.
+
+    Args:
+        plan: What to load.
+        rounds: Repetitions.
+        seconds: Of each measurement.
+        environment: Of the processes.
+        note: Says what goes on.
+    """
+    task, run = attrs.asdict(plan), uuid.uuid4().hex
+    alone, beside, loads = [], [], 0
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(Process("bench", _MODULE, "source", task, environment))
+        source.expect("ready", _STEP_S)
+        reader = stack.enter_context(Process("bench", _MODULE, "reader", {**task, "hold": False}, environment))
+        reader.expect("ready", _STEP_S)
+        source.tell({"do": "publish", "run": run})
+        source.expect("done", _STEP_S)
+        for turn in range(rounds + 1):
+            note(f"work beside a reader: round {turn} of {rounds}" if turn else "work beside a reader: warming up")
+            source.tell({"do": "work", "run": run, "seconds": seconds})
+            without = source.expect("done", _STEP_S)["rate"]
+            reader.tell({"do": "load for", "run": run, "seconds": seconds})
+            source.tell({"do": "work", "run": run, "seconds": seconds})
+            during = source.expect("done", _STEP_S)["rate"]
+            count = reader.expect("done", _STEP_S)["loads"]
+            if turn:
+                alone.append(without)
+                beside.append(during)
+                loads += count
+        reader.end()
+        source.end()
+    return {
+        "products_per_s": {"alone": alone, "beside": beside},
+        "loads": loads,
+        "slow_down": 1 - ratio(beside, alone),
+        "verified": True,
+    }
+
+
+def _spans(report: Mapping[str, Any]) -> list[Span]:
+    return [Span(*span) for span in report["spans"]]
 
 
 def _fan_out(
@@ -329,9 +408,10 @@ def _record(
         "raw_copy_s": median("raw"),
         "raw_copy_gib_per_s": size / median("raw"),
         "load_gib_per_s": size / median("load"),
-        "raw_share": statistics.median(a / b for a, b in zip(samples["raw"], samples["load"], strict=True)),
+        "raw_share": ratio(samples["raw"], samples["load"]),
         "verified": bool(report["verified"]),
         "stages": report["stages"],
+        "breakdown": breakdown(_spans(report)),
         "seconds": {key: sorted(values) for key, values in samples.items() if values},
     }
     if samples["baseline_load"]:
@@ -339,18 +419,13 @@ def _record(
         base_over = [load - raw for load, raw in zip(samples["baseline_load"], samples["raw"], strict=True)]
         record |= {
             "baseline": {"load_s": median("baseline_load"), "publish_s": median("baseline_publish")},
-            "speedup_load": _ratio(samples["baseline_load"], samples["load"]),
-            "speedup_publish": _ratio(samples["baseline_publish"], samples["publish"]),
+            "speedup_load": ratio(samples["baseline_load"], samples["load"]),
+            "speedup_publish": ratio(samples["baseline_publish"], samples["publish"]),
             "overhead_ratio": statistics.median(over) / statistics.median(base_over),
         }
     if fan_out is not None:
         record["fan_out"] = fan_out
     return record
-
-
-def _ratio(numerators: list[float], denominators: list[float]) -> float:
-    """Median of the ratios of each round: what drifts between rounds cancels."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 if __name__ == "__main__":

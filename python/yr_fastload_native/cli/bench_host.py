@@ -7,13 +7,10 @@ and their speed drifts: only ratios within a run mean something.
 from __future__ import annotations
 
 import gc
-import mmap
-import os
 import statistics
-import time
 import uuid
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +19,11 @@ import numpy as np
 from yr_fastload_native import _core
 from yr_fastload_native.chain import chunk_bytes
 from yr_fastload_native.checkpoint import drop_page_cache, read_directory, scan_directory
+from yr_fastload_native.cli.measuring import SharedCopy, ratio, require_equal, seconds_of, spread
 from yr_fastload_native.cli.room import touch_memory
 from yr_fastload_native.config import Config
-from yr_fastload_native.errors import IntegrityError
 from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.timeline import Span, breakdown, write_trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,55 +34,6 @@ __all__ = ["measure_fixed_cost", "measure_transfer"]
 
 _SMALL_TENSORS = 10_000
 _SMALL_BYTES = 4096
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _spread(samples: Iterable[float]) -> dict[str, float]:
-    values = sorted(samples)
-    return {"median": statistics.median(values), "min": values[0], "max": values[-1]}
-
-
-def _ratio(numerators: Iterable[float], denominators: Iterable[float]) -> float:
-    """Median of the ratios of each round: what drifts between rounds cancels."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
-
-
-def _require_equal(got: Arrays, wanted: Arrays) -> None:
-    for name, array_ in wanted.items():
-        if not np.array_equal(got[name].view(np.uint8), array_.view(np.uint8)):
-            raise IntegrityError(f"tensor {name!r} differs from what was published", op="bench", failed_keys=[name])
-
-
-class _SharedCopy:
-    """The same bytes in shared memory of this process: what a pull reads, without openYuanrong around it."""
-
-    def __init__(self, arrays: Arrays) -> None:
-        self._sizes = [value.nbytes for value in arrays.values()]
-        descriptor = os.memfd_create("yr-fastload-bench")
-        try:
-            os.truncate(descriptor, max(1, sum(self._sizes)))
-            self._memory = mmap.mmap(descriptor, max(1, sum(self._sizes)))
-        finally:
-            os.close(descriptor)
-        self._whole = np.frombuffer(self._memory, np.uint8)
-        offset = 0
-        for value in arrays.values():
-            self._whole[offset : offset + value.nbytes] = value.reshape(-1).view(np.uint8)
-            offset += value.nbytes
-
-    def memcpy_seconds(self, target: Arrays, threads: int) -> float:
-        base = self._whole.ctypes.data
-        sources = array("Q", [0] * len(self._sizes))
-        for i, size in enumerate(self._sizes):
-            sources[i] = base
-            base += size
-        destinations = array("Q", [value.ctypes.data for value in target.values()])
-        return _core.memcpy_seconds(destinations, sources, array("Q", self._sizes), threads)
 
 
 def _disk_reader() -> tuple[str, Callable[[Path], object]]:
@@ -103,15 +52,24 @@ def _disk_reader() -> tuple[str, Callable[[Path], object]]:
     return "safetensors.torch.load_file and a copy of each tensor", read
 
 
-def measure_transfer(worker: str, model: Path, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
+def measure_transfer(
+    worker: str, model: Path, rounds: int, note: Callable[[str], None], trace: Path | None
+) -> dict[str, Any]:
     """Publish a checkpoint, then time pulls, plain copies and loads from disk against each other.
+
+    Args:
+        worker: Address of the worker.
+        model: Directory of the checkpoint.
+        rounds: Repetitions.
+        note: Says what goes on.
+        trace: File for a trace of the last pulls.
 
     Raises:
         IntegrityError: A pull gave other bytes than were published.
     """
     stored = scan_directory(model)
     source = read_directory(model)
-    shared = _SharedCopy(source)
+    shared = SharedCopy(source)
     touched = {name: np.zeros_like(value) for name, value in source.items()}
     reader_name, read = _disk_reader()
     total = sum(tensor.nbytes for tensor in stored.values())
@@ -120,6 +78,7 @@ def measure_transfer(worker: str, model: Path, rounds: int, note: Callable[[str]
     }
     identity = {"source": "bench", "run": uuid.uuid4().hex}
     config = Config(worker=worker)
+    fresh_spans: list[Span] = []
     with FastLoader(config) as publisher, FastLoader(config) as loader:
         threads = loader.stats()["copy_threads"]
         publication = publisher.publish(source, identity)
@@ -131,8 +90,10 @@ def measure_transfer(worker: str, model: Path, rounds: int, note: Callable[[str]
 
         def pull_fresh() -> None:
             fresh = new_arrays()
-            samples["load_fresh"].append(loader.load(fresh, identity).seconds)
-            _require_equal(fresh, source)
+            report = loader.load(fresh, identity)
+            samples["load_fresh"].append(report.seconds)
+            fresh_spans[:] = report.spans
+            require_equal(fresh, source)
 
         def copy_fresh() -> None:
             samples["memcpy_fresh"].append(shared.memcpy_seconds(new_arrays(), threads))
@@ -146,18 +107,18 @@ def measure_transfer(worker: str, model: Path, rounds: int, note: Callable[[str]
                 value.reshape(-1).view(np.uint8)[:] = 0xA5
             report = loader.load(touched, identity)
             samples["load_touched"].append(report.seconds)
-            _require_equal(touched, source)
+            require_equal(touched, source)
             samples["memcpy_touched"].append(shared.memcpy_seconds(touched, threads))
             gc.collect()
             touch_memory(total)
-            samples["disk_warm"].append(_seconds(lambda: read(model)))
+            samples["disk_warm"].append(seconds_of(lambda: read(model)))
             for file in model.glob("*.safetensors"):
                 drop_page_cache(file)
             touch_memory(total)
-            samples["disk_cold"].append(_seconds(lambda: read(model)))
-    timing = {key: _spread(values) for key, values in samples.items()}
+            samples["disk_cold"].append(seconds_of(lambda: read(model)))
+    timing = {key: spread(values) for key, values in samples.items()}
     median = {key: values["median"] for key, values in timing.items()}
-    return {
+    record = {
         "transport": report.transport,
         "bytes": report.bytes,
         "tensors": report.tensors,
@@ -168,14 +129,18 @@ def measure_transfer(worker: str, model: Path, rounds: int, note: Callable[[str]
         "load_s": median["load_touched"],
         "load_gib_per_s": report.bytes / (1 << 30) / median["load_touched"],
         "memcpy_gib_per_s": report.bytes / (1 << 30) / median["memcpy_touched"],
-        "memcpy_share_touched": _ratio(samples["memcpy_touched"], samples["load_touched"]),
-        "memcpy_share_fresh": _ratio(samples["memcpy_fresh"], samples["load_fresh"]),
+        "memcpy_share_touched": ratio(samples["memcpy_touched"], samples["load_touched"]),
+        "memcpy_share_fresh": ratio(samples["memcpy_fresh"], samples["load_fresh"]),
         "disk_reader": reader_name,
-        "speedup_cold": _ratio(samples["disk_cold"], samples["load_fresh"]),
-        "speedup_warm": _ratio(samples["disk_warm"], samples["load_fresh"]),
+        "speedup_cold": ratio(samples["disk_cold"], samples["load_fresh"]),
+        "speedup_warm": ratio(samples["disk_warm"], samples["load_fresh"]),
         "seconds": timing,
+        "breakdown": breakdown(report.spans),
         "verified": True,
     }
+    if trace is not None:
+        write_trace(trace, [("pull into touched memory", report.spans), ("pull into fresh memory", fresh_spans)])
+    return record
 
 
 def measure_fixed_cost(worker: str, rounds: int) -> dict[str, Any]:
@@ -189,11 +154,11 @@ def measure_fixed_cost(worker: str, rounds: int) -> dict[str, Any]:
     with FastLoader(config) as publisher, FastLoader(config) as loader:
         for _ in range(rounds):
             identity = {"source": "bench", "run": uuid.uuid4().hex}
-            plan.append(_seconds(lambda: _core.make_plan(sizes, chunk_bytes=most, max_blobs=config.max_blobs)))
+            plan.append(seconds_of(lambda: _core.make_plan(sizes, chunk_bytes=most, max_blobs=config.max_blobs)))
             with publisher.publish(source, identity) as publication:
                 publish.append(publication.seconds)
                 load.append(loader.load(target, identity).seconds)
-            _require_equal(target, source)
+            require_equal(target, source)
     return {
         "tensors": _SMALL_TENSORS,
         "tensor_bytes": _SMALL_BYTES,

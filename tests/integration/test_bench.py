@@ -1,0 +1,54 @@
+"""``yr-fastload bench`` on a scale that takes seconds: every figure is there, and the trace is one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.worker
+
+
+def bench(*options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "yr_fastload_native", "bench", "--rounds", "1", "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    return dict(json.loads(line))
+
+
+def stages(record: dict[str, Any]) -> list[str]:
+    rows = record["breakdown"]
+    assert all(0 <= row["begin_s"] <= row["end_s"] and row["seconds"] >= 0 and row["threads"] > 0 for row in rows)
+    return [row["stage"] for row in rows]
+
+
+def test_host(tmp_path: Path) -> None:
+    record = bench("--size-mb", "24", "--trace", str(tmp_path / "trace.json"))
+    assert record["verified"]
+    assert stages(record) == ["layout", "manifest", "fetch", "copy"]
+    copied = next(row for row in record["breakdown"] if row["stage"] == "copy")
+    assert copied["bytes"] >= record["bytes"]
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {event["name"] for event in events if event["ph"] == "X"} == {"layout", "manifest", "fetch", "copy"}
+    assert {event["pid"] for event in events} == {1, 2}
+
+
+def test_devices(tmp_path: Path) -> None:
+    options = ("--transport", "d2d", "--shapes", "tiny", "--scale", "0.1", "--baseline", "none")
+    record = bench(*options, "--trace", str(tmp_path / "trace.json"))
+    assert record["verified"]
+    assert record["tensors"] == 10_000
+    assert {"layout", "manifest", "setup", "fetch"} <= set(stages(record))
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def test_a_workload_of_the_other_kind_is_refused() -> None:
+    command = [sys.executable, "-m", "yr_fastload_native", "bench", "--shapes", "tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--shapes does not go with --transport host" in done.stderr
