@@ -16,7 +16,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench clean
+.PHONY: help demo test chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -74,8 +74,12 @@ stubs: $(VENV)/.develop  ## rewrite python/yr_fastload_native/_core.pyi
 docs: $(VENV)/.develop  ## rewrite docs/settings.md and docs/errors.md
 	$(BIN)/python tools/pages.py
 
-bench: $(VENV)/.develop  ## measure against disk and memcpy; ARGS="--json"
-	$(BIN)/yr-fastload bench $(ARGS)
+bench: $(VENV)/.develop  ## measure against everybody, 25 minutes, into benchmarks/results; ARGS="--sections host"
+	$(BIN)/python -m pip install --quiet '.[bench]'
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-smoke: $(VENV)/.develop  ## a minute of measurements; fails where a ratio is 30 % below benchmarks/smoke_reference.json
+	$(BIN)/python -m benchmarks.smoke $(ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-vllm .venv-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,109 @@
+"""``make bench``: every system on the same bytes, JSON and pictures, and the table of targets."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import device, engine, host, overhead
+from benchmarks.targets import judge
+from yr_fastload_native.cli.measuring import machine
+
+_RESULTS = Path(__file__).with_name("results")
+SECTIONS = ("host", "device", "engine", "overhead")
+
+
+def _note(message: str) -> None:
+    click.echo(f"{datetime.datetime.now():%H:%M:%S}  {message}", err=True)
+
+
+def _host(rounds: int, scale: float) -> dict[str, Any]:
+    workloads = {"qwen2.5-7b": 0.1, "qwen3-30b-a3b": 0.008, "huge": 1.0, "tiny": 1.0}
+    return {name: host.measure(name, share * scale, rounds, _note) for name, share in workloads.items()}
+
+
+def _device(rounds: int, scale: float) -> dict[str, Any]:
+    return {
+        "qwen2.5-7b": device.measure("d2d", "qwen2.5-7b", 0.02 * scale, rounds, _note, baseline=True, readers=7),
+        "tiny": device.measure("d2d", "tiny", scale, min(rounds, 3), _note, baseline=True),
+        "qwen3-30b-a3b": device.measure("d2d", "qwen3-30b-a3b", 0.005 * scale, rounds, _note),
+        "huge": device.measure("d2d", "huge", 0.5 * scale, rounds, _note),
+        "staged": device.measure("staged", "qwen2.5-7b", 0.02 * scale, rounds, _note),
+        "interference": device.interference("qwen2.5-7b", 0.02 * scale, rounds, _note),
+    }
+
+
+def _engine(rounds: int, scale: float) -> dict[str, Any]:
+    if not engine.COMMAND.exists():
+        _note("no vLLM here (make .venv-vllm/.develop): left out")
+        return {}
+    with tempfile.TemporaryDirectory(prefix="yr-fastload-") as scratch:
+        return engine.measure(max(64, int(2200 * scale)), min(rounds, 3), Path(scratch), _note)
+
+
+def _overhead(rounds: int, scale: float) -> dict[str, Any]:
+    return overhead.measure_tensors(max(100, int(50_000 * scale)), rounds, _note)
+
+
+_MEASURE = {"host": _host, "device": _device, "engine": _engine, "overhead": _overhead}
+
+
+@click.command()
+@click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=_RESULTS, show_default=True)
+@click.option("--sections", default=",".join(SECTIONS), show_default=True, help="Which ones to run.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of all sizes, for a quick try.")
+@click.option("--json", "as_json", is_flag=True, help="The targets as one line of JSON instead of a table.")
+def main(results: Path, sections: str, rounds: int, scale: float, as_json: bool) -> None:
+    """Measure, write JSON and pictures, and print which targets hold."""
+    wanted = sections.split(",")
+    unknown = set(wanted) - set(SECTIONS)
+    if unknown:
+        raise click.UsageError(f"--sections {', '.join(sorted(unknown))}: use some of {', '.join(SECTIONS)}")
+    results.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    about = {
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
+        "machine": machine(),
+    }
+    records: dict[str, Any] = {}
+    for section in wanted:
+        record = _MEASURE[section](rounds, scale)
+        if record:
+            records[section] = record
+            (results / f"{section}.json").write_text(json.dumps({**about, "results": record}, indent=1) + "\n")
+    verdict = judge(records)
+    (results / "targets.json").write_text(json.dumps({**about, **verdict}, indent=1) + "\n")
+    from benchmarks.plots import plot_all
+
+    plot_all(records, results)
+    _note(f"done in {time.monotonic() - started:.0f} s; results in {results}")
+    if as_json:
+        click.echo(json.dumps(verdict))
+    else:
+        Console().print(_table(verdict))
+
+
+def _table(verdict: dict[str, Any]) -> Table:
+    table = Table(title="targets")
+    for heading in ("", "value", "target", ""):
+        table.add_column(heading, justify="right" if heading in ("value", "target") else "left")
+    for row in verdict["targets"]:
+        value = "-" if row["value"] is None else f"{row['value']:.3g}"
+        outcome = "-" if row["value"] is None else "pass" if row["passed"] else "fail"
+        table.add_row(row["name"], value, row["target"], outcome)
+    return table
+
+
+if __name__ == "__main__":
+    main()

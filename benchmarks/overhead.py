@@ -1,0 +1,56 @@
+"""What a load takes beside its bytes: work for each tensor, and what a source loses to its readers."""
+
+from __future__ import annotations
+
+import statistics
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from yr_fastload_native import Config, FastLoader
+from yr_fastload_native.cli.room import private_worker
+from yr_fastload_native.timeline import breakdown
+
+__all__ = ["measure_tensors"]
+
+_TENSOR_BYTES = 64
+_PER_TENSOR = ("layout", "manifest", "finish")
+
+
+def measure_tensors(tensors: int, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
+    """Pull so many tensors of 64 bytes each: the time is that of names, layouts and plans.
+
+    Returns:
+        ``us`` a tensor, of the whole pull and by stage, medians.
+    """
+    note(f"{tensors} tensors of {_TENSOR_BYTES} bytes")
+    arrays = {f"model.layers.{i}.weight": np.full(_TENSOR_BYTES, i % 251, np.uint8) for i in range(tensors)}
+    source = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    target = {name: torch.zeros_like(tensor) for name, tensor in source.items()}
+    whole: list[float] = []
+    stages: dict[str, list[float]] = {}
+    with private_worker(4 * tensors * _TENSOR_BYTES) as worker:
+        config = Config(worker=worker, hold=False)
+        with FastLoader(config) as publisher, FastLoader(config) as loader:
+            identity = {"bench": uuid.uuid4().hex}
+            publisher.publish(source, identity)
+            for turn in range(rounds + 1):
+                for tensor in target.values():
+                    tensor.fill_(255)
+                report = loader.load(target, identity)
+                assert all(torch.equal(target[name], tensor) for name, tensor in source.items())
+                if turn:
+                    whole.append(report.seconds)
+                    for row in breakdown(report.spans):
+                        stages.setdefault(row["stage"], []).append(row["seconds"])
+    us = {stage: statistics.median(values) / tensors * 1e6 for stage, values in stages.items()}
+    return {
+        "tensors": tensors,
+        "rounds": rounds,
+        "verified": True,
+        "us": {"pull": statistics.median(whole) / tensors * 1e6, **us},
+        "us_per_tensor": sum(us.get(stage, 0.0) for stage in _PER_TENSOR),
+    }

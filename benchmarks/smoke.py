@@ -1,0 +1,71 @@
+"""``make bench-smoke``: has a change cost more than it may? Ratios within one run, never seconds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from benchmarks import device, host
+
+__all__ = ["compare", "main"]
+
+REFERENCE = Path(__file__).with_name("smoke_reference.json")
+_MAY_LOSE = 0.30
+_ROUNDS = 5
+_SYSTEMS = ("pull", "memcpy, own threads", "pull, zero copy, layout only")
+
+
+def _note(message: str) -> None:
+    click.echo(message, err=True)
+
+
+def _measure() -> dict[str, float]:
+    pulls = host.measure("qwen2.5-7b", 0.02, _ROUNDS, _note, _SYSTEMS)
+    small = device.measure("d2d", "tiny", 0.2, 2, _note, baseline=True)
+    return {
+        "host: memcpy / pull": pulls["memcpy_share"],
+        "host: pull / pull without a copy": pulls["zero_copy_share"],
+        "d2d, 10,000 tensors: original / load": small["speedup_load"],
+        "d2d, 10,000 tensors: original / publish": small["speedup_publish"],
+    }
+
+
+def compare(measured: dict[str, float], reference: dict[str, float]) -> list[str]:
+    """A line for each ratio that is lost, or has no counterpart."""
+    lines = [f"{name} is not in {REFERENCE.name}" for name in measured.keys() - reference.keys()]
+    for name, wanted in reference.items():
+        value = measured.get(name)
+        if value is None:
+            lines.append(f"{name} was not measured")
+        elif value < (1 - _MAY_LOSE) * wanted:
+            lines.append(f"{name}: {value:.3g}, and {wanted:.3g} in {REFERENCE.name}")
+    return lines
+
+
+@click.command()
+@click.option("--update", is_flag=True, help="Write what was measured as the new reference.")
+def main(update: bool) -> None:
+    """Measure for a minute, and compare with the committed reference; exit status 1 where more than 30 % are lost."""
+    measured = _measure()
+    if update:
+        REFERENCE.write_text(json.dumps(measured, indent=2) + "\n")
+        return
+    reference = json.loads(REFERENCE.read_text())
+    lost = compare(measured, reference)
+    if lost:  # a machine that was busy with something else just then says otherwise when asked again
+        _note("; ".join(lost) + "; measuring once more")
+        again = _measure()
+        measured = {name: max(value, again[name]) for name, value in measured.items()}
+        lost = compare(measured, reference)
+    for name, value in measured.items():
+        click.echo(f"{value:8.3g}  {reference.get(name, float('nan')):8.3g}  {name}")
+    for line in lost:
+        click.echo(f"lost: {line}", err=True)
+    sys.exit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    main()

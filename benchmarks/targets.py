@@ -1,0 +1,151 @@
+"""What this project wants to reach, and whether a run did. Ratios within one run, medians of each round's ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+__all__ = ["TARGETS", "judge"]
+
+Records = Mapping[str, Any]
+
+
+@attrs.frozen
+class Target:
+    """One line of the table.
+
+    Attributes:
+        name: What is compared.
+        bound: What it should be; at least so much, or at most with ``at_most``.
+        value: From the records of a run by section; None where the run has no such section.
+        evidence: What the value was computed from.
+    """
+
+    name: str
+    bound: float
+    value: Callable[[Records], float]
+    evidence: str
+    at_most: bool = False
+    unit: str = "x"
+
+    def judge(self, records: Records) -> dict[str, Any]:
+        try:
+            value: float | None = self.value(records)
+        except KeyError:
+            value = None
+        good = value is not None and (value <= self.bound if self.at_most else value >= self.bound)
+        return {
+            "name": self.name,
+            "value": value,
+            "target": f"{'<=' if self.at_most else '>='} {self.bound:g}{self.unit}",
+            "passed": good,
+            "evidence": self.evidence if value is not None else "not measured in this run",
+        }
+
+
+_QWEN = "qwen2.5-7b"
+
+TARGETS = (
+    Target(
+        "host: pull / memcpy, same threads",
+        0.9,
+        lambda r: r["host"][_QWEN]["memcpy_share"],
+        "host.json: memcpy with as many threads / pull, into touched memory",
+        unit="",
+    ),
+    Target(
+        "host, zero copy, bytes trusted (verify=layout) / safetensors, page cache warm",
+        50,
+        lambda r: r["host"][_QWEN]["zero_copy_layout_speedup"],
+        "host.json: safetensors' load_file and a copy of each tensor / pull, zero copy, layout only",
+    ),
+    Target(
+        "host, zero copy, every byte verified / safetensors, page cache warm",
+        50,
+        lambda r: r["host"][_QWEN]["zero_copy_speedup"],
+        "host.json: safetensors' load_file and a copy of each tensor / pull, zero copy",
+    ),
+    Target(
+        "d2d: pull / raw single copy",
+        0.85,
+        lambda r: r["device"][_QWEN]["raw_share"],
+        "device.json: process_vm_readv of the same bytes / load; simulated devices",
+        unit="",
+    ),
+    Target(
+        "d2d against one key a parameter, Qwen2.5-7B: overhead over the raw copy, load",
+        1 / 20,
+        lambda r: r["device"][_QWEN]["overhead_ratio"],
+        "device.json: (load - raw copy) / (the original method's load - raw copy)",
+        at_most=True,
+    ),
+    Target(
+        "d2d against one key a parameter, Qwen2.5-7B: publish",
+        30,
+        lambda r: r["device"][_QWEN]["speedup_publish"],
+        "device.json: the original method's publish / publish",
+    ),
+    Target(
+        "d2d against one key a parameter, 10,000 small tensors: load",
+        50,
+        lambda r: r["device"]["tiny"]["speedup_load"],
+        "device.json: the original method's load / load",
+    ),
+    Target(
+        "d2d against one key a parameter, 10,000 small tensors: publish",
+        100,
+        lambda r: r["device"]["tiny"]["speedup_publish"],
+        "device.json: the original method's publish / publish",
+    ),
+    Target(
+        "vLLM's default loader, page cache dropped / pull, zero copy, >= 2 GB",
+        10,
+        lambda r: r["engine"]["aliased"]["speedup"],
+        "engine.json: weights phase of the cold instance / of the pulling one, every byte verified",
+    ),
+    Target(
+        "vLLM's default loader, page cache dropped / pull, >= 2 GB",
+        10,
+        lambda r: r["engine"]["copied"]["speedup"],
+        "engine.json: weights phase of the cold instance / of the pulling one, every byte verified",
+    ),
+    Target(
+        "digest verification's share of a pull",
+        5,
+        lambda r: 100 * r["host"][_QWEN]["digest_share"],
+        "host.json: 1 - pull, layout only / pull",
+        at_most=True,
+        unit=" %",
+    ),
+    Target(
+        "publish in the background: slow-down of a cold start",
+        3,
+        lambda r: 100 * r["engine"]["publish_share"],
+        "engine.json: seconds by which publishing held up load_model / load_model",
+        at_most=True,
+        unit=" %",
+    ),
+    Target(
+        "a pull's effect on the source's own work (matmuls on one core, d2d)",
+        5,
+        lambda r: 100 * r["device"]["interference"]["slow_down"],
+        "device.json: 1 - matmuls a second while a reader loads over and over / without one",
+        at_most=True,
+        unit=" %",
+    ),
+    Target(
+        "overhead a tensor (names, layout, plan, finish), 50,000 tensors",
+        2,
+        lambda r: r["overhead"]["us_per_tensor"],
+        "overhead.json: stages layout, manifest and finish of a pull / tensors",
+        at_most=True,
+        unit=" us",
+    ),
+)
+
+
+def judge(records: Records) -> dict[str, Any]:
+    """``{"targets": [{name, value, target, passed, evidence}]}`` for the records of a run, by section."""
+    return {"targets": [target.judge(records) for target in TARGETS]}
