@@ -323,7 +323,6 @@ class FastLoader:
             ResourceExhaustedError: A bound of the config was hit.
             InvalidArgumentError: A tensor cannot be loaded into, or the identity cannot be hashed.
         """
-        started = time.perf_counter()
         timeline = Timeline()
         worker = self._worker("load")
         if zero_copy is not None:
@@ -345,7 +344,7 @@ class FastLoader:
             bytes=table.bytes,
             tensors=len(table.tensors),
             chunks=len(pulled.generation.manifest.chunks),
-            seconds=time.perf_counter() - started,
+            seconds=timeline.elapsed_s(),
             transport=pulled.transport,
             generation=pulled.generation.manifest.generation,
             verified=self.config.verify == "digest",

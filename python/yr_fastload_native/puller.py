@@ -288,7 +288,7 @@ class _Load:
                     failures = self._try(candidate.transport, step)
                     error = None
                     step["outcome"] = "partial" if failures else "loaded"
-                    step["why"] = failures[0][2] if failures else None
+                    step["why"] = failures[0][2] if failures else step["why"]
                 except _NEXT_TRANSPORT as caught:
                     error = caught
                     step["outcome"], step["why"] = "failed", str(caught)
@@ -343,10 +343,12 @@ class _Load:
             step["why"] = str(error)
             _log.info("%s; they are copied", error)
             return
+        if not found:
+            return
         if job.worker.config.verify == "digest":
             with puller.timeline.stage("digest", sum(alias.memory.nbytes for alias in found)):
                 found = aliases.unharmed(job, found)
-        puller.memory_written = puller.memory_written or bool(found)
+        puller.memory_written = True
         with puller.timeline.stage("finish"):
             aliased = aliases.take(job, puller._table, found)
         puller.aliased_bytes += aliased

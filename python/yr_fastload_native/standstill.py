@@ -74,8 +74,12 @@ def _leave(found: list[tuple[_core.PrivateMemory, Callable[[], bool]]], stood_s:
     """Copy everything, and see whether it was right to do so."""
     lost = 0
     for memory, intact in found:
-        memory.detach()
-        if not intact():  # its pages were copied before this was seen to be right, or not
+        memory.detach()  # before it is seen to be right, or not
+        try:
+            right = intact()
+        except Exception:  # nobody knows
+            right = False
+        if not right:
             memory.forbid()
             lost += 1
         with _lock:
@@ -83,7 +87,7 @@ def _leave(found: list[tuple[_core.PrivateMemory, Callable[[], bool]]], stood_s:
     if lost:
         _log.critical(
             "this process stood still for %.0f s, and %d of %d chunks of the weights that it shared with its worker "
-            "are not what they were: it ends as soon as it uses them; start it again",
+            "may not be what they were: it ends as soon as it uses them; start it again",
             stood_s,
             lost,
             len(found),

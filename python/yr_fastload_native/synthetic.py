@@ -16,7 +16,7 @@ import numpy as np
 
 from yr_fastload_native.errors import InvalidArgumentError, ResourceExhaustedError
 
-__all__ = ["QWEN2_7B_BYTES", "make_qwen2", "qwen2_shapes"]
+__all__ = ["QWEN2_7B_BYTES", "make_qwen2"]
 
 _Shape = tuple[int, ...]
 
@@ -84,11 +84,6 @@ def make_qwen2(
             (made / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
             made.rename(directory)
     return directory
-
-
-def qwen2_shapes(target_bytes: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of Qwen2.5-7B's tensors (bfloat16), with the dimensions scaled to about this many bytes."""
-    return _qwen2(target_bytes)[1]
 
 
 def _qwen2(target_bytes: int) -> tuple[dict[str, object], dict[str, _Shape]]:

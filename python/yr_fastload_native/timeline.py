@@ -46,14 +46,17 @@ class Timeline:
         self._origin = time.monotonic()
         self.spans: list[Span] = []
 
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._origin
+
     @contextmanager
     def stage(self, name: str, size: int = 0) -> Iterator[None]:
         """A span of the calling thread, as long as the block."""
-        begin = time.monotonic()
+        begin_s = self.elapsed_s()
         try:
             yield
         finally:
-            self.spans.append(Span(name, _CALLER, begin - self._origin, time.monotonic() - begin, None, size))
+            self.spans.append(Span(name, _CALLER, begin_s, self.elapsed_s() - begin_s, None, size))
 
     def add(self, spans: Sequence[tuple[str, int, int, float, float]], sizes: Sequence[int]) -> None:
         """Take over what the native core measured.

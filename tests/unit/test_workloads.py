@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from yr_fastload_native.synthetic import QWEN2_7B_BYTES, qwen2_shapes
+from yr_fastload_native.synthetic import QWEN2_7B_BYTES, _qwen2
 from yr_fastload_native.workloads import DEFAULT_SCALES, MODELS, shapes_of, sizes_of
 
 
 def test_qwen2() -> None:
-    assert shapes_of("qwen2.5-7b") == qwen2_shapes(QWEN2_7B_BYTES)
+    assert shapes_of("qwen2.5-7b") == _qwen2(QWEN2_7B_BYTES)[1]
     assert sum(sizes_of("qwen2.5-7b", 1.0).values()) == QWEN2_7B_BYTES
 
 

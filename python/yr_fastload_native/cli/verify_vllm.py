@@ -94,7 +94,8 @@ def verify_vllm(
         assert model is not None
         if drop_cache:
             _drop_cache(model)
-        record = _verify(model, tp, transport, zero_copy, dtype, stage, tokens, stack)
+        settings = {"transport": transport, "stage": stage, "zero_copy": zero_copy}
+        record = _verify(model, tp, dtype, tokens, settings, stack)
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["tokens_equal"]:
         raise FastLoadError("the two instances answer differently; run it again with --json and report it", op=_OP)
@@ -119,14 +120,7 @@ def _drop_cache(model: Path) -> None:
 
 
 def _verify(
-    model: Path,
-    tp: int,
-    transport: str,
-    zero_copy: bool,
-    dtype: str,
-    stage: str,
-    tokens: int,
-    stack: contextlib.ExitStack,
+    model: Path, tp: int, dtype: str, tokens: int, settings: Mapping[str, Any], stack: contextlib.ExitStack
 ) -> dict[str, Any]:
     from yr_fastload_native.cli.child import Process
     from yr_fastload_native.cli.room import device_environment, private_worker
@@ -135,20 +129,13 @@ def _verify(
 
     total = sum(path.stat().st_size for path in weight_files(model))
     worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total))
-    environment, simulated = device_environment(transport)
+    environment, simulated = device_environment(settings["transport"])
     if simulated:
         output.note("no NPU here: the instances get simulated ones")
     environment |= _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
     reports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")))
 
     def start(role: str, report: Path) -> Process:
-        settings: dict[str, object] = {
-            "worker": worker,
-            "transport": transport,
-            "stage": stage,
-            "report": str(report),
-        }
-        settings |= {"zero_copy": True} if zero_copy else {}
         arguments = {
             "model": str(model.resolve()),
             "tensor_parallel_size": tp,
@@ -159,7 +146,11 @@ def _verify(
             "seed": 0,
         }
         output.note(f"starting the {role}")
-        task = {"arguments": arguments, "settings": settings, "tokens": tokens}
+        task = {
+            "arguments": arguments,
+            "settings": {**settings, "worker": worker, "report": str(report)},
+            "tokens": tokens,
+        }
         return stack.enter_context(
             Process(_OP, "yr_fastload_native.cli.vllm_process", role, task, environment, group=True)
         )
