@@ -78,7 +78,7 @@ bench: $(VENV)/.develop  ## measure against everybody, 25 minutes, into benchmar
 	$(BIN)/python -m pip install --quiet '.[bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-smoke: $(VENV)/.develop  ## a minute of measurements; fails where a ratio is 30 % below benchmarks/smoke_reference.json
+bench-smoke: $(VENV)/.develop  ## two minutes of measurements; fails where a ratio is 30 % below benchmarks/smoke_reference.json
 	$(BIN)/python -m benchmarks.smoke $(ARGS)
 
 clean:  ## remove what the other targets made
