@@ -27,7 +27,7 @@ def _colour(name: str) -> str:
 def _save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     for suffix in (".png", ".svg"):
-        figure.savefig(path.with_name(path.name + suffix), dpi=120)  # names of models have points
+        figure.savefig(f"{path}{suffix}", dpi=120)
     plt.close(figure)
 
 
