@@ -48,7 +48,7 @@ def compare(measured: dict[str, float], reference: dict[str, float]) -> list[str
 @click.command()
 @click.option("--update", is_flag=True, help="Write what was measured as the new reference.")
 def main(update: bool) -> None:
-    """Measure for two minutes, and compare with the committed reference; exit status 1 where more than 30 % are lost."""
+    """Measure for two minutes, and compare with the committed reference; exit status 1 if more than 30 % are lost."""
     measured = _measure()
     if update:
         REFERENCE.write_text(json.dumps(measured, indent=2) + "\n")
