@@ -21,6 +21,8 @@ from stage import Stage
 from tally import Tally
 from watch import Watch
 
+import yr_fastload_native as fl
+
 _POOL_MB = 256
 _PATIENCE_S = 70.0
 _WARM_UP = ("host", "staged", "d2d", "d2d")
@@ -99,7 +101,12 @@ def _round(
     counted = tally.kinds[kind]
     counted.rounds += 1
     before, problems = dict(counted.loads), len(tally.problems)
-    Stage(spec, workers, watch, directory).run(fault)
+    stage = Stage(spec, workers, watch, directory)
+    try:
+        stage.run(fault)
+    except fl.FastLoadError as error:
+        tally.surprise(spec, f"what the campaign itself asked of the worker: {error}")
+        stage.abandon()
     watch.look()
     ends = {code: count - before.get(code, 0) for code, count in counted.loads.items()}
     if not quiet:

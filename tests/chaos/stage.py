@@ -72,6 +72,15 @@ class Stage:
         self._look_for_late_writes(_LATE_S if self._abandoned else _LATE_S / 5)
         self._close(fault)
 
+    def abandon(self) -> None:
+        """End everybody, and go on with another worker."""
+        self.thaw()
+        for node in self.nodes:
+            node.busy = False
+            if not node.gone:
+                node.end()
+        self.workers.replace()
+
     def _take(self, part: Part) -> Node:
         node = self._watch.idle()
         node.busy = True
