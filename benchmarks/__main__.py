@@ -14,12 +14,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import device, engine, host, overhead
+from benchmarks import device, engine, host, overhead, scaling
 from benchmarks.targets import judge
 from yr_fastload_native.cli.measuring import machine
 
 _RESULTS = Path(__file__).with_name("results")
-SECTIONS = ("host", "device", "engine", "overhead")
+SECTIONS = ("host", "device", "engine", "overhead", "scaling")
 
 
 def _note(message: str) -> None:
@@ -54,7 +54,11 @@ def _overhead(rounds: int, scale: float) -> dict[str, Any]:
     return overhead.measure_tensors(max(100, int(50_000 * scale)), rounds, _note)
 
 
-_MEASURE = {"host": _host, "device": _device, "engine": _engine, "overhead": _overhead}
+def _scaling(rounds: int, scale: float) -> dict[str, Any]:
+    return scaling.measure(rounds, scale, _note)
+
+
+_MEASURE = {"host": _host, "device": _device, "engine": _engine, "overhead": _overhead, "scaling": _scaling}
 
 
 @click.command()

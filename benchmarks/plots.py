@@ -73,6 +73,32 @@ def _against_original(records: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def _scaling(record: Mapping[str, Any], path: Path) -> None:
+    """What grows with readers, bytes and tensors, and what the size of a chunk does."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7))
+    readers, sizes, tensors, chunks = axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]
+    counts = [row["readers"] for row in record["readers"]]
+    readers.plot(counts, [row["publisher_sent_ratio"] for row in record["readers"]], "o-", color=_OURS)
+    readers.plot(counts, counts, "--", color=_OTHERS, label="if nobody served others")
+    readers.set(title="d2d: what the publisher sends", xlabel="readers that start together", ylabel="times the model")
+    readers.legend()
+    gib = [row["gib"] for row in record["host_size"]]
+    sizes.plot(gib, [row["seconds"]["median"] for row in record["host_size"]], "o-", color=_OURS, label="host")
+    sizes.plot(gib, [row["load_s"] for row in record["d2d_size"]], "s-", color=_OURS, label="d2d")
+    sizes.plot(gib, [row["raw_copy_s"] for row in record["d2d_size"]], "--", color=_LIMITS, label="one raw copy")
+    sizes.set(title="a load", xlabel="GiB", ylabel="seconds")
+    sizes.legend()
+    tensors.plot([row["tensors"] for row in record["tensors"]], [row["us"]["pull"] for row in record["tensors"]], "o-")
+    tensors.set(title="host: tensors of 64 bytes", xlabel="tensors", ylabel="us a tensor", xscale="log", ylim=(0, None))
+    for label, rows in (("host", record["host_chunk"]), ("d2d", record["d2d_chunk"])):
+        seconds = [row["seconds"]["median"] if "seconds" in row else row["load_s"] for row in rows]
+        chunks.plot([row["chunk_bytes"] / (1 << 20) for row in rows], seconds, "o-", label=label)
+    chunks.set(title="a load, by the size of its chunks", xlabel="MiB", ylabel="seconds", ylim=(0, None))
+    chunks.set_xscale("log", base=2)
+    chunks.legend()
+    _save(figure, path)
+
+
 def plot_all(records: Mapping[str, Any], folder: Path) -> None:
     """Make the pictures that the records of a run, by section, allow."""
     for workload, record in records.get("host", {}).items():
@@ -80,3 +106,5 @@ def plot_all(records: Mapping[str, Any], folder: Path) -> None:
         _breakdown(record, folder / f"host-{workload}-stages")
     if any("baseline" in record for record in records.get("device", {}).values()):
         _against_original(records["device"], folder / "device-original")
+    if "scaling" in records:
+        _scaling(records["scaling"], folder / "scaling")

@@ -5,6 +5,15 @@
 #include "core/error.hpp"
 
 namespace yr_fastload::bindings {
+namespace {
+
+template <typename T>
+py::memoryview copied(const std::vector<T>& values, const char* format) {
+  const py::bytes bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  return py::memoryview(bytes).attr("cast")(format);
+}
+
+}  // namespace
 
 U64Array::U64Array(const py::buffer& array, const char* name) : info_(array.request()) {
   const bool is_u64 = info_.itemsize == 8 && (info_.format == "Q" || info_.format == "L");
@@ -16,10 +25,8 @@ U64Array::U64Array(const py::buffer& array, const char* name) : info_(array.requ
   span_ = {static_cast<const std::uint64_t*>(info_.ptr), static_cast<std::size_t>(info_.size)};
 }
 
-py::memoryview to_python(const std::vector<std::uint64_t>& values) {
-  const py::bytes bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(std::uint64_t));
-  return py::memoryview(bytes).attr("cast")("Q");
-}
+py::memoryview to_python(const std::vector<std::uint64_t>& values) { return copied(values, "Q"); }
+py::memoryview to_python(const std::vector<std::int64_t>& values) { return copied(values, "q"); }
 
 std::function<void(std::uint64_t)> progress_callback(const Progress& progress, std::uint64_t total_bytes) {
   // Borrowed from the argument of the call that waits: copies and drops of the lambda, made without the GIL, must not

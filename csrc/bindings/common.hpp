@@ -30,8 +30,9 @@ class U64Array {
   Span<const std::uint64_t> span_;
 };
 
-/// The values as a flat memoryview of uint64, a copy that Python owns.
+/// The values as a flat memoryview of uint64 or int64, a copy that Python owns.
 py::memoryview to_python(const std::vector<std::uint64_t>& values);
+py::memoryview to_python(const std::vector<std::int64_t>& values);
 
 /// Python's `progress(done_bytes, total_bytes)`, or None.
 using Progress = std::optional<py::typing::Callable<void(std::uint64_t, std::uint64_t)>>;

@@ -23,7 +23,7 @@ void register_digest(py::module_& module) {
       "digest_keys",
       [] {
         const auto& keys = digest_keys();
-        return to_python({keys.begin(), keys.end()});
+        return to_python(std::vector<std::uint64_t>{keys.begin(), keys.end()});
       },
       "uint64[1024]: the key of every column of a digest block.");
   module.def(

@@ -29,7 +29,15 @@ void register_plan(py::module_& module) {
       .def_property_readonly("first_blob", [](const Plan& plan) { return to_python(plan.first_blob); })
       .def_property_readonly(
           "blobs", [](const Plan& plan) { return to_python(flatten(plan)); },
-          "uint64[4 * blobs]: tensor, offset in the tensor, bytes, offset in the chunk.");
+          "uint64[4 * blobs]: tensor, offset in the tensor, bytes, offset in the chunk.")
+      .def(
+          "places",
+          [](const Plan& plan) {
+            const Places found = places(plan);
+            return std::make_tuple(to_python(found.chunk), to_python(found.offset));
+          },
+          "For each tensor the chunk of its first blob, -1 if it moves never (int64[N]), and the offset there "
+          "(uint64[N]).");
 
   module.attr("BLOB_ALIGNMENT") = kBlobAlignment;
   module.def(

@@ -95,6 +95,18 @@ Plan make_plan(Span<const std::uint64_t> tensor_bytes, PlanLimits limits) {
   return plan;
 }
 
+Places places(const Plan& plan) {
+  Places found{std::vector<std::int64_t>(plan.tensors, -1), std::vector<std::uint64_t>(plan.tensors, 0)};
+  for (std::uint64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
+    for (const Blob& blob : plan.chunk(chunk)) {
+      if (blob.tensor_offset != 0) continue;
+      found.chunk[blob.tensor] = static_cast<std::int64_t>(chunk);
+      found.offset[blob.tensor] = blob.chunk_offset;
+    }
+  }
+  return found;
+}
+
 Sharing find_sharing(Span<const std::uint64_t> addresses, Span<const std::uint64_t> bytes) {
   const std::size_t count = bytes.size();
   Sharing sharing;

@@ -56,6 +56,13 @@ struct Plan {
 /// Throws kInvalidArgument for limits without sense, kResourceExhausted beyond kMaxChunks or 2^64 bytes.
 Plan make_plan(Span<const std::uint64_t> tensor_bytes, PlanLimits limits);
 
+/// Where each tensor begins: the chunk of its first blob, -1 if it moves never, and the offset there.
+struct Places {
+  std::vector<std::int64_t> chunk;
+  std::vector<std::uint64_t> offset;
+};
+Places places(const Plan& plan);
+
 /// Where each tensor's memory lives: in its own storage (owner[i] == i) or inside another tensor's.
 struct Sharing {
   std::vector<std::uint64_t> owner;

@@ -61,6 +61,10 @@ class Plan:
     """
     How tensors are cut into chunks of blobs; immutable.
     """
+    def places(self) -> tuple[memoryview, memoryview]:
+        """
+        For each tensor the chunk of its first blob, -1 if it moves never (int64[N]), and the offset there (uint64[N]).
+        """
     @property
     def blobs(self) -> memoryview:
         """

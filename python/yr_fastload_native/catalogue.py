@@ -25,6 +25,7 @@ from yr_fastload_native.manifest import (
     encode_digests,
     encode_manifest,
 )
+from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.usage import Usage
 
 __all__ = ["Catalogue", "Generation", "SupersededError", "set_own"]
@@ -113,9 +114,19 @@ class Catalogue:
         return head, decode_head(head, op=op)
 
     def read(
-        self, who: Identity, head: bytes, names: Head, deadline: Deadline, *, op: str, beside: Sequence[str] = ()
+        self,
+        who: Identity,
+        head: bytes,
+        names: Head,
+        deadline: Deadline,
+        *,
+        op: str,
+        mine: TensorTable,
+        beside: Sequence[str] = (),
     ) -> tuple[Generation, list[bytes | None]]:
         """Read the generation that a head names, and in the same call the values of some more keys.
+
+        Its tensors are likely to be ``mine``.
 
         Raises:
             SupersededError: Its manifest is gone already.
@@ -134,6 +145,7 @@ class Catalogue:
             max_bytes=self.config.max_manifest_bytes,
             max_tensors=self.config.max_tensors,
             op=op,
+            mine=mine,
         )
         found = manifest.digests()
         if found is None:

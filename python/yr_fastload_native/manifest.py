@@ -10,6 +10,7 @@ import hashlib
 import os
 import socket
 import time
+import weakref
 from array import array
 from typing import Annotated, Any, NamedTuple
 
@@ -37,7 +38,6 @@ __all__ = [
     "decode_manifest",
     "encode_digests",
     "encode_manifest",
-    "mapped_addresses",
 ]
 
 FORMAT = 1
@@ -46,7 +46,7 @@ _DIGEST = "nh64-1"  # names the function in csrc/core/digest.hpp
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Index = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 32) - 1)]
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_CHARS)]
-_Shape = Annotated[list[_Size], msgspec.Meta(max_length=64)]
+_Shape = Annotated[tuple[_Size, ...], msgspec.Meta(max_length=64)]
 _Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 _Generation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
@@ -92,18 +92,29 @@ class Taken(NamedTuple):
     sha256: list[str] | None
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a manifest has beside its tensors."""
+
     format: int
     digest: str
     identity: dict[str, Any]
     generation: _Generation
     chunk_bytes: _Size
     max_blobs: _Size
-    tensors: list[TensorEntry]
     chunks: list[ChunkEntry]
     publisher: str
     published_unix_s: float
     sha256: list[_Sha256] | None = None
+
+
+class _Sealed(_Frame, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A manifest whose tensors have not been looked at."""
+
+    tensors: msgspec.Raw
+
+
+class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    tensors: list[TensorEntry]
 
     def plan(self) -> _core.Plan:
         """The plan that its tensors and limits give."""
@@ -144,7 +155,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             if theirs is None:
                 continue
             has = (mine.dtype, mine.shape, mine.strides, mine.bytes, table.alias(index))
-            wants = (theirs.dtype, tuple(theirs.shape), tuple(theirs.strides), theirs.bytes, theirs.alias)
+            wants = (theirs.dtype, theirs.shape, theirs.strides, theirs.bytes, theirs.alias)
             if has != wants:
                 wrong[mine.name] = _difference(wants, has)
         if wrong:
@@ -155,6 +166,28 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
                 op=op,
                 failed_keys=list(wrong),
             )
+
+    def addresses(self, table: TensorTable) -> array[int]:
+        """Addresses of this process's tensors in the manifest's order, after `check_layout`."""
+        return array("Q", [table.addresses[table.index[tensor.name]] for tensor in self.tensors])
+
+
+class _Recognised(Manifest, frozen=True, kw_only=True, dict=True):
+    """A manifest whose tensors are, byte by byte, what this process would write of its own.
+
+    Tensors agree then, and nothing of them had to be parsed: of tens of thousands that is most of the time.
+    """
+
+    def _is_of(self, table: TensorTable) -> bool:
+        mine: weakref.ref[TensorTable] = self.__dict__["mine"]
+        return mine() is table
+
+    def check_layout(self, table: TensorTable, *, op: str) -> None:
+        if not self._is_of(table):
+            super().check_layout(table, op=op)
+
+    def addresses(self, table: TensorTable) -> array[int]:
+        return table.addresses[:] if self._is_of(table) else super().addresses(table)
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,14 +206,24 @@ def _difference(published: tuple[Any, ...], mine: tuple[Any, ...]) -> str:
     return "has " + ", ".join(parts)
 
 
-def _places(plan: _core.Plan) -> dict[int, tuple[int, int]]:
-    """Chunk and offset of the first blob of each tensor that moves."""
-    blobs, first_blob = plan.blobs, plan.first_blob
-    place: dict[int, tuple[int, int]] = {}
-    for chunk in range(plan.chunks):
-        for blob in range(first_blob[chunk], first_blob[chunk + 1]):
-            place.setdefault(blobs[4 * blob], (chunk, blobs[4 * blob + 3]))
-    return place
+def _entries(table: TensorTable, plan: _core.Plan) -> list[TensorEntry]:
+    """What a manifest says of the tensors of a table."""
+    names = [tensor.name for tensor in table.tensors]
+    return [
+        TensorEntry(
+            tensor.name,
+            tensor.dtype,
+            tensor.shape,
+            tensor.strides,
+            tensor.bytes,
+            chunk,
+            offset,
+            None if owner == index else (names[owner], start),
+        )
+        for index, (tensor, chunk, offset, owner, start) in enumerate(
+            zip(table.tensors, *plan.places(), table.owner, table.offset, strict=True)
+        )
+    ]
 
 
 def _chunks(identity: Identity, generation: str, plan: _core.Plan) -> list[tuple[str, int, int]]:
@@ -210,19 +253,6 @@ def build_manifest(
         limits: Of the plan.
         sha256: Of each tensor; None if nobody asked for it, or they follow.
     """
-    place = _places(plan)
-    tensors = [
-        TensorEntry(
-            tensor.name,
-            tensor.dtype,
-            list(tensor.shape),
-            list(tensor.strides),
-            tensor.bytes,
-            *place.get(index, (-1, 0)),
-            table.alias(index),
-        )
-        for index, tensor in enumerate(table.tensors)
-    ]
     chunks = [
         ChunkEntry(*chunk, None if digests is None else f"{digests[i]:016x}")
         for i, chunk in enumerate(_chunks(identity, generation, plan))
@@ -233,11 +263,11 @@ def build_manifest(
         identity.fields,
         generation,
         *limits,
-        tensors,
         chunks,
         f"{socket.gethostname()}:{os.getpid()}",
         time.time(),
         sha256,
+        tensors=_entries(table, plan),
     )
 
 
@@ -278,9 +308,25 @@ def decode_head(data: bytes, *, op: str) -> Head:
 
 
 def decode_manifest(
-    data: bytes, head: Head, identity: Identity, *, max_bytes: int, max_tensors: int, op: str
+    data: bytes,
+    head: Head,
+    identity: Identity,
+    *,
+    max_bytes: int,
+    max_tensors: int,
+    op: str,
+    mine: TensorTable | None = None,
 ) -> Manifest:
     """Parse the manifest that a head pins, and check that it is one that this package would have written.
+
+    Args:
+        data: The manifest.
+        head: What pins it.
+        identity: Whose it has to be.
+        max_bytes: Bound.
+        max_tensors: Bound.
+        op: For errors.
+        mine: Tensors that are likely to be the same, so that they need not be parsed.
 
     Raises:
         IntegrityError: It is damaged, of another format version, of another identity, or contradicts itself.
@@ -294,11 +340,30 @@ def decode_manifest(
         raise IntegrityError(
             f"the manifest ({len(data)} bytes) is not the one that the head names ({head.manifest_bytes} bytes)", op=op
         )
+    recognised = None if mine is None else _recognise(_decode(data, _Sealed, "the manifest", op), mine)
+    if recognised is not None:
+        _check_frame(recognised, head, identity, op)
+        return recognised
     manifest = _decode(data, Manifest, "the manifest", op)
     assert isinstance(manifest, Manifest)
     if len(manifest.tensors) > max_tensors:
         raise ResourceExhaustedError(f"the manifest has more than max_tensors={max_tensors} tensors", op=op)
-    _check_consistent(manifest, head, identity, op)
+    _check_tensors(manifest, _check_frame(manifest, head, identity, op), op)
+    return manifest
+
+
+def _recognise(sealed: _Sealed, table: TensorTable) -> Manifest | None:
+    """The manifest, if its tensors are what this process would write of those of a table; None if they are not."""
+    try:
+        plan = _core.make_plan(table.moving, chunk_bytes=sealed.chunk_bytes, max_blobs=sealed.max_blobs)
+    except FastLoadError:
+        return None
+    entries = _entries(table, plan)
+    if msgspec.json.encode(entries) != bytes(sealed.tensors):
+        return None
+    fields = {name: getattr(sealed, name) for name in _Frame.__struct_fields__}
+    manifest = _Recognised(**fields, tensors=entries)
+    manifest.__dict__["mine"] = weakref.ref(table)
     return manifest
 
 
@@ -327,41 +392,41 @@ def _check_sums(manifest: Manifest, sha256: list[str] | None, op: str) -> None:
         raise IntegrityError("the list of SHA-256 sums is not one of each tensor that moves", op=op)
 
 
-def _check_consistent(manifest: Manifest, head: Head, identity: Identity, op: str) -> None:
-    def refuse(why: str) -> IntegrityError:
-        return IntegrityError(f"the manifest contradicts itself: {why}", op=op)
+def _refuse(why: str, op: str) -> IntegrityError:
+    return IntegrityError(f"the manifest contradicts itself: {why}", op=op)
 
+
+def _check_frame(manifest: Manifest, head: Head, identity: Identity, op: str) -> _core.Plan:
+    """All but that each tensor's entry is right. Returns the plan that they give."""
     if manifest.digest != _DIGEST:
         raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version knows {_DIGEST!r}", op=op)
     if manifest.identity != identity.fields or manifest.generation != head.generation:
-        raise refuse("it is of another identity or generation")
+        raise _refuse("it is of another identity or generation", op)
     if len({chunk.digest is None for chunk in manifest.chunks}) > 1:
-        raise refuse("some of its chunks have a digest and some have none")
+        raise _refuse("some of its chunks have a digest and some have none", op)
     if manifest.sha256 is not None and manifest.digests() is None:
-        raise refuse("its sums are here and its digests are not")
-    tensors = {tensor.name: tensor for tensor in manifest.tensors}
-    if len(tensors) != len(manifest.tensors):
-        raise refuse("two tensors have one name")
+        raise _refuse("its sums are here and its digests are not", op)
     try:
         plan = manifest.plan()
     except FastLoadError as error:
-        raise refuse(str(error)) from None
+        raise _refuse(str(error), op) from None
     if plan.chunks != len(manifest.chunks):  # before anything is made for each
-        raise refuse(f"it has {len(manifest.chunks)} chunks, and its tensors give {plan.chunks}")
+        raise _refuse(f"it has {len(manifest.chunks)} chunks, and its tensors give {plan.chunks}", op)
     planned = _chunks(identity, manifest.generation, plan)
     if planned != [(chunk.key, chunk.bytes, chunk.blobs) for chunk in manifest.chunks]:
-        raise refuse("its chunks are not those that its tensors give")
-    place = _places(plan)
-    for index, tensor in enumerate(manifest.tensors):
-        if (tensor.chunk, tensor.offset) != place.get(index, (-1, 0)):
-            raise refuse(f"tensor {tensor.name!r} is not at offset {tensor.offset} of chunk {tensor.chunk}")
+        raise _refuse("its chunks are not those that its tensors give", op)
+    _check_sums(manifest, manifest.sha256, op)
+    return plan
+
+
+def _check_tensors(manifest: Manifest, plan: _core.Plan, op: str) -> None:
+    tensors = {tensor.name: tensor for tensor in manifest.tensors}
+    if len(tensors) != len(manifest.tensors):
+        raise _refuse("two tensors have one name", op)
+    for tensor, *place in zip(manifest.tensors, *plan.places(), strict=True):
+        if [tensor.chunk, tensor.offset] != place:
+            raise _refuse(f"tensor {tensor.name!r} is not at offset {tensor.offset} of chunk {tensor.chunk}", op)
         if tensor.alias is not None:
             owner = tensors.get(tensor.alias[0])
             if owner is None or owner.alias is not None or tensor.alias[1] + tensor.bytes > owner.bytes:
-                raise refuse(f"tensor {tensor.name!r} does not lie in {tensor.alias[0]!r}")
-    _check_sums(manifest, manifest.sha256, op)
-
-
-def mapped_addresses(manifest: Manifest, table: TensorTable) -> array[int]:
-    """Addresses of this process's tensors in the manifest's order, after `check_layout`."""
-    return array("Q", [table.addresses[table.index[tensor.name]] for tensor in manifest.tensors])
+                raise _refuse(f"tensor {tensor.name!r} does not lie in {tensor.alias[0]!r}", op)

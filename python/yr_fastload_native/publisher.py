@@ -24,7 +24,7 @@ from yr_fastload_native.errors import (
     UnavailableError,
 )
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import Manifest, build_manifest, mapped_addresses
+from yr_fastload_native.manifest import Manifest, build_manifest
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling, versions
@@ -127,7 +127,7 @@ class Publisher:
 
     def _settle(self, generation: Generation, member: Member, give_up: Callable[[str], None]) -> Settling:
         plan = generation.manifest.plan()
-        addresses = mapped_addresses(generation.manifest, self._table)
+        addresses = generation.manifest.addresses(self._table)
         return Settling(
             self._catalogue,
             generation,
@@ -175,7 +175,7 @@ class Publisher:
             head, names = catalogue.head(self._who, deadline, op="publish")
             if set(names.transports) != set(self._offers):
                 return None
-            current, _ = catalogue.read(self._who, head, names, deadline, op="publish")
+            current, _ = catalogue.read(self._who, head, names, deadline, op="publish", mine=self._table)
             current.manifest.check_layout(self._table, op="publish")
             theirs = catalogue.wait_for_digests(current, deadline, op="publish")
         except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
@@ -183,7 +183,7 @@ class Publisher:
         mine = transport_digests.take(
             self._site,
             current.manifest.plan(),
-            mapped_addresses(current.manifest, self._table),
+            current.manifest.addresses(self._table),
             self._table,
             current.manifest,
             self._worker.copy_threads,
@@ -206,7 +206,7 @@ class Publisher:
         if "d2d" not in generation.transports:
             return _Made(generation, True, None, self._digest())
         manifest, store = generation.manifest, self._catalogue.store
-        member = self._serve(manifest.generation, manifest.plan(), mapped_addresses(manifest, self._table))
+        member = self._serve(manifest.generation, manifest.plan(), manifest.addresses(self._table))
         try:
             member.look_around(store.get_many(member.first_keys(), deadline_s=self._deadline.left()), self._deadline)
             member.take_place(self._deadline)
@@ -231,8 +231,7 @@ class Publisher:
         name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
         largest = max((tensor.bytes for tensor in table.tensors), default=0)
         limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
-        sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
-        plan = _core.make_plan(sizes, chunk_bytes=limits[0], max_blobs=limits[1])
+        plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
         job = PublishJob(self._worker, who, name, table, self._site, plan, self._ttl_s, deadline, self._progress)
         member = None
         try:

@@ -27,7 +27,7 @@ from yr_fastload_native.errors import (
     UnavailableError,
 )
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import Manifest, mapped_addresses
+from yr_fastload_native.manifest import Manifest
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.publisher import data_keys
 from yr_fastload_native.report import LoadReport
@@ -169,7 +169,9 @@ class Puller:
         member = Member(self._worker, self._who, names.generation, self._site) if "d2d" in usable else None
         beside = member.first_keys() if member is not None else []
         with self.timeline.stage("manifest"):
-            generation, places = catalogue.read(self._who, head, names, deadline, op="load", beside=beside)
+            generation, places = catalogue.read(
+                self._who, head, names, deadline, op="load", mine=self._table, beside=beside
+            )
         try:
             trust = None if self._trusted is None else self._check_trusted(generation, self._trusted)
             if member is not None:
@@ -180,7 +182,7 @@ class Puller:
                 manifest.check_layout(self._table, op="load")
                 plan = manifest.plan()
             job = LoadJob(self._worker, generation, self._site, plan, deadline)
-            transport, retried = _Load(self, job, mapped_addresses(manifest, self._table), member).run(candidates)
+            transport, retried = _Load(self, job, manifest.addresses(self._table), member).run(candidates)
             if trust is not None:
                 self._compare(manifest, trust)
         except BaseException:
@@ -353,7 +355,7 @@ class _Load:
             aliased = aliases.take(job, puller._table, found)
         puller.aliased_bytes += aliased
         step["bytes"] += aliased
-        self._addresses = mapped_addresses(manifest, puller._table)
+        self._addresses = manifest.addresses(puller._table)
         taken = {alias.chunk for alias in found}
         self._wanted = array("Q", [chunk for chunk in self._wanted if chunk not in taken])
 
@@ -425,7 +427,7 @@ class _Load:
         touched = {blobs[4 * b] for chunk in chunks for b in range(first_blob[chunk], first_blob[chunk + 1])}
         _log.warning("a transfer was abandoned: %d tensors get other memory", len(touched))
         table.replace_memory(table.index[self._manifest.tensors[index].name] for index in touched)
-        self._addresses = mapped_addresses(self._manifest, table)
+        self._addresses = self._manifest.addresses(table)
         if self._source is not None:
             self._source = None
             self._member.stop_serving(self._job.deadline)

@@ -10,7 +10,6 @@ from yr_fastload_native.catalogue import Catalogue, Generation, SupersededError
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import NotPublishedError
-from yr_fastload_native.manifest import mapped_addresses
 from yr_fastload_native.settle import versions
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports import digests as transport_digests
@@ -62,7 +61,7 @@ class Served:
             TransferTimeoutError: Not done in time.
         """
         manifest, plan = self.generation.manifest, self.generation.manifest.plan()
-        addresses = mapped_addresses(manifest, self.table)
+        addresses = manifest.addresses(self.table)
         moved = self.moved()
         try:
             published = self.catalogue.wait_for_digests(self.generation, deadline, op="check").chunks

@@ -20,6 +20,7 @@ from yr_fastload_native.vllm.reports import events, wait_until_published
 HERE = Path(__file__).parent
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 
+VLLM_PROCESS = "yr_fastload_native.cli.vllm_process"
 START_S = 240.0
 PUBLISH_S = 60.0
 BASE = {
@@ -64,17 +65,17 @@ class Spares:
         self._stack = stack
         self._ready: dict[bool, Process] = {}
 
-    def take(self, *, simulated: bool, fresh: bool) -> Process:
-        """A process that waits for its task; a fresh one has the path of modules that this process has now."""
-        if fresh:
-            return self._begin(simulated)
+    def take(self, *, simulated: bool, module: str | None) -> Process:
+        """A process that waits for its task; one that runs another module is new, and finds it where this one does."""
+        if module is not None:
+            return self._begin(simulated, module)
         taken = self._ready.pop(simulated, None) or self._begin(simulated)
         self._ready[simulated] = self._begin(simulated)
         return taken
 
-    def _begin(self, simulated: bool) -> Process:
+    def _begin(self, simulated: bool, module: str = VLLM_PROCESS) -> Process:
         environment = (sim.environment() if simulated else dict(os.environ)) | BASE
-        made = Process("test", "yr_fastload_native.cli.vllm_process", "first instance", {}, environment, group=True)
+        made = Process("test", module, "first instance", {}, environment, group=True)
         return self._stack.enter_context(made)
 
 
@@ -95,7 +96,7 @@ def start(worker: str, tmp_path: Path, spares: Spares) -> Iterator[Callable[...,
         extra: Mapping[str, Any] | None = None,
         simulated: bool = False,
         environment: Mapping[str, str] | None = None,
-        fresh: bool = False,
+        module: str | None = None,
         **arguments: Any,
     ) -> Instance:
         report = tmp_path / f"report-{uuid.uuid4().hex}"
@@ -111,7 +112,7 @@ def start(worker: str, tmp_path: Path, spares: Spares) -> Iterator[Callable[...,
             given |= {"YR_FASTLOAD_REPORT": str(report), "YR_FASTLOAD_WORKER": worker}
         if arguments.get("tensor_parallel_size", 1) == 1:
             given["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        process = spares.take(simulated=simulated, fresh=fresh)
+        process = spares.take(simulated=simulated, module=module)
         begun.append(process)
         standard = {"max_model_len": 128, "enforce_eager": True, "gpu_memory_utilization": 0.1, "seed": 0}
         process.tell(

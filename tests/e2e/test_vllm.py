@@ -76,6 +76,16 @@ def test_tensor_parallel(make: Make, start: Start) -> None:
     assert second.tokens == first.tokens
 
 
+def test_forked_processes(make: Make, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on accelerators: engine and ranks are forked from a process that has registered the load format."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    first = start(make("qwen2"), module="forked", tensor_parallel_size=2)
+    first.wait_until_published(ranks=2)
+    second = start(make("qwen2"), module="forked", tensor_parallel_size=2)
+    assert_pulled(second, "host", ranks=2)
+    assert second.tokens == first.tokens
+
+
 @pytest.mark.parametrize(
     ("architecture", "publish"),
     [("qwen2", "background"), ("qwen2", "inline"), pytest.param("qwen2_int8", "background", marks=no_int8)],

@@ -24,7 +24,6 @@ from yr_fastload_native.manifest import (
     decode_manifest,
     encode_digests,
     encode_manifest,
-    mapped_addresses,
 )
 from yr_fastload_native.tensors import TensorTable
 
@@ -67,7 +66,7 @@ def manifest(data: bytes) -> None:
     except FastLoadError:
         return
     # Nothing is written outside this process's tensors.
-    addresses = mapped_addresses(read, TABLE)
+    addresses = read.addresses(TABLE)
     blobs = plan.blobs
     for i in range(0, len(blobs), 4):
         tensor, offset, size = blobs[i], blobs[i + 1], blobs[i + 2]

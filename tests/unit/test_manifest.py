@@ -8,10 +8,12 @@ import json
 import random
 import time
 import tracemalloc
+import weakref
 from array import array
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,6 @@ from yr_fastload_native.manifest import (
     decode_head,
     decode_manifest,
     encode_manifest,
-    mapped_addresses,
 )
 from yr_fastload_native.tensors import TensorTable
 
@@ -143,7 +144,7 @@ def test_torch_published_numpy_loads() -> None:
 def test_addresses_come_in_the_order_of_the_manifest() -> None:
     source = tensors()
     backwards = table_of(dict(reversed(source.items())))
-    mapped = mapped_addresses(MANIFEST, backwards)
+    mapped = MANIFEST.addresses(backwards)
     assert list(mapped) == [0 if name == "empty" else value.data_ptr() for name, value in source.items()]
 
 
@@ -533,3 +534,89 @@ def test_the_order_of_tensors_does_not_matter() -> None:
     names = ["last", "turned", "embed", "scale", "rows", "head", "empty", "norm"]
     source = tensors()
     MANIFEST.check_layout(table_of({name: source[name] for name in names}), op="load")
+
+
+# -- tensors that are recognised --------------------------------------------------------------------------------------
+
+
+def recognised(data: bytes, mine: TensorTable, **bounds: int) -> Manifest:
+    bounds = {"max_bytes": LOTS, "max_tensors": 1000} | bounds
+    return decode_manifest(data, head_for(data), WHO, **bounds, op="load", mine=mine)
+
+
+def test_tensors_that_are_one_s_own_need_not_be_parsed() -> None:
+    table = table_of(tensors())
+    manifest = recognised(DATA, table)
+    assert type(manifest) is not Manifest
+    assert msgspec.json.encode(manifest) == DATA
+    manifest.check_layout(table, op="load")
+    assert manifest.addresses(table) == decode(DATA).addresses(table) == table.addresses
+    assert list(manifest.plan().blobs) == list(decode(DATA).plan().blobs)
+
+
+def test_what_is_recognised_is_compared_with_any_other_tensors() -> None:
+    table = table_of(tensors())
+    manifest = recognised(DATA, table)
+    backwards = table_of(dict(reversed(tensors().items())))
+    with pytest.raises(LayoutMismatchError, match=r"'embed' has alias None published, \('head', 0\) here"):
+        manifest.check_layout(backwards, op="load")
+    again = table_of(tensors())
+    manifest.check_layout(again, op="load")
+    assert manifest.addresses(again) == again.addresses
+
+
+@pytest.mark.parametrize("kind", DIFFERENCES)
+def test_other_tensors_are_not_recognised(kind: str) -> None:
+    other = table_of(DIFFERENCES[kind][0]())
+    manifest = recognised(DATA, other)
+    assert manifest == MANIFEST
+    with pytest.raises(LayoutMismatchError):
+        manifest.check_layout(other, op="load")
+
+
+def test_a_manifest_that_is_written_differently_means_the_same() -> None:
+    table = table_of(tensors())
+    manifest = recognised(json.dumps(PLAIN, indent=1).encode(), table)
+    assert manifest == MANIFEST
+    manifest.check_layout(table, op="load")
+
+
+def test_what_is_recognised_does_not_keep_the_tensors() -> None:
+    table = table_of(tensors())
+    manifest = recognised(DATA, table)
+    gone = weakref.ref(table)
+    del table
+    assert gone() is None
+    assert len(manifest.tensors) == len(PLAIN["tensors"])
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_with_tensors_of_its_own_a_reader_refuses_what_it_refuses_without(data: st.DataObject) -> None:
+    """Whatever is changed in a manifest: to have the tensors that are likely to be meant never lets more pass."""
+    table = table_of(tensors())
+    plain = copy.deepcopy(PLAIN)
+    place: Any = plain
+    for _ in range(4):
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = data.draw(st.sampled_from(list(keys)))
+        if not isinstance(place[key], (dict, list)) or not place[key] or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = data.draw(
+        st.sampled_from([None, True, 0, 1, -1, 64, 2**63, "", "0123456789abcdef", [], {}, place[key]])
+    )
+    changed = msgspec.json.encode(plain)
+    try:
+        theirs = decode(changed)
+        theirs.check_layout(table, op="load")
+        without: object = (list(theirs.plan().blobs), theirs.addresses(table), msgspec.json.encode(theirs))
+    except (IntegrityError, LayoutMismatchError, ResourceExhaustedError) as error:
+        without = type(error)
+    try:
+        mine = recognised(changed, table)
+        mine.check_layout(table, op="load")
+        within: object = (list(mine.plan().blobs), mine.addresses(table), msgspec.json.encode(mine))
+    except (IntegrityError, LayoutMismatchError, ResourceExhaustedError) as error:
+        within = type(error)
+    assert within == without

@@ -48,6 +48,12 @@ def check(sizes: list[int], chunk_bytes: int, max_blobs: int) -> None:
             in_order.append((tensor, tensor_offset, length))
         assert end == size <= chunk_bytes
 
+    first_at = {}
+    for number, blobs in enumerate(chunks):
+        for tensor, _, _, chunk_offset in blobs:
+            first_at.setdefault(tensor, (number, chunk_offset))
+    assert list(zip(*plan.places(), strict=True)) == [first_at.get(i, (-1, 0)) for i in range(len(sizes))]
+
     expected = iter(in_order)
     for tensor, size in sorted(enumerate(sizes), key=lambda pair: pair[1] <= SMALL):  # large ones first
         done, pieces = 0, 0

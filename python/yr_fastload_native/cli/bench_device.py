@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[np.uint8]]
 
-__all__ = ["Plan", "measure", "measure_interference"]
+__all__ = ["Plan", "measure", "measure_fan_out", "measure_interference"]
 
 _MODULE = "yr_fastload_native.cli.bench_device"
 _STEP_S = 600.0
@@ -281,32 +281,28 @@ def measure(
         reader = stack.enter_context(Process("bench", _MODULE, "reader", {**task, "hold": False}, environment))
         reader.expect("ready", _STEP_S)
 
-        def ask(process: Process, do: str, run: str = "", **more: Any) -> dict[str, Any]:
-            process.tell({"do": do, "run": run, **more})
-            return process.expect("done", _STEP_S)
-
         held = uuid.uuid4().hex
-        ask(source, "publish", held)
-        first = report = ask(reader, "load", held)
+        _ask(source, "publish", held)
+        first = report = _ask(reader, "load", held)
         samples["first_load"].append(report["seconds"])
         for turn in range(rounds + 1):
             note(f"round {turn} of {rounds}" if turn else "warming up")
             run = uuid.uuid4().hex
-            published = ask(source, "publish", run)
+            published = _ask(source, "publish", run)
             figures = {"publish": published["seconds"], "settled": published["settled_s"]}
-            ask(source, "withdraw")
-            report = ask(reader, "load", held)
+            _ask(source, "withdraw")
+            report = _ask(reader, "load", held)
             figures["load"] = report["seconds"]
-            figures["raw"] = ask(reader, "raw", pid=memory["pid"], addresses=memory["addresses"])["seconds"]
+            figures["raw"] = _ask(reader, "raw", pid=memory["pid"], addresses=memory["addresses"])["seconds"]
             if baseline:
-                figures["baseline_publish"] = ask(source, "baseline", run)["seconds"]
-                figures["baseline_load"] = ask(reader, "baseline", run)["seconds"]
-                ask(source, "baseline-withdraw", run)
+                figures["baseline_publish"] = _ask(source, "baseline", run)["seconds"]
+                figures["baseline_load"] = _ask(reader, "baseline", run)["seconds"]
+                _ask(source, "baseline-withdraw", run)
             if turn:
                 for key, value in figures.items():
                     samples[key].append(value)
         reader.end()
-        fan_out = _fan_out(plan, source, held, report["bytes"], readers, environment, ask) if readers else None
+        fan_out = _fan_out(plan, source, held, report["bytes"], readers, environment) if readers else None
         source.end()
     if trace is not None:
         write_trace(trace, [("the first load", _spans(first)), ("the last load", _spans(report))])
@@ -356,6 +352,47 @@ def measure_interference(
     }
 
 
+def measure_fan_out(
+    plan: Plan,
+    readers: Sequence[int],
+    rounds: int,
+    *,
+    environment: Mapping[str, str],
+    note: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Readers that start together and serve each other: what each waits, and what the publisher sends.
+
+    Args:
+        plan: What to load.
+        readers: How many, one entry of the result each.
+        rounds: Repetitions; medians count.
+        environment: Of the processes.
+        note: Says what goes on.
+    """
+    found = []
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(Process("bench", _MODULE, "source", attrs.asdict(plan), environment))
+        source.expect("ready", _STEP_S)
+        for count in readers:
+            note(f"{count} readers together")
+            runs = []
+            for _ in range(rounds):
+                run = uuid.uuid4().hex
+                _ask(source, "publish", run)
+                runs.append(_fan_out(plan, source, run, sum(plan.sizes().values()), count, environment))
+                _ask(source, "withdraw")
+            medians = {key: statistics.median(run[key] for run in runs) for key in ("publisher_sent_ratio", "wall_s")}
+            slowest = statistics.median(run["load_s"][-1] for run in runs)
+            found.append({"readers": count, **medians, "slowest_load_s": slowest})
+        source.end()
+    return found
+
+
+def _ask(process: Process, do: str, run: str = "", **more: Any) -> dict[str, Any]:
+    process.tell({"do": do, "run": run, **more})
+    return process.expect("done", _STEP_S)
+
+
 def _spans(report: Mapping[str, Any]) -> list[Span]:
     return [Span(*span) for span in report["spans"]]
 
@@ -367,11 +404,10 @@ def _fan_out(
     size: int,
     readers: int,
     environment: Mapping[str, str],
-    ask: Callable[..., dict[str, Any]],
 ) -> dict[str, Any]:
     """Readers that start together, each of which serves others: what does the publisher send?"""
     touch_memory(size)
-    before = ask(source, "counters")["sent"]
+    before = _ask(source, "counters")["sent"]
     task = {**attrs.asdict(plan), "hold": True}
     with contextlib.ExitStack() as stack:
         each = [stack.enter_context(Process("bench", _MODULE, "reader", task, environment)) for _ in range(readers)]
@@ -382,7 +418,7 @@ def _fan_out(
             process.tell({"do": "load", "run": held})
         seconds = [process.expect("done", _STEP_S)["seconds"] for process in each]
         wall = time.perf_counter() - started
-        sent = ask(source, "counters")["sent"] - before
+        sent = _ask(source, "counters")["sent"] - before
         for process in each:
             process.end()
     return {"readers": readers, "publisher_sent_ratio": sent / size, "load_s": sorted(seconds), "wall_s": wall}

@@ -12,7 +12,7 @@ from yr_fastload_native.cli.child import Parent, main
 from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.vllm import LOAD_FORMAT, compat
 
-__all__ = ["door"]
+__all__ = ["door", "instance"]
 
 _PROMPTS = ("an instance that starts now", "the first reads the disk", "0 1 2 3 4")
 
@@ -27,7 +27,7 @@ def door(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _instance(task: Mapping[str, Any], parent: Parent) -> None:
+def instance(task: Mapping[str, Any], parent: Parent) -> None:
     """Start, answer the prompts, and stay until told to end.
 
     Importing vLLM takes longer than starting a small model: a task that names no model has it imported for the next.
@@ -57,4 +57,4 @@ def _instance(task: Mapping[str, Any], parent: Parent) -> None:
 
 
 if __name__ == "__main__":
-    main({"first instance": _instance, "second instance": _instance})
+    main({"first instance": instance, "second instance": instance})

@@ -45,8 +45,7 @@ def take(
 
 def of_tensors(site: Site, table: TensorTable, copy_threads: int, deadline_s: float) -> dict[str, tuple[int, ...]]:
     """The digests of each tensor that has memory of its own, by name."""
-    sizes = array("Q", [t.bytes if table.owner[i] == i else 0 for i, t in enumerate(table.tensors)])
-    plan = _core.make_plan(sizes, chunk_bytes=_TENSOR_BYTES, max_blobs=1)
+    plan = _core.make_plan(table.moving, chunk_bytes=_TENSOR_BYTES, max_blobs=1)
     values = take(site, plan, table.addresses, table, None, copy_threads, deadline_s, None)
     found: dict[str, tuple[int, ...]] = {}
     for chunk, value in enumerate(values):

@@ -1,0 +1,130 @@
+"""How a load grows: with readers, bytes and tensors; and what the size of a chunk does."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+from benchmarks.overhead import measure_tensors
+from yr_fastload_native import Config, FastLoader
+from yr_fastload_native.cli.bench_device import Plan, measure_fan_out
+from yr_fastload_native.cli.bench_device import measure as measure_devices
+from yr_fastload_native.cli.measuring import ratio, spread
+from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
+from yr_fastload_native.workloads import sizes_of
+
+__all__ = ["measure"]
+
+READERS = (1, 2, 4, 8)
+GIB = (0.25, 0.5, 1.0, 2.0, 4.0)
+TENSORS = (100, 1000, 10_000, 50_000)
+CHUNK_MIB = (1, 4, 8, 16, 32, 64, 128, 256)
+
+_MODEL = "qwen2.5-7b"
+_MODEL_GIB = sum(sizes_of(_MODEL, 1.0).values()) / (1 << 30)
+_MIB = 1 << 20
+_DEADLINE_S = 120.0
+_FILL = 0x5A
+
+Note = Callable[[str], None]
+
+
+def _plan(gib: float, chunk_bytes: int = 0) -> Plan:
+    return Plan(
+        worker="",
+        transport="d2d",
+        shapes=_MODEL,
+        scale=gib / _MODEL_GIB,
+        deadline_s=_DEADLINE_S,
+        chunk_bytes=chunk_bytes,
+    )
+
+
+def _readers(gib: float, rounds: int, note: Note) -> list[dict[str, Any]]:
+    plan = _plan(gib)
+    require_memory(sum(plan.sizes().values()), copies=3 + 2 * max(READERS), op="bench")
+    environment, _ = device_environment("d2d")
+    with private_worker(0) as worker:
+        return measure_fan_out(plan.at(worker), READERS, rounds, environment=environment, note=note)
+
+
+def _by_host(gib: float, chunk_bytes: Sequence[int], rounds: int, note: Note) -> list[dict[str, Any]]:
+    """Pulls of the same tensors, published once with each size of chunk, in turn; every byte compared."""
+    sizes = sizes_of(_MODEL, gib / _MODEL_GIB)
+    total = sum(sizes.values())
+    require_memory(total, copies=2 + len(chunk_bytes), op="bench")
+    generator = torch.Generator().manual_seed(1)
+    source = {name: torch.randint(0, 256, (n,), dtype=torch.uint8, generator=generator) for name, n in sizes.items()}
+    target = {name: torch.zeros_like(tensor) for name, tensor in source.items()}
+    samples: list[list[float]] = [[] for _ in chunk_bytes]
+    chunks = [0] * len(chunk_bytes)
+    with contextlib.ExitStack() as stack:
+        config = Config(worker=stack.enter_context(private_worker(len(chunk_bytes) * total)), hold=False)
+        loader = stack.enter_context(FastLoader(config))
+        identities = []
+        for size in chunk_bytes:
+            publisher = stack.enter_context(FastLoader(attrs.evolve(config, chunk_bytes=size)))
+            identities.append({"bench": uuid.uuid4().hex})
+            publisher.publish(source, identities[-1])
+        for turn in range(rounds + 1):
+            note(f"host, {gib:g} GiB: round {turn} of {rounds}" if turn else f"host, {gib:g} GiB: warming up")
+            for place in range(turn, turn + len(chunk_bytes)):
+                index = place % len(chunk_bytes)
+                for tensor in target.values():
+                    tensor.fill_(_FILL)
+                report = loader.load(target, identities[index])
+                assert all(torch.equal(target[name], tensor) for name, tensor in source.items())
+                chunks[index] = report.chunks
+                if turn:
+                    samples[index].append(report.seconds)
+    best = min(samples, key=statistics.median)
+    return [
+        {
+            "chunk_bytes": size,
+            "chunks": count,
+            "gib": total / (1 << 30),
+            "seconds": spread(values),
+            "to_best": ratio(values, best),
+        }
+        for size, count, values in zip(chunk_bytes, chunks, samples, strict=True)
+    ]
+
+
+def _by_devices(plan: Plan, rounds: int, note: Note) -> dict[str, Any]:
+    total = sum(plan.sizes().values())
+    require_memory(total, copies=4, op="bench")
+    environment, _ = device_environment("d2d")
+    with private_worker(0) as worker:
+        record = measure_devices(
+            plan.at(worker), rounds, baseline=False, readers=0, environment=environment, note=note, trace=None
+        )
+    kept = ("bytes", "tensors", "chunks", "load_s", "publish_s", "settled_s", "raw_copy_s", "raw_share")
+    return {"chunk_bytes": plan.chunk_bytes, "gib": total / (1 << 30), **{key: record[key] for key in kept}}
+
+
+def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:
+    """Time loads of one model's tensors, every byte compared.
+
+    Args:
+        rounds: Repetitions; medians count.
+        scale: Of all sizes.
+        note: Says what goes on.
+
+    Returns:
+        A list each: ``readers`` (d2d), ``host_size`` and ``d2d_size``, ``tensors`` (host), ``host_chunk`` and
+        ``d2d_chunk``.
+    """
+    return {
+        "readers": _readers(0.25 * scale, min(rounds, 3), note),
+        "host_size": [_by_host(gib * scale, [0], min(rounds, 3), note)[0] for gib in GIB],
+        "d2d_size": [_by_devices(_plan(gib * scale), min(rounds, 3), note) for gib in GIB],
+        "tensors": [measure_tensors(max(1, int(count * scale)), min(rounds, 3), note) for count in TENSORS],
+        "host_chunk": _by_host(0.5 * scale, [size * _MIB for size in CHUNK_MIB], rounds, note),
+        "d2d_chunk": [_by_devices(_plan(0.5 * scale, size * _MIB), min(rounds, 2), note) for size in CHUNK_MIB],
+    }
