@@ -62,6 +62,7 @@ lint: $(VENV)/.develop  ## ruff, mypy, clang-format, and that stub and generated
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/pages.py --check
+	$(BIN)/python -m benchmarks.tables --check
 
 format: $(VENV)/.develop  ## rewrite sources in the project's format
 	$(BIN)/ruff check --fix .
@@ -71,8 +72,9 @@ format: $(VENV)/.develop  ## rewrite sources in the project's format
 stubs: $(VENV)/.develop  ## rewrite python/yr_fastload_native/_core.pyi
 	$(BIN)/python tools/stubs.py
 
-docs: $(VENV)/.develop  ## rewrite docs/settings.md and docs/errors.md
+docs: $(VENV)/.develop  ## rewrite docs/settings.md, docs/errors.md, and tables of benchmarks/results
 	$(BIN)/python tools/pages.py
+	$(BIN)/python -m benchmarks.tables
 
 bench: $(VENV)/.develop  ## measure against everybody, 25 minutes, into benchmarks/results; ARGS="--sections host"
 	$(BIN)/python -m pip install --quiet '.[bench]'

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import device, engine, host, overhead, scaling
+from benchmarks import costs, device, engine, host, overhead, scaling
 from benchmarks.targets import judge
 from yr_fastload_native.cli.measuring import machine
 
@@ -91,6 +91,8 @@ def main(results: Path, sections: str, rounds: int, scale: float, as_json: bool)
     from benchmarks.plots import plot_all
 
     plot_all(records, results)
+    if results == _RESULTS and scale == 1 and set(costs.SECTIONS) <= set(wanted):
+        costs.write(results)
     _note(f"done in {time.monotonic() - started:.0f} s; results in {results}")
     if as_json:
         click.echo(json.dumps(verdict))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 
 from benchmarks.overhead import measure_tensors
@@ -59,8 +60,11 @@ def _by_host(gib: float, chunk_bytes: Sequence[int], rounds: int, note: Note) ->
     sizes = sizes_of(_MODEL, gib / _MODEL_GIB)
     total = sum(sizes.values())
     require_memory(total, copies=2 + len(chunk_bytes), op="bench")
-    generator = torch.Generator().manual_seed(1)
-    source = {name: torch.randint(0, 256, (n,), dtype=torch.uint8, generator=generator) for name, n in sizes.items()}
+    random = np.random.default_rng(1)
+    source = {
+        name: torch.from_numpy(random.integers(0, 1 << 64, -(-size // 8), np.uint64)).view(torch.uint8)[:size]
+        for name, size in sizes.items()
+    }
     target = {name: torch.zeros_like(tensor) for name, tensor in source.items()}
     samples: list[list[float]] = [[] for _ in chunk_bytes]
     chunks = [0] * len(chunk_bytes)

@@ -7,30 +7,11 @@
 #include <vector>
 
 #include "bindings/common.hpp"
+#include "bindings/dlpack.hpp"
 
 namespace yr_fastload::bindings {
 namespace {
 
-// The part of the DLPack C ABI (version 0.x capsules named "dltensor") that describes a tensor.
-// Source: https://dmlc.github.io/dlpack/latest/c_api.html
-struct DLDevice {
-  std::int32_t device_type;
-  std::int32_t device_id;
-};
-struct DLDataType {
-  std::uint8_t code;
-  std::uint8_t bits;
-  std::uint16_t lanes;
-};
-struct DLTensor {
-  void* data;
-  DLDevice device;
-  std::int32_t ndim;
-  DLDataType dtype;
-  std::int64_t* shape;
-  std::int64_t* strides;
-  std::uint64_t byte_offset;
-};
 struct DLManagedTensor {
   DLTensor dl_tensor;
   void* manager_ctx;

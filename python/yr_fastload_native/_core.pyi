@@ -53,6 +53,7 @@ __all__: list[str] = [
     "memcpy_seconds",
     "publish_chunks",
     "publish_staged",
+    "read_tensors",
     "threads_left_behind",
     "transfer_peaks",
 ]
@@ -598,6 +599,18 @@ def publish_staged(
 ) -> None:
     """
     Copy all chunks from the device into objects of the worker.
+    """
+
+def read_tensors(
+    names: list[str],
+    values: list[typing.Any],
+    kind: type,
+    api: typing_extensions.CapsuleType,
+    number_of: typing.Any,
+    make: typing.Any,
+) -> list[typing.Any]:
+    """
+    For each value make(name, dtype, shape, strides, bytes, address, value) if it is a dense tensor of a class in CPU memory, by that class's DLPack exchange API, and None if not. number_of(dtype): its name and item size.
     """
 
 def threads_left_behind() -> int:

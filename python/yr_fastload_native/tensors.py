@@ -132,6 +132,13 @@ class _Reader:
         # Not by __array_interface__: that of a numpy scalar is the address of a copy that is gone already.
         self._numpy_array: type | None = None if numpy is None else numpy.ndarray
 
+    def read_all(self, names: list[str], values: list[Any]) -> list[Tensor]:
+        api = getattr(self._torch_tensor, "__dlpack_c_exchange_api__", None)
+        if api is None or self._torch_tensor is None:
+            return list(map(self.read, names, values))
+        found = _core.read_tensors(names, values, self._torch_tensor, api, _torch_number, Tensor)
+        return [self.read(names[index], values[index]) if made is None else made for index, made in enumerate(found)]
+
     def read(self, name: str, value: Any) -> Tensor:
         if self._torch_tensor is not None and isinstance(value, self._torch_tensor):
             return self._torch(name, value)
@@ -287,9 +294,8 @@ class TensorTable:
             DeviceError: A tensor is where the transport cannot reach.
             ResourceExhaustedError: More than ``max_tensors``.
         """
-        reader = _Reader(op, writable)
-        self.tensors: list[Tensor] = []
         self.index: dict[str, int] = {}
+        values: list[Any] = []
         for name, value in _named(source, op):
             if not isinstance(name, str) or not name:
                 raise InvalidArgumentError(f"tensor name {name!r} is not a non-empty string", op=op)
@@ -299,10 +305,11 @@ class TensorTable:
                 )
             if name in self.index:
                 raise InvalidArgumentError(f"two tensors are named {name!r}", op=op, failed_keys=[name])
-            if len(self.tensors) == max_tensors:
+            if len(values) == max_tensors:
                 raise ResourceExhaustedError(f"more than max_tensors={max_tensors} tensors", op=op)
-            self.index[name] = len(self.tensors)
-            self.tensors.append(reader.read(name, value))
+            self.index[name] = len(values)
+            values.append(value)
+        self.tensors = _Reader(op, writable).read_all(list(self.index), values)
         self.npu = self._device(op)
         self.addresses = array("Q", [tensor.address for tensor in self.tensors])
         self.owner, self.offset = self._sharing(op)

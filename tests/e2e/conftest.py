@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -59,10 +60,12 @@ class Spares:
 
     Args:
         stack: Ends them.
+        sockets: Where vLLM may leave some, of processes that are killed.
     """
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
+    def __init__(self, stack: contextlib.ExitStack, sockets: str) -> None:
         self._stack = stack
+        self._sockets = sockets
         self._ready: dict[bool, Process] = {}
 
     def take(self, *, simulated: bool, module: str | None) -> Process:
@@ -75,14 +78,15 @@ class Spares:
 
     def _begin(self, simulated: bool, module: str = VLLM_PROCESS) -> Process:
         environment = (sim.environment() if simulated else dict(os.environ)) | BASE
+        environment["VLLM_RPC_BASE_PATH"] = self._sockets
         made = Process("test", module, "first instance", {}, environment, group=True)
         return self._stack.enter_context(made)
 
 
 @pytest.fixture(scope="session")
 def spares() -> Iterator[Spares]:
-    with contextlib.ExitStack() as stack:
-        yield Spares(stack)
+    with tempfile.TemporaryDirectory(prefix="yrfl-", dir="/tmp") as sockets, contextlib.ExitStack() as stack:
+        yield Spares(stack, sockets)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 def test_commands_and_options_exist() -> None:
     lines = re.findall(r"^yr-fastload (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) == 6
+    assert len(lines) == 7
     context = click.Context(main)
     for line in lines:
         name, *rest = line.split()
@@ -93,3 +94,15 @@ def test_all_kinds_of_faults_are_documented() -> None:
     kinds = re.findall(r'^    "([a-z.]+)": \w+,$', (ROOT / "tests/chaos/faults.py").read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(kinds)
     assert len(kinds) > 25
+
+
+def test_tables_say_what_committed_results_say() -> None:
+    """That `make docs` would change nothing, and that the README has the table of targets."""
+    from benchmarks import tables
+
+    assert tables.main(["--check"]) == 0
+    results = json.loads((ROOT / "benchmarks" / "results" / "targets.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert len(results["targets"]) >= 10
+    for target in results["targets"]:
+        assert f"| {target['name']} | {target['value']:.3g} | {target['target']} |" in readme

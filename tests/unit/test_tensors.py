@@ -434,3 +434,92 @@ def test_the_number_of_tensors_is_bounded() -> None:
 def test_nothing_is_a_table_too() -> None:
     table = table_of({})
     assert (table.tensors, table.bytes, len(table.addresses)) == ([], 0, 0)
+
+
+# -- all at once ------------------------------------------------------------------------------------------------------
+
+
+class Subclass(torch.Tensor):
+    """As vLLM's parameters are."""
+
+
+def plain_tensors() -> dict[str, Any]:
+    made: dict[str, Any] = {name: torch.zeros(3, 1, 5).to(getattr(torch, name)) for name in SHARED}
+    made |= {f"rank {rank}": torch.zeros([2] * rank) for rank in range(1, 6)}
+    made |= {
+        "scalar": torch.tensor(1.5),
+        "parameter": torch.nn.Parameter(torch.zeros(7)),
+        "subclass": torch.zeros(4, 4).as_subclass(Subclass),
+        "slice": torch.zeros(9, 2)[3:5],
+        "channels of one": torch.zeros(2, 1, 3).transpose(0, 1),
+    }
+    return made
+
+
+def other_tensors() -> dict[str, Any]:
+    return {
+        "turned": torch.zeros(4, 6).t(),
+        "empty": torch.zeros(0, 3),
+        "complex": torch.zeros(2, dtype=torch.complex64),
+        "array": np.zeros(3, np.float32),
+        "buffer": bytearray(5),
+    }
+
+
+needs_exchange = pytest.mark.skipif(
+    not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="this torch has no DLPack exchange API"
+)
+
+
+@needs_exchange
+def test_all_at_once_and_one_by_one_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = plain_tensors() | other_tensors()
+    read_tensors, left = _core.read_tensors, []
+
+    def spy(names: list[str], *rest: Any) -> list[Any]:
+        found = read_tensors(names, *rest)
+        left.extend(name for name, made in zip(names, found, strict=True) if made is None)
+        return found
+
+    monkeypatch.setattr(_core, "read_tensors", spy)
+    quick = table_of(tensors)
+    assert set(left) == {*other_tensors(), "complex64", "complex128"}
+    monkeypatch.setattr(_core, "read_tensors", lambda names, *rest: [None] * len(names))
+    slow = table_of(tensors)
+    for mine, theirs in zip(quick.tensors, slow.tensors, strict=True):
+        if mine.name != "buffer":  # whose owner is a view
+            assert mine == theirs
+            assert type(mine.shape) is type(theirs.shape) is tuple
+    assert (quick.npu, quick.addresses, quick.moving) == (slow.npu, slow.addresses, slow.moving)
+
+
+@needs_exchange
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch._neg_view(torch.zeros(3)),
+        lambda: torch.imag(torch.zeros(1, dtype=torch.complex64).conj()),
+        lambda: torch.nn.parameter.UninitializedParameter(),
+        lambda: torch.zeros(3, device="meta"),
+        lambda: torch.zeros(3).to_sparse(),
+        lambda: torch.zeros(3, 3).to_mkldnn(),
+        lambda: torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8),
+    ],
+)
+def test_what_is_not_plain_is_not_read_all_at_once(make: Any) -> None:
+    with pytest.raises((InvalidArgumentError, DeviceError), match="'it'"):
+        table_of({"before": torch.zeros(2), "it": make(), "after": torch.zeros(2)})
+
+
+@needs_exchange
+def test_reading_all_at_once_counts_references_right() -> None:
+    tensors = {f"t{i}": torch.zeros(2, 3) for i in range(100)}
+    gone = [weakref.ref(tensor) for tensor in tensors.values()]
+    for _ in range(3):
+        table_of(tensors)
+    table = table_of(tensors)
+    tensors.clear()
+    assert all(each() is not None for each in gone)
+    del table
+    gc.collect()
+    assert all(each() is None for each in gone)

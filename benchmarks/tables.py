@@ -1,0 +1,166 @@
+"""Tables of committed results, in README.md and docs/performance.md between marks: ``python -m benchmarks.tables``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+_ROOT = Path(__file__).parents[1]
+_RESULTS = _ROOT / "benchmarks" / "results"
+_PAGES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md")
+_BLOCK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+_GIB = 1 << 30
+_QWEN = "qwen2.5-7b"
+
+
+def _read(section: str) -> dict[str, Any]:
+    return dict(json.loads((_RESULTS / f"{section}.json").read_text()))
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    headings = list(headings)
+    lines = [headings, ["---"] * len(headings), *([str(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _targets() -> str:
+    rows = []
+    for target in _read("targets")["targets"]:
+        value = "not measured" if target["value"] is None else f"{target['value']:.3g}"
+        rows.append((target["name"], value, target["target"], "yes" if target["passed"] else "no"))
+    return _table(("", "measured", "target", "reached"), rows)
+
+
+def _machine() -> str:
+    record = _read("host")
+    machine, versions = record["machine"], record["machine"]["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "yr-fastload-native")
+    return (
+        f"`{record['command']}` on {record['date']}: {machine['cores']} cores, {machine['architecture']}, Linux "
+        f"{machine['kernel']}, Python {machine['python']}, {named}.\n"
+    )
+
+
+def _host(workload: str) -> str:
+    record = _read("host")["results"][workload]
+    size = record["bytes"] / _GIB
+    rows = [
+        (
+            name,
+            _seconds(row["median"]),
+            f"{_seconds(row['min'])} to {_seconds(row['max'])}",
+            f"{size / row['median']:.2f}",
+        )
+        for name, row in sorted(record["seconds"].items(), key=lambda row: float(row[1]["median"]))
+    ]
+    about = f"{record['tensors']} tensors, {size:.2f} GiB, {record['chunks']} chunks, {record['rounds']} rounds:\n\n"
+    return about + _table(("", "median s", "least to most", "GiB/s"), rows)
+
+
+def _stages() -> str:
+    record = _read("host")["results"][_QWEN]
+    rows = [
+        (name, row["stage"], *(f"{row[key] * 1e3:.1f}" for key in ("seconds", "begin_s", "end_s")), row["threads"])
+        for name, stages in record["breakdown"].items()
+        for row in stages
+    ]
+    return _table(("", "stage", "ms, threads summed", "from ms", "to ms", "threads"), rows)
+
+
+def _device() -> str:
+    rows = []
+    for name, record in _read("device")["results"].items():
+        if "raw_share" not in record:
+            continue
+        has_baseline = "baseline" in record
+        against = [f"{record[f'speedup_{what}']:.1f}x" if has_baseline else "" for what in ("load", "publish")]
+        figures = [_seconds(record[key]) for key in ("load_s", "raw_copy_s", "publish_s")]
+        rows.append(
+            (name, record["tensors"], f"{record['bytes'] / _GIB:.2f}", *figures, f"{record['raw_share']:.2f}", *against)
+        )
+    headings = ("", "tensors", "GiB", "load s", "raw copy s", "publish s", "raw copy / load", "load", "publish")
+    return _table(headings, rows)
+
+
+def _engine() -> str:
+    record = _read("engine")["results"]
+    rows: list[tuple[object, ...]] = [("vLLM's own loading, page cache dropped", _seconds(record["cold_s"]), "")]
+    for how, name in (("copied", "pull"), ("aliased", "pull, zero copy")):
+        rows.append((name, _seconds(record[how]["pull_s"]), f"{record[how]['speedup']:.1f}x"))
+    about = f"vLLM {record['vllm']}, a qwen2 of {record['bytes'] / _GIB:.2f} GiB, {record['rounds']} rounds:\n\n"
+    return about + _table(("", "median s", ""), rows)
+
+
+def _scaling() -> str:
+    record = _read("scaling")["results"]
+    readers = _table(
+        ("readers together, d2d", "the publisher sends, models", "slowest s"),
+        [(r["readers"], f"{r['publisher_sent_ratio']:.2f}", _seconds(r["slowest_load_s"])) for r in record["readers"]],
+    )
+    sizes = _table(
+        ("GiB", "host s", "d2d s", "raw copy s", "d2d publish s"),
+        [
+            (
+                f"{h['gib']:.2f}",
+                _seconds(h["seconds"]["median"]),
+                *(_seconds(d[k]) for k in ("load_s", "raw_copy_s", "publish_s")),
+            )
+            for h, d in zip(record["host_size"], record["d2d_size"], strict=True)
+        ],
+    )
+    tensors = _table(
+        ("tensors of 64 bytes, host", "pull, us a tensor", "layout, manifest, finish"),
+        [(t["tensors"], f"{t['us']['pull']:.2f}", f"{t['us_per_tensor']:.2f}") for t in record["tensors"]],
+    )
+    chunks = _table(
+        ("chunk, MiB", "host s", "to the best", "d2d s"),
+        [
+            (h["chunk_bytes"] >> 20, _seconds(h["seconds"]["median"]), f"{h['to_best']:.2f}", _seconds(d["load_s"]))
+            for h, d in zip(record["host_chunk"], record["d2d_chunk"], strict=True)
+        ],
+    )
+    return "\n".join((readers, sizes, tensors, chunks))
+
+
+_BLOCKS: dict[str, Callable[[], str]] = {
+    "targets": _targets,
+    "machine": _machine,
+    "host": lambda: _host(_QWEN),
+    "host-experts": lambda: _host("qwen3-30b-a3b"),
+    "host-huge": lambda: _host("huge"),
+    "host-tiny": lambda: _host("tiny"),
+    "stages": _stages,
+    "device": _device,
+    "engine": _engine,
+    "scaling": _scaling,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite the pages, or with ``--check`` say whether they are up to date."""
+    stale = 0
+    for page in _PAGES:
+        before = page.read_text()
+        after = _BLOCK.sub(lambda found: f"{found[1]}{_BLOCKS[found[2]]()}{found[3]}", before)
+        if after == before:
+            continue
+        if arguments == ["--check"]:
+            sys.stderr.write(f"{page.name} does not say what benchmarks/results say; run `make docs`\n")
+            stale = 1
+        else:
+            page.write_text(after)
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,271 @@
+"""``yr-fastload estimate``: how long a pull takes on machines that are not here, from what was measured on this one.
+
+The model of a load by `d2d`:
+
+    manifest + set-up + tensors * us + fan_out * bytes / rate + (levels - 1) * fan_out * chunk / rate + digest
+
+``rate`` is that of the link times the measured share of it. Readers form a tree in which everybody serves two others
+(docs/design.md), so from the second reader on a sender's link is shared by two, and the last of n readers is
+floor(log2(n + 1)) levels below the publisher; each level begins when it has its first chunk.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+import msgspec
+
+from yr_fastload_native.cli import output
+from yr_fastload_native.workloads import MODELS, sizes_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Costs", "Load", "estimate"]
+
+_FAN_OUT = 2
+_CHUNK_BYTES = 128 << 20  # as `chain` cuts for d2d
+_BITS = 8
+_GIGA = 1e9
+_PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)([mbt])", re.IGNORECASE)
+_UNITS = {"m": 1e6, "b": 1e9, "t": 1e12}
+_TENSORS = 500  # a rank of a model that is known by its size alone: vLLM fuses projections and experts
+
+# Seconds to set up a connection between two devices: openYuanrong's README, "P2P-Transfer".
+_SETUP_S = {"hccl": 0.236, "p2p-transfer": 0.002}
+
+
+class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a load costs beside its bytes, and how much of a link it uses: measured.
+
+    Attributes:
+        link_share: Of one raw copy's rate, that of fetching chunks.
+        manifest_s: Seconds to find and read a manifest.
+        tensor_us: Microseconds a tensor: names, layouts, plan.
+        digest_share: Of the time of a transfer, what verifying adds.
+        sent_ratio: Times the model that a publisher sent to eight readers that started together.
+        command: That measured it.
+        machine: That it was measured on.
+    """
+
+    link_share: float
+    manifest_s: float
+    tensor_us: float
+    digest_share: float
+    sent_ratio: float
+    command: str
+    machine: dict[str, Any]
+
+    @classmethod
+    def measured(cls) -> Costs:
+        """Those of the committed run of the benchmarks."""
+        text = (importlib.resources.files("yr_fastload_native.cli") / "measured.json").read_bytes()
+        return msgspec.json.decode(text, type=cls)
+
+
+@attrs.frozen(kw_only=True)
+class Load:
+    """A load by every rank of some readers at once.
+
+    Attributes:
+        size: Bytes a rank.
+        tensors: A rank.
+        link: Bytes a second that a rank's link carries each way.
+        setup_s: Seconds until two devices are connected.
+    """
+
+    size: float
+    tensors: int
+    link: float
+    readers: int
+    setup_s: float
+
+    def stages(self, costs: Costs) -> dict[str, float]:
+        """Seconds by stage until the last reader has everything."""
+        rate = self.link * costs.link_share
+        sharing = min(self.readers, _FAN_OUT)
+        levels = math.floor(math.log2(self.readers + 1))
+        transfer = sharing * self.size / rate
+        return {
+            "manifest": costs.manifest_s,
+            "setup": self.setup_s,
+            "tensors": self.tensors * costs.tensor_us / 1e6,
+            "transfer": transfer,
+            "levels": (levels - 1) * sharing * min(_CHUNK_BYTES, self.size) / rate,
+            "digest": self.size / rate * costs.digest_share,
+        }
+
+
+@attrs.frozen
+class _Published:
+    """What somebody measured on real links."""
+
+    system: str
+    seconds: float
+    size: float
+    link_gbps: float
+    source: str
+
+
+_PUBLISHED = (
+    _Published(
+        "one key a parameter, Qwen2.5-7B, TP 2, HCCS",
+        1.5,
+        15.23e9 / 2,
+        18.77 * _BITS,
+        "openYuanrong's vLLM sample; rate of its README",
+    ),
+    _Published(
+        "ModelExpress, Qwen2.5-7B", 15.23e9 / (211e9 / _BITS), 15.23e9, 400, "its docs/ARCHITECTURE.md: 211 Gbit/s"
+    ),
+    _Published("ModelExpress, DeepSeek-V3, TP 8", 15.0, 681e9 / 8, 400, "its docs/ARCHITECTURE.md: about 15 s"),
+)
+
+
+def _model(text: str, item_bytes: float) -> tuple[float, int | None]:
+    """Bytes, and the number of tensors where it is known."""
+    if text.lower() in MODELS:
+        sizes = sizes_of(text.lower(), 1.0)
+        return sum(sizes.values()) * item_bytes / 2, len(sizes)
+    match = _PARAMETERS.fullmatch(text)
+    if match is None:
+        raise click.UsageError(f"--model {text}: one of {', '.join(MODELS)}, or parameters such as 7b, 70b, 1t")
+    return float(match[1]) * _UNITS[match[2].lower()] * item_bytes, None
+
+
+@click.command()
+@click.option("--model", default="qwen2.5-7b", show_default=True, help=f"{', '.join(MODELS)}; or parameters: 70b, 1t.")
+@click.option(
+    "--item-bytes", type=click.FloatRange(0.25, 8), default=2, show_default=True, help="A parameter: bfloat16 has 2."
+)
+@click.option("--tp", type=click.IntRange(1, 4096), default=1, show_default=True, help="Ranks that share the weights.")
+@click.option("--tensors", type=click.IntRange(1, 1 << 20), help=f"A rank.  [default: as known, else {_TENSORS}]")
+@click.option(
+    "--link-gbps",
+    type=click.FloatRange(0, min_open=True),
+    default=200,
+    show_default=True,
+    help="Gbit/s that a rank's link carries each way.",
+)
+@click.option(
+    "--readers", type=click.IntRange(1, 1 << 16), default=1, show_default=True, help="Instances that start together."
+)
+@click.option(
+    "--setup",
+    type=click.Choice(list(_SETUP_S)),
+    default="hccl",
+    show_default=True,
+    help="What connects devices: HCCL, or openYuanrong's P2P-Transfer.",
+)
+@click.option(
+    "--disk-gb-per-s",
+    type=click.FloatRange(0, min_open=True),
+    default=3,
+    show_default=True,
+    help="What an instance reads from its disk, GB/s, for comparison.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
+def estimate(
+    model: str,
+    item_bytes: float,
+    tp: int,
+    tensors: int | None,
+    link_gbps: float,
+    readers: int,
+    setup: str,
+    disk_gb_per_s: float,
+    as_json: bool,
+) -> None:
+    """Estimate how long instances wait for their weights on links that are not here.
+
+    From the costs that this project's benchmarks measured, and what the link is said to carry. Nothing is run.
+    """
+    costs = Costs.measured()
+    total, known = _model(model, item_bytes)
+    load = Load(
+        size=total / tp,
+        tensors=tensors or known or _TENSORS,
+        link=link_gbps * _GIGA / _BITS,
+        readers=readers,
+        setup_s=_SETUP_S[setup],
+    )
+    stages = load.stages(costs)
+    disk_s = total / (disk_gb_per_s * _GIGA)
+    seconds = sum(stages.values())
+    record = {
+        "model": model,
+        "bytes": total,
+        "bytes_per_rank": load.size,
+        "tensors": load.tensors,
+        "tp": tp,
+        "readers": readers,
+        "link_gbps": link_gbps,
+        "seconds": seconds,
+        "stages": stages,
+        "disk_s": disk_s,
+        "speedup": disk_s / seconds,
+        "publisher_sends_bytes": min(readers, _FAN_OUT) * total,
+        "published": [_compare(each, costs) for each in _PUBLISHED],
+        "costs": msgspec.to_builtins(costs),
+        "assumptions": _assumptions(costs, setup, link_gbps, disk_gb_per_s),
+    }
+    output.emit(record, as_json=as_json, text=lambda: _table(record))
+
+
+def _compare(published: _Published, costs: Costs) -> dict[str, Any]:
+    load = Load(
+        size=published.size,
+        tensors=_TENSORS,
+        link=published.link_gbps * _GIGA / _BITS,
+        readers=1,
+        setup_s=_SETUP_S["hccl"],
+    )
+    return {
+        "system": published.system,
+        "published_s": published.seconds,
+        "estimate_s": sum(load.stages(costs).values()),
+        "link_gbps": published.link_gbps,
+        "source": published.source,
+    }
+
+
+def _assumptions(costs: Costs, setup: str, link_gbps: float, disk_gb_per_s: float) -> list[str]:
+    return [
+        f"a rank's link carries {link_gbps:g} Gbit/s each way, ranks do not disturb each other, and "
+        f"{costs.link_share:.2f} of it is used: that share of one raw copy was measured between simulated devices, "
+        "which copy by CPU",
+        f"connecting two devices takes {_SETUP_S[setup]:g} s ({setup}, from openYuanrong's README)",
+        f"{costs.manifest_s * 1e3:.0f} ms for the manifest, {costs.tensor_us:.1f} us a tensor, and verifying adds "
+        f"{costs.digest_share:.0%} to one transfer: measured on a CPU; an NPU takes digests of its own",
+        f"from two readers on everybody serves two others; eight had {costs.sent_ratio:.2f} times the model sent by "
+        "the publisher when that was measured",
+        f"a rank's disk shares {disk_gb_per_s:g} GB/s with the other ranks of its instance; nobody else reads there",
+    ]
+
+
+def _table(record: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    gigabytes = record["bytes_per_rank"] / _GIGA
+    table = Table(title=f"{record['model']}, TP {record['tp']}: {gigabytes:.1f} GB a rank, {record['readers']} readers")
+    for heading in ("", "seconds"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for stage, seconds in record["stages"].items():
+        table.add_row(stage, f"{seconds:.3f}")
+    table.add_row("all readers have their weights", f"{record['seconds']:.3f}", style="bold")
+    table.add_row("from the disk", f"{record['disk_s']:.3f}")
+    others = Table(title="what others measured, and this estimate for one reader with the same bytes and link")
+    for heading in ("", "published s", "estimate s", "Gbit/s", "source"):
+        others.add_column(heading, justify="left" if heading in ("", "source") else "right")
+    for row in record["published"]:
+        figures = [f"{row[key]:.2f}" for key in ("published_s", "estimate_s")]
+        others.add_row(row["system"], *figures, f"{row['link_gbps']:.0f}", row["source"])
+    lines = [f"{record['speedup']:.1f} times as fast as the disk; the publisher sends "]
+    lines[0] += f"{record['publisher_sends_bytes'] / _GIGA:.1f} GB"
+    return Group(table, *lines, others, "assumed:", *(f"- {each}" for each in record["assumptions"]))
