@@ -43,7 +43,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 def test_commands_and_options_exist() -> None:
     lines = re.findall(r"^yr-fastload (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) == 7
+    assert len(lines) == 8
     context = click.Context(main)
     for line in lines:
         name, *rest = line.split()

@@ -14,6 +14,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "bench": "Measure loading from disk against pulling, with every byte checked.",
     "demo": "See a second process pull a model from a first instead of reading the disk.",
+    "doctor": "Look for what keeps weights from being loaded here, and say what to do.",
     "estimate": "Estimate how long a pull takes on machines that are not here.",
     "sim": "Run a command with simulated Ascend devices.",
     "verify-vllm": "See a second vLLM instance pull from a first, and answer the same.",

