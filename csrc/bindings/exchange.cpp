@@ -8,7 +8,7 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// Reads tensors of one framework's class and its subclasses by the DLPack exchange API: a tenth of the time that
+/// Reads tensors of one framework's class and its subclasses by the DLPack exchange API: a quarter of the time that
 /// asking for their attributes one by one takes. What is not plain (another type, device, or layout, a lazy negative,
 /// anything that the framework refuses) is left to whoever can say what is wrong with it.
 class Exchange {
@@ -130,9 +130,8 @@ void register_exchange(py::module_& module) {
         return found;
       },
       py::arg("names"), py::arg("values"), py::arg("kind"), py::arg("api"), py::arg("number_of"), py::arg("make"),
-      "For each value make(name, dtype, shape, strides, bytes, address, value) if it is a dense tensor of a class in "
-      "CPU "
-      "memory, by that class's DLPack exchange API, and None if not. number_of(dtype): its name and item size.");
+      "make(name, dtype, shape, strides, bytes, address, value) of each value that is a dense tensor of this class in "
+      "CPU memory, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size.");
 }
 
 }  // namespace yr_fastload::bindings

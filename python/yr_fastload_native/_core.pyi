@@ -610,7 +610,7 @@ def read_tensors(
     make: typing.Any,
 ) -> list[typing.Any]:
     """
-    For each value make(name, dtype, shape, strides, bytes, address, value) if it is a dense tensor of a class in CPU memory, by that class's DLPack exchange API, and None if not. number_of(dtype): its name and item size.
+    make(name, dtype, shape, strides, bytes, address, value) of each value that is a dense tensor of this class in CPU memory, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size.
     """
 
 def threads_left_behind() -> int:

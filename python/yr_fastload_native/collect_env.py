@@ -18,7 +18,7 @@ from yr_fastload_native import sim
 from yr_fastload_native.config import Config, ExchangeConfig
 from yr_fastload_native.errors import FastLoadError
 
-__all__ = ["collect"]
+__all__ = ["collect", "installed"]
 
 _DISTRIBUTIONS = (
     "yr-fastload-native",
@@ -41,7 +41,7 @@ def collect() -> dict[str, Any]:
     What cannot be found out says why in the place of its value.
     """
     return {
-        "distributions": {name: _version(name) for name in _DISTRIBUTIONS},
+        "distributions": {name: installed(name) for name in _DISTRIBUTIONS},
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": {
@@ -56,7 +56,8 @@ def collect() -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """The version of a distribution; None if it is not there."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -55,14 +55,25 @@ def test_a_worker_that_is_gone(own_worker: fl.LocalWorker, monkeypatch: Environm
     assert "DS_WORKER_ADDR" in found["todo"]
 
 
+@pytest.mark.worker
+def test_a_local_worker_whose_pool_is_too_small(short_tmp: Path, tmp_path: Path) -> None:
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(300 << 20)
+    with fl.LocalWorker(memory_mb=256) as local:
+        assert run(healthy=True)["worker"]["what"] == f"{local.address} answers"
+        found = run("--model", str(tmp_path), healthy=False)["pool"]
+    assert found["level"] == "wrong"
+    assert "--memory-mb 375" in found["todo"]
+
+
 def test_a_wrong_address(monkeypatch: Environment) -> None:
     monkeypatch.setenv("DS_WORKER_ADDR", "nowhere")
     assert "nowhere" in run(healthy=False)["worker"]["what"]
 
 
 def test_a_wrong_neighbour(monkeypatch: Environment) -> None:
-    installed = module._installed
-    monkeypatch.setattr(module, "_installed", lambda name: "9.9.9" if name == "openyuanrong" else installed(name))
+    installed = module.installed
+    monkeypatch.setattr(module, "installed", lambda name: "9.9.9" if name == "openyuanrong" else installed(name))
     found = run(healthy=False)["neighbours"]
     assert "openyuanrong 9.9.9" in found["what"]
     assert "pip uninstall openyuanrong" in found["todo"]
@@ -70,7 +81,7 @@ def test_a_wrong_neighbour(monkeypatch: Environment) -> None:
 
 @pytest.mark.parametrize(("version", "level"), [(None, "wrong"), ("0.7.0", "note")])
 def test_another_openyuanrong(version: str | None, level: str, monkeypatch: Environment) -> None:
-    monkeypatch.setattr(module, "_installed", lambda name: version if name == "openyuanrong-datasystem" else None)
+    monkeypatch.setattr(module, "installed", lambda name: version if name == "openyuanrong-datasystem" else None)
     assert run(healthy=level != "wrong")["openYuanrong"]["level"] == level
 
 

@@ -33,7 +33,7 @@ def estimate(*options: str) -> dict[str, Any]:
 
 
 def test_one_reader() -> None:
-    stages = Load(size=1e9, tensors=1000, link=1e10, readers=1, setup_s=0.2).stages(COSTS)
+    stages = Load(size=1e9, tensors=1000, link_gbps=80, readers=1, setup_s=0.2).stages(COSTS)
     assert stages == pytest.approx(
         {"manifest": 0.01, "setup": 0.2, "tensors": 0.002, "transfer": 0.2, "levels": 0.0, "digest": 0.02}
     )
@@ -41,7 +41,7 @@ def test_one_reader() -> None:
 
 @pytest.mark.parametrize(("readers", "levels"), [(2, 1), (3, 2), (6, 2), (7, 3), (14, 3), (15, 4), (64, 6)])
 def test_readers_form_a_tree(readers: int, levels: int) -> None:
-    stages = Load(size=1e9, tensors=1, link=1e10, readers=readers, setup_s=0.0).stages(COSTS)
+    stages = Load(size=1e9, tensors=1, link_gbps=80, readers=readers, setup_s=0.0).stages(COSTS)
     assert stages["transfer"] == pytest.approx(0.4)
     assert stages["levels"] == pytest.approx((levels - 1) * 2 * CHUNK / 5e9)
     place = readers  # the last one; place n asks place (n - 1) / 2

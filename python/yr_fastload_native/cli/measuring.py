@@ -9,12 +9,12 @@ import statistics
 import time
 from array import array
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from yr_fastload_native import _core
+from yr_fastload_native.collect_env import installed
 from yr_fastload_native.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -76,13 +76,6 @@ class SharedCopy:
 
 def machine() -> dict[str, Any]:
     """What a figure has to be read with."""
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
     names = ("yr-fastload-native", "openyuanrong-datasystem", "torch", "safetensors", "numpy")
     return {
         "architecture": platform.machine(),
