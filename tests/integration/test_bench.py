@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from yr_fastload_native.cli.bench_device import Plan, measure_fan_out, measure_interference
+from yr_fastload_native.cli.room import device_environment, private_worker
+
 pytestmark = pytest.mark.worker
 
 
@@ -52,3 +55,18 @@ def test_a_workload_of_the_other_kind_is_refused() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "--shapes does not go with --transport host" in done.stderr
+
+
+def test_readers_together_and_work_beside_a_reader() -> None:
+    """What `make bench` asks of processes and no command does."""
+    environment, _ = device_environment("d2d")
+    with private_worker(0) as worker:
+        plan = Plan(worker=worker, transport="d2d", shapes="qwen2.5-7b", scale=0.0005, deadline_s=60.0)
+        one, three = measure_fan_out(plan, (1, 3), 1, environment=environment, note=lambda text: None)
+        beside = measure_interference(plan, 1, 0.3, environment=environment, note=lambda text: None)
+    assert (one["readers"], three["readers"]) == (1, 3)
+    assert 0.9 < one["publisher_sent_ratio"] < 1.1
+    assert 0.9 < three["publisher_sent_ratio"] < 3.1
+    assert beside["verified"]
+    assert beside["loads"] > 0
+    assert {len(rates) for rates in beside["products_per_s"].values()} == {1}
