@@ -24,14 +24,26 @@ constexpr std::size_t kBatchKeys = 1000;
 
 using Client = std::shared_ptr<ds::KVClient>;
 
+/// KVClient's destructor waits for the worker's answer, without a bound if the worker is frozen (measured: until it
+/// went on), and 17 s if it is gone. So the last owner, a store, a call or an object in use, has it run where it can be
+/// left behind.
 Client make_client(const ds::ConnectOptions& options) {
   struct Made {
     explicit Made(const ds::ConnectOptions& options) : client(options) {}
     AtWork at_work;
     ds::KVClient client;
   };
-  auto made = std::make_shared<Made>(options);
-  return {made, &made->client};
+  auto made = std::make_unique<Made>(options);
+  auto* const client = &made->client;
+  return {client, [made = made.release(), pid = ::getpid()](ds::KVClient*) {
+            if (::getpid() != pid) return;  // a forked child has none of its threads
+            try {
+              CallRunner(1, 0).run("close", Deadline::after(kCloseSeconds),
+                                   [made] { std::unique_ptr<Made>(made).reset(); });
+            } catch (...) {
+              // Late: its thread ends when the worker answers or goes.
+            }
+          }};
 }
 
 bool not_found(const ds::Status& status) noexcept { return status.GetCode() == ds::K_NOT_FOUND; }
@@ -77,16 +89,6 @@ class HostStore final : public ObjectStore {
       });
     } catch (const Error& error) {
       throw cannot_connect(connection, error);
-    }
-  }
-
-  /// KVClient's destructor waits for the worker's answer, without a bound if the worker is frozen (measured: until it
-  /// went on). So it runs where it can be left behind.
-  ~HostStore() override {
-    try {
-      runner_.run("close", Deadline::after(kCloseSeconds), [client = std::move(client_)]() mutable { client.reset(); });
-    } catch (...) {
-      // Late: its thread ends when the worker answers or goes.
     }
   }
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,22 @@ def test_it_outlives_publisher_loader_and_a_full_pool(own_worker: fl.LocalWorker
     assert equal(target, wanted)
     own_worker.stop(force=True)
     assert equal(target, wanted)
+
+
+def test_the_last_tensor_of_a_dead_worker_is_dropped_in_bounded_time(
+    own_worker: fl.LocalWorker, identity: dict[str, str]
+) -> None:
+    """Its client goes with it, and takes 17 s to find out that nobody answers."""
+    config = fl.Config(worker=own_worker.address, zero_copy=True, hold=False)
+    target = {"x": torch.zeros(MIB)}
+    with fl.FastLoader(config) as publisher, fl.FastLoader(config) as loader:
+        publisher.publish({"x": torch.rand(MIB)}, identity)
+        assert loader.load(target, identity).bytes_aliased
+    own_worker.stop(force=True)
+    since = time.monotonic()
+    target.clear()
+    assert time.monotonic() - since < 10
+    assert _core.threads_left_behind()
 
 
 def test_memory_goes_with_the_tensors(zero_copy: fl.Config, identity: dict[str, str]) -> None:
