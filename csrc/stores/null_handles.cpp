@@ -7,6 +7,10 @@
 /// - A source is asked for a chunk by a process that has just died. CommWrapperBase::SubmitPipelineTask
 ///   (comm_wrapper_base.cpp) has CheckTranPointer see whether there is a pipeline to send by; where there is none that
 ///   one answers with what is known of the connection, and if nothing is known of it yet that is "OK".
+/// - A thread of the client connects again to a worker that did not answer, for whoever asked last
+///   (ZmqSockConnHelper::HandleConnectList, zmq_stub_conn.cpp); it takes a name from his connection
+///   (ZmqStubConnMgrImpl::EncodeQueName), which is gone if he gave up meanwhile, and its pointer null: once while a
+///   worker was killed and started a hundred times and twelve processes connected to it all the time.
 ///
 /// The dynamic linker looks into this module before the library that it loads, so that the library's calls come here.
 /// Where something else has loaded the library before, they do not, and all is as openYuanrong has it.
@@ -15,8 +19,11 @@
 #include <dlfcn.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <utility>
 
 namespace datasystem {
 
@@ -24,6 +31,31 @@ class __attribute__((visibility("default"))) ZmqEpoll {
  public:
   Status SetPollOut(void* handle) const;
   Status UnsetPollOut(void* handle) const;
+};
+
+class RpcChannel;
+class SockConnEntry;
+class ZmqBaseStubConn;
+
+/// As openYuanrong has it in 0.8.1 (zmq_stub_conn.h).
+struct StubInfo : std::enable_shared_from_this<StubInfo> {
+  std::int64_t stub_id;
+  std::string service;
+  bool uds;
+  bool tcp_direct;
+  std::string socket_name;
+  std::shared_ptr<RpcChannel> channel;
+  int channel_number;
+  std::size_t pool_size;
+  std::weak_ptr<ZmqBaseStubConn> connection;
+  std::weak_ptr<SockConnEntry> entry;
+};
+
+using ReconnectInfo = std::pair<std::shared_ptr<SockConnEntry>, std::shared_ptr<StubInfo>>;
+
+class __attribute__((visibility("default"))) ZmqSockConnHelper {
+ public:
+  Status GetEndPoint(const ReconnectInfo& who, std::string& path, int timeout);
 };
 
 class __attribute__((visibility("default"))) CommWrapperBase {
@@ -34,6 +66,7 @@ class __attribute__((visibility("default"))) CommWrapperBase {
 namespace {
 
 using PollOut = Status (ZmqEpoll::*)(void*) const;
+using EndPoint = Status (ZmqSockConnHelper::*)(const ReconnectInfo&, std::string&, int);
 using Check = Status (CommWrapperBase::*)(const void*, const std::string&);
 
 /// openYuanrong's own, by its name in the library.
@@ -62,6 +95,16 @@ Status ZmqEpoll::SetPollOut(void* handle) const {
 Status ZmqEpoll::UnsetPollOut(void* handle) const {
   static const PollOut own = next<PollOut>("_ZNK10datasystem8ZmqEpoll12UnsetPollOutEPv");
   return handle == nullptr || own == nullptr ? gone() : (this->*own)(handle);
+}
+
+Status ZmqSockConnHelper::GetEndPoint(const ReconnectInfo& who, std::string& path, int timeout) {
+  static const EndPoint own = next<EndPoint>(
+      "_ZN10datasystem17ZmqSockConnHelper11GetEndPointERKSt4pairISt10shared_ptrINS_13SockConnEntryEES2_INS_8StubInfoEE"
+      "ERNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEi");
+  const std::shared_ptr<ZmqBaseStubConn> held = who.second->connection.lock();
+  // Not as where there is nothing to connect to, which would be remembered for those who still want to.
+  if (held == nullptr || own == nullptr) return {StatusCode::K_RPC_UNAVAILABLE, "the connection was taken down"};
+  return (this->*own)(who, path, timeout);
 }
 
 Status CommWrapperBase::CheckTranPointer(const void* pointer, const std::string& name) {

@@ -61,9 +61,32 @@ def test_the_datasystem_calls_what_stands_in_for_its_own() -> None:
     command = [sys.executable, "-c", "import yr_fastload_native._core"]
     environment = {**os.environ, "LD_DEBUG": "bindings"}
     done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, env=environment)
-    for name in ("SetPollOut", "UnsetPollOut", "CheckTranPointer"):
+    for name in ("SetPollOut", "UnsetPollOut", "GetEndPoint", "CheckTranPointer"):
         bound = [line for line in done.stderr.splitlines() if f"{len(name)}{name}E" in line]
         assert any("libdatasystem.so [0] to " in line and f"to {_core.__file__} [0]" in line for line in bound), bound
+
+
+GONE = """
+import ctypes
+from yr_fastload_native import _core
+
+core, library = ctypes.CDLL(_core.__file__), ctypes.CDLL("libdatasystem.so")
+string = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+get = core["_ZN10datasystem17ZmqSockConnHelper11GetEndPointERKSt4pairISt10shared_ptrINS_13SockConnEntryEES2_"
+           f"INS_8StubInfoEEER{string}i"]
+code = library["_ZNK10datasystem6Status7GetCodeEv"]
+status, path = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32)
+stub, entry = ctypes.create_string_buffer(160), ctypes.create_string_buffer(1024)  # of a connection that is gone
+who = (ctypes.c_void_p * 4)(ctypes.addressof(entry), None, ctypes.addressof(stub), None)
+get(status, None, who, path, 0)
+print(code(status))
+"""
+
+
+def test_a_connection_that_is_gone_is_an_error() -> None:
+    """The openYuanrong thread that connects again for somebody who gave up looked into null."""
+    done = subprocess.run([sys.executable, "-c", GONE], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.strip() == "1002"  # K_RPC_UNAVAILABLE
 
 
 def test_typing_marker_and_stub_are_installed() -> None:
