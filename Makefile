@@ -103,7 +103,7 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet '.[test,lint]'
+	$(BIN)/python -m pip install --quiet '.[test,lint,serve]'
 	@touch $@ $(VENV)/.installed
 
 define install-vllm

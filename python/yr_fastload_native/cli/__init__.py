@@ -16,6 +16,7 @@ _COMMANDS = {
     "demo": "See a second process pull a model from a first instead of reading the disk.",
     "doctor": "Look for what keeps weights from being loaded here, and say what to do.",
     "estimate": "Estimate how long a pull takes on machines that are not here.",
+    "serve": "Serve a model by vLLM instances behind one address; POST /scaleout adds one.",
     "sim": "Run a command with simulated Ascend devices.",
     "verify-vllm": "See a second vLLM instance pull from a first, and answer the same.",
     "worker": "Run a local openYuanrong worker on loopback, one a machine and user.",

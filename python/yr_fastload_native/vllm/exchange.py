@@ -112,6 +112,7 @@ class Exchange:
             _log.warning(
                 "vLLM %s is outside the tested versions %s to %s: trying all the same", compat.version(), *compat.TESTED
             )
+        session.record("loading", {"prefix": self._call.prefix}, self._settings.exchange.report)
         started = time.perf_counter()
         registered = compat.Registered(self._call.vllm_config)
         dtype = torch.get_default_dtype()

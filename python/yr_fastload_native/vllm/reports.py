@@ -25,7 +25,7 @@ def append(path: str, event: dict[str, Any]) -> None:
 
 
 def events(path: Path, kind: str) -> list[dict[str, Any]]:
-    """All events of a kind so far: ``loaded``, ``published``, ``not published``."""
+    """All events of a kind so far: ``loading``, ``loaded``, ``published``, ``not published``."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 

@@ -1,0 +1,174 @@
+"""``yr-fastload serve``: instances of a model behind one address; POST /scaleout adds one."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from yr_fastload_native.cli import output
+from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
+
+if TYPE_CHECKING:
+    from yr_fastload_native.service.fleet import Limits
+    from yr_fastload_native.service.instances import Launcher
+    from yr_fastload_native.service.vllm_server import VllmServer
+
+__all__ = ["serve"]
+
+_OP = "serve"
+_WITHOUT_DEVICES = 8
+
+
+@click.command(context_settings={"auto_envvar_prefix": None})
+@click.option("--model", envvar="MODEL_PATH", required=True, help="Directory or name of the model.  [env: MODEL_PATH]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; nobody is asked who he is.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    envvar="SERVER_PORT",
+    default=9000,
+    show_default=True,
+    help="0: any that is free.  [env: SERVER_PORT]",
+)
+@click.option(
+    "--tp",
+    type=click.IntRange(1, 64),
+    envvar="PTP",
+    default=1,
+    show_default=True,
+    help="Tensor parallel size.  [env: PTP]",
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(0, 1024),
+    envvar="PREFILL_INS_NUM",
+    default=1,
+    show_default=True,
+    help="To begin with.  [env: PREFILL_INS_NUM]",
+)
+@click.option(
+    "--max-instances",
+    type=click.IntRange(1, 1024),
+    help=f"At a time.  [default: as there are devices, {_WITHOUT_DEVICES} without]",
+)
+@click.option(
+    "--devices-per-instance", type=click.IntRange(1, 1024), help="NPUs or GPUs of each.  [default: as --tp says]"
+)
+@click.option(
+    "--worker", default="", help="Of openYuanrong, HOST:PORT.  [env: DS_WORKER_ADDR; default: one is started]"
+)
+@click.option(
+    "--launcher", type=click.Choice(["local"]), default="local", show_default=True, help="What starts instances."
+)
+@click.option("--start-timeout", type=click.FloatRange(1), default=900.0, show_default=True, help="To be ready, s.")
+@click.option(
+    "--drain-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="For requests to end, s."
+)
+@click.option(
+    "--logs", type=click.Path(file_okay=False, path_type=Path), help="Where logs of instances stay.  [default: nowhere]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
+@click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED)
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    tp: int,
+    instances: int,
+    max_instances: int | None,
+    devices_per_instance: int | None,
+    worker: str,
+    launcher: str,
+    start_timeout: float,
+    drain_timeout: float,
+    logs: Path | None,
+    as_json: bool,
+    vllm_arguments: tuple[str, ...],
+) -> None:
+    """Serve a model by vLLM instances behind one address, and add one on POST /scaleout, which pulls its weights.
+
+    Everything after -- goes to `vllm serve`. /v1/* goes to the instances in turn; POST /scaleout and /scalein take
+    {"count": n}, the latter {"ids": [...]} too; GET /status, /metrics, /health, and a page at /. Ctrl-C or SIGTERM lets
+    requests in flight end, and stops every instance.
+    """
+    _require_extra()
+    from yr_fastload_native.config import Config
+    from yr_fastload_native.service.fleet import Limits
+    from yr_fastload_native.service.vllm_server import Devices, VllmServer
+
+    if worker:
+        Config(worker=worker)  # refuses what is no address
+    server = VllmServer(
+        model=model,
+        tp=tp,
+        arguments=vllm_arguments,
+        worker=worker,
+        devices=Devices.here(),
+        devices_each=devices_per_instance or tp,
+    )
+    most = max_instances or (_WITHOUT_DEVICES if server.most is None else server.most)
+    if (server.most is not None and most > server.most) or instances > most:
+        raise InvalidArgumentError(
+            f"{max(most, instances)} instances of {server.devices_each} devices: there are "
+            f"{len(server.devices.names)} ({server.devices.variable})"
+            if server.most is not None
+            else f"--instances {instances} is more than --max-instances {most}",
+            op=_OP,
+        )
+    limits = Limits(instances=most, start_s=start_timeout, drain_s=drain_timeout)
+    _run(server, limits, _launcher(launcher, logs), instances, _listen(host, port), as_json)
+
+
+def _require_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import httpx  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InvalidArgumentError(f"{error}; pip install 'yr-fastload-native[serve]'", op=_OP) from None
+
+
+def _launcher(name: str, logs: Path | None) -> Launcher:
+    assert name == "local"
+    from yr_fastload_native.service.local import LocalLauncher
+
+    return LocalLauncher(logs)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()  # who is told the address may connect
+            stack.pop_all()
+    except OSError as error:
+        raise UnavailableError(f"cannot listen on {host}:{port}: {error}; name another by --port", op=_OP) from None
+    return listener
+
+
+def _run(
+    server: VllmServer, limits: Limits, launcher: Launcher, instances: int, listener: socket.socket, as_json: bool
+) -> None:
+    import uvicorn
+
+    from yr_fastload_native.service.app import app_of
+    from yr_fastload_native.service.fleet import Fleet
+
+    host, port = listener.getsockname()[:2]
+    url = f"http://{host}:{port}"
+    output.emit(
+        {"url": url, "max_instances": limits.instances},
+        as_json=as_json,
+        text=lambda: f"serving {server.model} on {url}",
+    )
+    app = app_of(Fleet(launcher, server.order, limits), instances)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, round(limits.drain_s)))
+    uvicorn.Server(config).run(sockets=[listener])

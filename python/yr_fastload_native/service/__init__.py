@@ -1,0 +1,5 @@
+"""``yr-fastload serve``: instances of one model behind one address, started and stopped on request.
+
+Needs the extra ``serve``. A request of a client goes through ``app`` and ``proxy`` to an ``Instance`` of the ``fleet``,
+whose server a launcher (``local``) started as ``vllm_server`` says; ``loads`` tells how it came by its weights.
+"""

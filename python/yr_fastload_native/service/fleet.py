@@ -1,0 +1,280 @@
+"""The instances of one model: started, watched, started again, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import attrs
+import httpx
+
+from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, ResourceExhaustedError
+from yr_fastload_native.service.instances import Launched, Launcher, Order
+from yr_fastload_native.service.loads import Load, load_of
+
+__all__ = ["Fleet", "Instance", "Limits"]
+
+State = Literal["starting", "loading", "ready", "failed", "stopping"]
+
+
+@attrs.frozen
+class Limits:
+    """Bounds of a fleet, in seconds unless said otherwise.
+
+    Attributes:
+        instances: At most so many at a time.
+        start_s: From launch to ready.
+        drain_s: For requests in flight to end when an instance is to stop.
+        health_s: A ready instance has to answer that it is well.
+        unwell: So many unanswered questions in a row, and it is started again.
+        restarts: In a row without ever being ready, then it stays failed.
+        backoff_s: Before the first of these, doubled for each next one.
+        most_backoff_s: And no more than that.
+    """
+
+    instances: int = 8
+    start_s: float = 900.0
+    drain_s: float = 30.0
+    health_s: float = 10.0
+    unwell: int = 3
+    restarts: int = 4
+    backoff_s: float = 1.0
+    most_backoff_s: float = 60.0
+
+
+_POLL_S = 0.25
+_HEALTH_EVERY_S = 5.0
+
+
+class Instance:
+    """One server, through all its starts."""
+
+    def __init__(self, name: str, slot: int) -> None:
+        self.name = name
+        self.slot = slot
+        self.state: State = "starting"
+        self.error: str | None = None
+        self.restarts = 0
+        self.in_flight = 0
+        self.served = 0
+        self.load: Load | None = None
+        self.ready_s: float | None = None
+        self.launched: Launched | None = None
+        self.leave = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str | None:
+        return None if self.launched is None else f"http://{self.launched.host}:{self.launched.port}"
+
+    @contextlib.contextmanager
+    def serving(self) -> Any:
+        """One request, which draining waits for."""
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self.served += 1
+            if not self.in_flight:
+                self.idle.set()
+
+
+class Fleet:
+    """Instances of one model behind one launcher.
+
+    Its methods belong to one event loop.
+
+    Args:
+        launcher: Starts servers.
+        order: Makes the order for an instance of a name, in a slot (0, 1, ...: no two have the same at a time).
+        limits: Bounds.
+    """
+
+    def __init__(self, launcher: Launcher, order: Callable[[str, int], Order], limits: Limits) -> None:
+        self._launcher = launcher
+        self._order = order
+        self._limits = limits
+        self._numbers = itertools.count(1)
+        self._turn = itertools.count()
+        self.instances: dict[str, Instance] = {}
+        self.cold_s: float | None = None  # what the last instance that read from disk took for its weights
+        self._client = httpx.AsyncClient(timeout=limits.health_s, trust_env=False)
+
+    # -- out and in -------------------------------------------------------------------------------------------------
+
+    def scale_out(self, count: int = 1) -> list[str]:
+        """Start some; their names at once.
+
+        Raises:
+            InvalidArgumentError: It is no number of instances.
+            ResourceExhaustedError: There would be more than there may be; none is started.
+        """
+        if count < 1:
+            raise InvalidArgumentError(f"count={count}: a number from 1", op="scaleout")
+        room = self._limits.instances - len(self.instances)
+        if count > room:
+            raise ResourceExhaustedError(
+                f"{count} more would be {len(self.instances) + count} instances and {self._limits.instances} are "
+                "allowed; see --max-instances, or scale in first",
+                op="scaleout",
+            )
+        return [self._add().name for _ in range(count)]
+
+    def _add(self) -> Instance:
+        taken = {each.slot for each in self.instances.values()}
+        slot = next(number for number in itertools.count() if number not in taken)
+        instance = Instance(f"instance-{next(self._numbers)}", slot)
+        self.instances[instance.name] = instance
+        instance.task = asyncio.create_task(self._run(instance), name=instance.name)
+        return instance
+
+    def scale_in(self, count: int = 1, names: Sequence[str] = ()) -> list[str]:
+        """Stop some once they are idle; their names at once. Without names the last to be started that serve least.
+
+        Raises:
+            InvalidArgumentError: There is no such instance, or there are not so many; none is stopped.
+        """
+        staying = [each for each in self.instances.values() if not each.leave.is_set()]
+        unknown = sorted(set(names) - {each.name for each in staying})
+        if unknown:
+            raise InvalidArgumentError(
+                f"there is no instance {unknown[0]!r} to stop; there are {', '.join(self.instances) or 'none'}",
+                op="scalein",
+            )
+        if not names and not 1 <= count <= len(staying):
+            raise InvalidArgumentError(f"count={count}: a number from 1 to {len(staying)}", op="scalein")
+        worth = {"failed": 0, "starting": 1, "loading": 2, "ready": 3}
+        latest_first = list(reversed(staying))
+        order = sorted(latest_first, key=lambda each: worth.get(each.state, 0))
+        leaving = [each for each in staying if each.name in names] if names else order[:count]
+        for instance in leaving:
+            instance.leave.set()
+            if instance.state == "ready":
+                instance.state = "stopping"
+        return [each.name for each in leaving]
+
+    async def close(self) -> None:
+        """Stop all, each once it is idle; bounded."""
+        tasks = [each.task for each in self.instances.values() if each.task is not None]
+        for instance in self.instances.values():
+            instance.leave.set()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._client.aclose()
+        await asyncio.to_thread(self._launcher.close)
+
+    # -- who serves ------------------------------------------------------------------------------------------------
+
+    def pick(self, but: set[str]) -> Instance | None:
+        """The next ready one in turn; None if there is none beside ``but``."""
+        ready = [each for each in self.instances.values() if each.state == "ready" and each.name not in but]
+        return ready[next(self._turn) % len(ready)] if ready else None
+
+    # -- the life of one -------------------------------------------------------------------------------------------
+
+    async def _run(self, instance: Instance) -> None:
+        """Start it, watch it, and start it again, until it is told to leave."""
+        in_a_row = 0
+        try:
+            while not instance.leave.is_set():
+                instance.state = "starting"
+                was_ready, instance.error = await self._live(instance)
+                if instance.leave.is_set():
+                    break
+                in_a_row = 0 if was_ready else in_a_row + 1
+                instance.state = "failed"
+                if in_a_row > self._limits.restarts:
+                    await instance.leave.wait()
+                    break
+                instance.restarts += 1
+                pause = min(self._limits.most_backoff_s, self._limits.backoff_s * 2 ** max(0, in_a_row - 1))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(instance.leave.wait(), pause)
+        finally:
+            self.instances.pop(instance.name, None)
+
+    async def _live(self, instance: Instance) -> tuple[bool, str | None]:
+        """One start to its end: whether it was ever ready, and what went wrong."""
+        instance.load = instance.ready_s = None
+        started = time.monotonic()
+        try:
+            instance.launched = await asyncio.to_thread(
+                self._launcher.launch, self._order(instance.name, instance.slot)
+            )
+        except FastLoadError as error:
+            return False, str(error)
+        try:
+            wrong = await self._until_ready(instance, instance.launched, started)
+            if wrong is not None or instance.leave.is_set():
+                return False, wrong
+            instance.ready_s = time.monotonic() - started
+            instance.state = "ready"
+            instance.error = None
+            return True, await self._until_unwell(instance, instance.launched)
+        finally:
+            launched = instance.launched
+            if instance.leave.is_set():
+                instance.state = "stopping"
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(instance.idle.wait(), self._limits.drain_s)
+            else:
+                instance.state = "failed"  # nobody is sent there while it goes
+            await asyncio.to_thread(launched.stop)
+            instance.launched = None
+
+    async def _until_ready(self, instance: Instance, launched: Launched, started: float) -> str | None:
+        while not instance.leave.is_set():
+            how = await asyncio.to_thread(launched.ended)
+            if how is not None:
+                return how
+            await self._look(instance, launched)
+            if await self._is_well(instance):
+                await self._look(instance, launched)
+                return None
+            if time.monotonic() - started > self._limits.start_s:
+                return f"not ready within {self._limits.start_s:g} s; see --start-timeout"
+            await self._pause(instance, _POLL_S)
+        return None
+
+    async def _until_unwell(self, instance: Instance, launched: Launched) -> str | None:
+        unanswered, asked = 0, time.monotonic()
+        while not instance.leave.is_set():
+            how = await asyncio.to_thread(launched.ended)
+            if how is not None:
+                return how
+            if time.monotonic() - asked > _HEALTH_EVERY_S:
+                unanswered = 0 if await self._is_well(instance) else unanswered + 1
+                asked = time.monotonic()
+                await self._look(instance, launched)
+            if unanswered >= self._limits.unwell:
+                return f"did not answer that it is well {unanswered} times in a row"
+            await self._pause(instance, _POLL_S)
+        return None
+
+    async def _look(self, instance: Instance, launched: Launched) -> None:
+        """Take in what its ranks said."""
+        events = await asyncio.to_thread(launched.events)
+        instance.load = load_of(events)
+        if instance.state == "starting" and any(each["event"] == "loading" for each in events):
+            instance.state = "loading"
+        if instance.load is not None and instance.load.source == "disk":
+            self.cold_s = instance.load.seconds
+
+    async def _is_well(self, instance: Instance) -> bool:
+        try:
+            return (await self._client.get(f"{instance.url}/health")).is_success
+        except httpx.HTTPError:
+            return False
+
+    @staticmethod
+    async def _pause(instance: Instance, seconds: float) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(instance.leave.wait(), seconds)

@@ -1,0 +1,94 @@
+"""Runs a command, and leaves nobody of it behind: not when it ends, nor when whoever asked for it ends or is killed.
+
+    python -I keeper.py GRACE_S COMMAND...
+
+Stdin is the line to whoever asked: its end, or SIGTERM, asks the command to end, and ``GRACE_S`` seconds later kills
+it. Everything that the command started and left behind becomes a child of this process, however it was started
+(PR_SET_CHILD_SUBREAPER), and is killed when the command has ended. Exits with the command's status, 128 + n for a
+command that signal n ended.
+
+It imports nothing of the package: it has to be there at once, and to stay small.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_KILL_S = 10.0  # for killed processes to be gone: one in the kernel ends when that lets it
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Keeper:
+    """One command, and all that comes of it."""
+
+    def __init__(self, command: list[str], grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._wake, waker = os.pipe()
+        os.set_blocking(waker, False)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        self._asked = False
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._ask)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._command = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def run(self) -> int:
+        """Wait for the command's end, or bring it about; its status."""
+        deadline = None
+        while self._command.poll() is None:
+            if self._asked and deadline is None:
+                deadline = time.monotonic() + self._grace_s
+                self._command.terminate()
+            if deadline is not None and time.monotonic() > deadline:
+                self._command.kill()
+            readers = [self._wake] if self._asked else [self._wake, 0]
+            ready, _, _ = select.select(readers, [], [], None if deadline is None else 0.1)
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+            if 0 in ready and not os.read(0, 4096):
+                self._asked = True
+        self._kill_the_rest()
+        status = self._command.returncode
+        return status if status >= 0 else 128 - status
+
+    @staticmethod
+    def _kill_the_rest() -> None:
+        deadline = time.monotonic() + _KILL_S
+        while time.monotonic() < deadline:
+            rest = psutil.Process().children(recursive=True)
+            if not rest:
+                return
+            for process in rest:
+                try:
+                    process.kill()
+                    os.waitpid(process.pid, os.WNOHANG)
+                except (psutil.NoSuchProcess, ChildProcessError):
+                    pass  # gone, or the child of another that is about to go
+            time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(Keeper(sys.argv[2:], float(sys.argv[1])).run())

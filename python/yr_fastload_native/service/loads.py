@@ -1,0 +1,51 @@
+"""What an instance's ranks said of their weights, as one thing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import attrs
+
+__all__ = ["Load", "load_of"]
+
+
+@attrs.frozen
+class Load:
+    """How an instance came by its weights.
+
+    Attributes:
+        source: ``disk`` if any rank read some of them there.
+        seconds: Of the slowest rank: pulling or reading, in vLLM's place for it.
+        bytes: By all ranks; of what came from disk it is known once it is published.
+        transport: They came by; None from disk.
+        fallback: Why they did not come from a running instance: an error's code.
+        published: Whether every rank has published what it read.
+    """
+
+    source: Literal["disk", "instance"]
+    seconds: float
+    bytes: int
+    transport: str | None
+    fallback: str | None
+    published: bool
+
+
+def load_of(events: Sequence[dict[str, Any]]) -> Load | None:
+    """Of all ranks, which differ by their pid; None before one has loaded. A draft model counts with its target."""
+    loaded = [event for event in events if event["event"] == "loaded"]
+    if not loaded:
+        return None
+    seconds: dict[int, float] = defaultdict(float)
+    for event in loaded:
+        seconds[event["pid"]] += event["cold_load_s"] or event["pull_s"] or 0.0
+    published = [event for event in events if event["event"] == "published"]
+    return Load(
+        source="disk" if any(event["cold_load_s"] is not None for event in loaded) else "instance",
+        seconds=max(seconds.values()),
+        bytes=sum(event["bytes"] for event in loaded) or sum(event["bytes"] for event in published),
+        transport=next((event["transport"] for event in loaded if event["transport"]), None),
+        fallback=next((event["fallback"] for event in loaded if event["fallback"]), None),
+        published={event["pid"] for event in published} >= set(seconds),
+    )

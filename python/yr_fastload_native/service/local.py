@@ -1,0 +1,124 @@
+"""Servers as processes of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from yr_fastload_native.config import ENVIRONMENT_PREFIX
+from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.service import keeper
+from yr_fastload_native.service.instances import Order
+from yr_fastload_native.vllm import reports
+
+__all__ = ["LocalLauncher", "LocalServer"]
+
+_TAIL_BYTES = 2000
+_BEYOND_GRACE_S = 15.0  # a keeper's own bound for what it kills, and some
+
+
+class LocalLauncher:
+    """Starts subprocesses, each under a `keeper`.
+
+    Args:
+        logs: Where the log of each is kept; None: in a temporary directory that goes with the launcher.
+        host: On which the servers listen.
+    """
+
+    def __init__(self, logs: Path | None = None, host: str = "127.0.0.1") -> None:
+        self._own = logs is None
+        self._host = host
+        self._directory = Path(tempfile.mkdtemp(prefix="yr-fastload-serve-")) if logs is None else logs
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    def launch(self, order: Order) -> LocalServer:
+        return LocalServer(order, self._directory, self._host)
+
+    def close(self) -> None:
+        if self._own:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class LocalServer:
+    """One subprocess with a server.
+
+    Raises:
+        UnavailableError: It cannot be started.
+    """
+
+    def __init__(self, order: Order, directory: Path, host: str) -> None:
+        self.host = host
+        self.port = _free_port(host)
+        self._log = directory / f"{order.name}.log"
+        self._report = directory / f"{order.name}.{self.port}.report"
+        self._report.unlink(missing_ok=True)
+        command = [*order.command, "--host", host, "--port", str(self.port)]
+        environment = {**os.environ, **order.environment, ENVIRONMENT_PREFIX + "REPORT": str(self._report)}
+        with self._log.open("ab") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", keeper.__file__, str(order.grace_s), *command],
+                    stdin=subprocess.PIPE,  # ends with this process, however that ends
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C in the terminal is for the service, which ends them in order
+                )
+            except OSError as error:
+                raise UnavailableError(f"cannot start {order.name}: {error}", op="serve") from None
+        self._grace_s = order.grace_s
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ended(self) -> str | None:
+        with self._lock:
+            status = self._process.poll()
+        if status is None:
+            return None
+        number = -status if status < 0 else status - 128
+        how = f"status {status}"
+        with contextlib.suppress(ValueError):
+            how = signal.Signals(number).name
+        return f"ended with {how}; the end of {self._log}: {self._tail()}"
+
+    def events(self) -> list[dict[str, Any]]:
+        return [event for kind in ("loading", "loaded", "published") for event in reports.events(self._report, kind)]
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        with self._lock:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            try:
+                self._process.wait(self._grace_s + _BEYOND_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._report.unlink(missing_ok=True)
+
+    def _tail(self) -> str:
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                lines = log.read().decode(errors="replace").strip().splitlines()
+        except OSError as error:
+            return str(error)
+        return " | ".join(lines[-3:])
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

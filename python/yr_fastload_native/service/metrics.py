@@ -1,0 +1,58 @@
+"""What ``GET /metrics`` answers: the state of a fleet, for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from yr_fastload_native.service.fleet import Fleet, State
+
+__all__ = ["ServiceMetrics"]
+
+
+class ServiceMetrics:
+    """Metrics of a fleet as it is when they are asked for."""
+
+    content_type = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """In the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        instances = list(self._fleet.instances.values())
+        states = GaugeMetricFamily("yr_fastload_instances", "Instances by state.", labels=["state"])
+        count = Counter(each.state for each in instances)
+        for state in get_args(State):
+            states.add_metric([state], count[state])
+        yield states
+        of_each = ["instance"]
+        seconds = GaugeMetricFamily(
+            "yr_fastload_instance_load_seconds", "Loading the weights took so long.", labels=[*of_each, "source"]
+        )
+        loaded = GaugeMetricFamily("yr_fastload_instance_load_bytes", "Weights of all ranks.", labels=of_each)
+        ready = GaugeMetricFamily("yr_fastload_instance_ready_seconds", "From launch to ready.", labels=of_each)
+        in_flight = GaugeMetricFamily("yr_fastload_instance_requests_in_flight", "Requests now.", labels=of_each)
+        served = CounterMetricFamily("yr_fastload_instance_requests", "Requests passed on.", labels=of_each)
+        restarts = CounterMetricFamily("yr_fastload_instance_restarts", "It was started again.", labels=of_each)
+        for each in instances:
+            if each.load is not None:
+                seconds.add_metric([each.name, each.load.source], each.load.seconds)
+                loaded.add_metric([each.name], each.load.bytes)
+            if each.ready_s is not None:
+                ready.add_metric([each.name], each.ready_s)
+            in_flight.add_metric([each.name], each.in_flight)
+            served.add_metric([each.name], each.served)
+            restarts.add_metric([each.name], each.restarts)
+        yield from (seconds, loaded, ready, in_flight, served, restarts)

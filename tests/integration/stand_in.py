@@ -1,0 +1,134 @@
+"""What `test_service` has a service start in the place of vLLM servers, and that service: how instances live and die.
+
+As a server it says what it was asked and by whom; its mode says how it behaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    directory: Path
+    mode: str
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.path == "/health":
+            unwell = (self.directory / f"unwell.{os.getpid()}").exists()
+            if unwell:
+                time.sleep(60)
+            self._answer(200, b"")
+        else:
+            self._answer(200, json.dumps({"path": self.path, "pid": os.getpid()}).encode())
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = json.loads(body or b"{}")
+        if asked.get("die"):
+            os._exit(3)
+        time.sleep(asked.get("seconds", 0))
+        if "stream" not in asked:
+            self._answer(201, body, {"x-pid": str(os.getpid()), "x-twice": "1"})
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for number in range(asked["stream"]):
+                event = f"data: {number}\n\n".encode()
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+                self.wfile.flush()
+                time.sleep(asked["each_s"])
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            (self.directory / "client-gone").touch()
+
+    def _answer(self, status, body, headers=()):
+        self.send_response(status)
+        for name, value in dict(headers).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def server(directory: Path, mode: str, host: str, port: int) -> None:
+    with (directory / "starts").open("a") as starts:
+        starts.write(f"{os.getpid()}\n")
+    # One that does not go when it is asked to, in a session of its own.
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True)
+    with (directory / "children").open("a") as children:
+        children.write(f"{child.pid}\n")
+    first = len((directory / "starts").read_text().split()) == 1
+    if mode == "crash":
+        sys.exit("no weights here")
+    if mode == "hang":
+        time.sleep(600)
+    loaded = {"cold_load_s": 8.0, "pull_s": None, "transport": None, "bytes": 0}
+    if not first:
+        loaded = {"cold_load_s": None, "pull_s": 0.5, "transport": "host", "bytes": 1000}
+    with open(os.environ["YR_FASTLOAD_REPORT"], "a") as report:
+        for event in ("loading", "loaded"):
+            report.write(json.dumps({"event": event, "pid": os.getpid(), "fallback": None, **loaded}) + "\n")
+        if first:
+            report.write(json.dumps({"event": "published", "pid": os.getpid(), "bytes": 1000}) + "\n")
+    Handler.directory, Handler.mode = directory, mode
+    ThreadingHTTPServer((host, port), Handler).serve_forever()
+
+
+def service(directory: Path, mode: str, limits: dict) -> None:
+    import uvicorn
+
+    from yr_fastload_native.service import fleet
+    from yr_fastload_native.service.app import app_of
+    from yr_fastload_native.service.instances import Order
+    from yr_fastload_native.service.local import LocalLauncher
+
+    fleet._HEALTH_EVERY_S = 0.2
+
+    def order(name, slot):
+        return Order(name, [sys.executable, __file__, "server", str(directory), mode], {"SLOT": str(slot)}, 1.0)
+
+    made = fleet.Fleet(LocalLauncher(directory / "logs"), order, fleet.Limits(**limits))
+    uvicorn_server = uvicorn.Server(
+        uvicorn.Config(app_of(made, 1), port=0, log_level="warning", timeout_graceful_shutdown=10)
+    )
+
+    def tell():
+        while not uvicorn_server.started:
+            time.sleep(0.01)
+        port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
+        (directory / "port.new").write_text(str(port))
+        (directory / "port.new").rename(directory / "port")
+
+    threading.Thread(target=tell, daemon=True).start()
+    uvicorn_server.run()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("mode")
+    parser.add_argument("--limits", type=json.loads, default={})
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    told = parser.parse_args()
+    if told.role == "server":
+        server(told.directory, told.mode, told.host, told.port)
+    else:
+        service(told.directory, told.mode, told.limits)

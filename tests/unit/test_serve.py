@@ -1,0 +1,121 @@
+"""What `yr-fastload serve` makes of its arguments, its environment and the devices of a machine."""
+
+from __future__ import annotations
+
+import glob
+import os
+import socket
+
+import pytest
+from click.testing import CliRunner
+
+import yr_fastload_native.cli as cli
+from yr_fastload_native.cli import serve as serve_module
+from yr_fastload_native.service.loads import load_of
+from yr_fastload_native.service.vllm_server import Devices, VllmServer
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What a command would have started."""
+    seen = []
+    monkeypatch.setattr(serve_module, "_run", lambda *told: (seen.append(told), told[4].close()))
+    return seen
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Has the machine have devices of a kind."""
+
+    def have(kind, count):
+        real = glob.glob
+        paths = [f"/dev/{kind}{number}" for number in reversed(range(count))]
+        monkeypatch.setattr(glob, "glob", lambda what: paths if what.startswith(f"/dev/{kind}") else real(what))
+
+    return have
+
+
+def test_names_of_the_original(started) -> None:
+    environment = {"MODEL_PATH": "/models/m", "SERVER_PORT": "0", "PTP": "2", "PREFILL_INS_NUM": "3"}
+    answer = CliRunner().invoke(cli.main, ["serve", "--", "--max-model-len", "128"], env=environment)
+    assert answer.exit_code == 0, answer.output
+    ((server, limits, _, instances, _, as_json),) = started
+    assert (server.model, server.tp, server.arguments) == ("/models/m", 2, ("--max-model-len", "128"))
+    assert (limits.instances, instances, as_json) == (8, 3, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--worker", "nowhere"], "nowhere"),
+        (["--instances", "9"], "--instances 9 is more than --max-instances 8"),
+        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid:0"),
+    ],
+)
+def test_what_cannot_be_is_one_line(started, arguments, says) -> None:
+    answer = CliRunner().invoke(cli.main, ["serve", "--model", "m", "--port", "0", *arguments])
+    assert answer.exit_code == 1
+    assert says in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+    assert not started
+
+
+def test_a_port_that_is_taken(started) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = CliRunner().invoke(cli.main, ["serve", "--model", "m", "--port", port])
+    assert answer.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in answer.stderr
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable"), [("davinci", "ASCEND_RT_VISIBLE_DEVICES"), ("nvidia", "CUDA_VISIBLE_DEVICES")]
+)
+def test_devices_are_shared_out(devices, monkeypatch, started, kind, variable) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    devices(kind, 12)
+    found = Devices.here()
+    assert (found.variable, list(found.names)) == (variable, [str(number) for number in range(12)])
+    monkeypatch.setenv(variable, "3,5, 7")
+    server = VllmServer("m", tp=1, devices=Devices.here())
+    assert server.most == 3
+    order = server.order("instance-1", 1)
+    assert order.environment[variable] == "5"
+    assert "--gpu-memory-utilization" not in order.command
+    answer = CliRunner().invoke(cli.main, ["serve", "--model", "m", "--port", "0", "--tp", "2", "--max-instances", "2"])
+    assert answer.exit_code == 1
+    assert f"2 instances of 2 devices: there are 3 ({variable})" in answer.stderr
+    assert not started
+
+
+def test_instances_without_devices_share_the_machine(monkeypatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    server = VllmServer("m", tp=2, worker="127.0.0.1:1", devices=Devices())
+    order = server.order("instance-1", 0)
+    assert order.environment == {
+        "YR_FASTLOAD_PATCH": "1",
+        "YR_FASTLOAD_WORKER": "127.0.0.1:1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    assert list(order.command[-4:]) == ["--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.1"]
+    told = VllmServer("m", arguments=("--gpu-memory-utilization=0.5",), devices=Devices())
+    assert list(told.order("instance-1", 0).command[-2:]) == ["m", "--gpu-memory-utilization=0.5"]
+    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "4"
+
+
+def event(kind, pid, **facts):
+    nothing = {"cold_load_s": None, "pull_s": None, "transport": None, "bytes": 0, "fallback": None}
+    return {"event": kind, "pid": pid, **nothing, **facts}
+
+
+def test_ranks_make_one_load() -> None:
+    assert load_of([event("loading", 1)]) is None
+    pulled = [event("loaded", pid, pull_s=0.5 * pid, transport="host", bytes=10) for pid in (1, 2)]
+    load = load_of([*pulled, event("loaded", 1, pull_s=0.25, transport="host", bytes=1)])  # its draft model
+    assert (load.source, load.seconds, load.bytes, load.transport) == ("instance", 1.0, 21, "host")
+    read = event("loaded", 3, cold_load_s=4.0, fallback="UNAVAILABLE")
+    load = load_of([*pulled, read])
+    assert (load.source, load.seconds, load.fallback, load.published) == ("disk", 4.0, "UNAVAILABLE", False)
+    load = load_of([read, event("published", 3, bytes=30)])
+    assert (load.bytes, load.published) == (30, True)
