@@ -16,7 +16,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke clean
+.PHONY: help demo test chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -82,6 +82,16 @@ bench: $(VENV)/.develop  ## measure against everybody, 25 minutes, into benchmar
 
 bench-smoke: $(VENV)/.develop  ## two minutes of measurements; fails where a ratio is 30 % below benchmarks/smoke_reference.json
 	$(BIN)/python -m benchmarks.smoke $(ARGS)
+
+# The wheel is built from the sdist, which so has to have all of it.
+dist: $(VENV)/.develop  ## sdist and wheel into dist/; the demo is run from that wheel, in an environment of its own
+	rm -rf dist build/dist
+	$(BIN)/python -m pip install --quiet 'build>=1.2' 'twine>=6.0'
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m venv build/dist
+	build/dist/bin/python -m pip install --quiet dist/*.whl
+	cd / && $(CURDIR)/build/dist/bin/yr-fastload demo --size-mb 64
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-vllm .venv-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
