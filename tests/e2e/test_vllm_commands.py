@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from yr_fastload_native.config import ENVIRONMENT_PREFIX
-from yr_fastload_native.vllm.compat import has_load_formats, unbound_threads
+from yr_fastload_native.vllm.compat import beside_others, has_load_formats
 from yr_fastload_native.vllm.reports import events, wait_until_published
 
 pytestmark = [pytest.mark.worker, pytest.mark.filterwarnings("default")]  # vLLM's imports warn
@@ -47,7 +47,7 @@ def command(worker: str) -> Callable[..., tuple[list[str], dict[str, str]]]:
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": unbound_threads(1),
+            **beside_others(1),
             "VLLM_NO_USAGE_STATS": "1",
         }
         return [str(VLLM), *words, *given], os.environ | environment | more

@@ -96,8 +96,8 @@ def test_instances_without_devices_share_the_machine(monkeypatch) -> None:
     assert order.environment == {
         "YR_FASTLOAD_PATCH": "1",
         "YR_FASTLOAD_WORKER": "127.0.0.1:1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }
+    assert list(order.command[1:4]) == ["-m", "yr_fastload_native.vllm.beside", "2"]
     assert list(order.command[-4:]) == ["--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.1"]
     told = VllmServer("m", arguments=("--gpu-memory-utilization=0.5",), devices=Devices())
     assert list(told.order("instance-1", 0).command[-2:]) == ["m", "--gpu-memory-utilization=0.5"]

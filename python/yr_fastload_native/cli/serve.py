@@ -120,7 +120,8 @@ def serve(
             op=_OP,
         )
     limits = Limits(instances=most, start_s=start_timeout, drain_s=drain_timeout)
-    _run(server, limits, _launcher(launcher, logs), instances, _listen(host, port), as_json)
+    listener = _listen(host, port)
+    _run(server, limits, _launcher(launcher, logs), instances, listener, as_json)
 
 
 def _require_extra() -> None:

@@ -134,6 +134,7 @@ def _verify(
         output.note("no NPU here: the instances get simulated ones")
     environment |= _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
     reports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")))
+    environment["VLLM_RPC_BASE_PATH"] = str(reports)  # killed, an instance leaves sockets there
 
     def start(role: str, report: Path) -> Process:
         arguments = {

@@ -42,7 +42,8 @@ def instance(task: Mapping[str, Any], parent: Parent) -> None:
             return
     os.environ.update(task.get("environment", {}))
     ranks = task["arguments"].get("tensor_parallel_size", 1)
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", compat.unbound_threads(ranks))
+    for name, value in compat.beside_others(ranks).items():
+        os.environ.setdefault(name, value)
     settings = task.get("settings")
     llm = start(**task["arguments"], **(door(settings) if settings is not None else {}))
     parent.send("ready", seconds=time.perf_counter() - started)

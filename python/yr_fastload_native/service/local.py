@@ -35,17 +35,17 @@ class LocalLauncher:
     """
 
     def __init__(self, logs: Path | None = None, host: str = "127.0.0.1") -> None:
-        self._own = logs is None
         self._host = host
-        self._directory = Path(tempfile.mkdtemp(prefix="yr-fastload-serve-")) if logs is None else logs
-        self._directory.mkdir(parents=True, exist_ok=True)
+        # Not in TMPDIR: the paths of vLLM's sockets must be short.
+        self._scratch = Path(tempfile.mkdtemp(prefix="yr-fastload-", dir="/tmp"))
+        self._logs = logs or self._scratch
+        self._logs.mkdir(parents=True, exist_ok=True)
 
     def launch(self, order: Order) -> LocalServer:
-        return LocalServer(order, self._directory, self._host)
+        return LocalServer(order, self._logs, self._scratch, self._host)
 
     def close(self) -> None:
-        if self._own:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 class LocalServer:
@@ -55,14 +55,19 @@ class LocalServer:
         UnavailableError: It cannot be started.
     """
 
-    def __init__(self, order: Order, directory: Path, host: str) -> None:
+    def __init__(self, order: Order, logs: Path, scratch: Path, host: str) -> None:
         self.host = host
         self.port = _free_port(host)
-        self._log = directory / f"{order.name}.log"
-        self._report = directory / f"{order.name}.{self.port}.report"
+        self._log = logs / f"{order.name}.log"
+        self._report = scratch / f"{order.name}.report"
         self._report.unlink(missing_ok=True)
         command = [*order.command, "--host", host, "--port", str(self.port)]
-        environment = {**os.environ, **order.environment, ENVIRONMENT_PREFIX + "REPORT": str(self._report)}
+        environment = {
+            **os.environ,
+            **order.environment,
+            ENVIRONMENT_PREFIX + "REPORT": str(self._report),
+            "VLLM_RPC_BASE_PATH": str(scratch),  # killed, it leaves sockets there
+        }
         with self._log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(

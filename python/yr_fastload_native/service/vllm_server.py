@@ -72,7 +72,12 @@ class VllmServer:
 
     def order(self, name: str, slot: int) -> Order:
         """For the instance that has the devices of a slot."""
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", self.model]
+        command = [sys.executable, "-m"]
+        if self.devices.names:
+            command += ["vllm.entrypoints.cli.main"]
+        else:
+            command += ["yr_fastload_native.vllm.beside", str(self.tp)]
+        command += ["serve", self.model]
         if self.tp > 1:
             command += ["--tensor-parallel-size", str(self.tp)]
         # The patch, not the load format: it is there in every version, and leaves a load format that was named alone.
@@ -90,5 +95,4 @@ class VllmServer:
         return Order(name, (*command, *self.arguments), environment, self.grace_s)
 
 
-# For several instances side by side: vLLM gives each half of the memory, and binds all to the same cores.
-_ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+_ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB; by default half of the memory, which the next one has not

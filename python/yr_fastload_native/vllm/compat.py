@@ -15,6 +15,7 @@ __all__ = [
     "TESTED",
     "Call",
     "Registered",
+    "beside_others",
     "cold_loader",
     "has_load_formats",
     "has_online_quantization",
@@ -23,7 +24,6 @@ __all__ = [
     "platform",
     "ranks",
     "reads_alone",
-    "unbound_threads",
     "version",
     "weight_loading",
 ]
@@ -117,14 +117,20 @@ def has_load_formats() -> bool:
     return hasattr(importlib.import_module("vllm.model_executor.model_loader"), "register_model_loader")
 
 
-def unbound_threads(ranks: int) -> str:
-    """The value of VLLM_CPU_OMP_THREADS_BIND for several instances on one machine: no rank is bound to cores.
+def beside_others(ranks: int) -> dict[str, str]:
+    """The environment for instances that share the cores of a machine, before any rank is there.
 
-    0.10.0 has no such value for several ranks, whose threads would wait for each other's cores: one core each.
+    No rank is bound to cores; where vLLM has no such value for several ranks (0.10.0), whose threads would wait for
+    each other's cores, each has one. And none keeps a core busy while it waits, as it otherwise would in 0.10.0 and
+    0.14.1.
     """
-    if has_load_formats():
-        return "nobind"
-    return "all" if ranks == 1 else "|".join(str(rank % (os.cpu_count() or 1)) for rank in range(ranks))
+    binding = "nobind"
+    if not has_load_formats():
+        binding = "all" if ranks == 1 else "|".join(str(rank % (os.cpu_count() or 1)) for rank in range(ranks))
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": binding}
+    if "VLLM_SLEEP_WHEN_IDLE" in importlib.import_module("vllm.envs").environment_variables:
+        environment["VLLM_SLEEP_WHEN_IDLE"] = "1"
+    return environment
 
 
 def cold_loader(vllm_load_config: Any, load_format: str, extra_config: Mapping[str, Any]) -> Any:
