@@ -26,6 +26,7 @@ from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
+from yr_fastload_native.metrics import count_loads, count_publications
 from yr_fastload_native.publication import LEAVE_S, Publication
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.puller import Pulled, Puller
@@ -107,6 +108,7 @@ class FastLoader:
 
     # -- publish ------------------------------------------------------------------------------------------------
 
+    @count_publications
     @under_way()
     @gc_paused()
     def publish(
@@ -279,6 +281,7 @@ class FastLoader:
 
     # -- load ---------------------------------------------------------------------------------------------------
 
+    @count_loads
     @under_way()
     @gc_paused()
     def load(

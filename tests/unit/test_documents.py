@@ -16,7 +16,7 @@ from yr_fastload_native.cli.verify_vllm import verify_vllm
 from yr_fastload_native.vllm.compat import TESTED
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("patches/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("patches/*.md"), *ROOT.glob("deploy/**/*.md")])
 
 
 def test_there_are_pages() -> None:

@@ -17,6 +17,7 @@ import torch
 
 from yr_fastload_native.errors import FastLoadError, LayoutMismatchError, NotPublishedError
 from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.metrics import count
 from yr_fastload_native.report import LoadReport, size
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.identity import identity_of
@@ -248,6 +249,7 @@ class Exchange:
             if 0 < waited_s <= self._outcome["waited_s"]:
                 reason += f", nor did the instance that reads them within {waited_s:g} s"
         self._outcome["fallback"] = error.code
+        count(lambda metrics: metrics.fallbacks.labels(error.code).inc())
         self._outcome["fallback_reason"] = reason
         _log.warning("weights were not pulled, reading from disk: %s: %s (after %.2f s)", error.code, reason, seconds)
 

@@ -1,0 +1,118 @@
+"""What this process loaded and published, for Prometheus.
+
+Counted once the process has imported ``prometheus_client``, in its default registry; a process that does not use it
+pays nothing. vLLM uses it in every process; with ``PROMETHEUS_MULTIPROC_DIR`` set, its server's ``/metrics`` has what
+all its ranks counted. Nothing here can make a load or a publish fail.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.report import LoadReport
+
+__all__ = ["Metrics", "count", "count_loads", "count_publications"]
+
+_log = logging.getLogger(__name__)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_OK = "OK"
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_SOURCES = (1, 2, 4, 8, 16, 32)
+
+
+class Metrics:
+    """The metrics, made in the default registry of ``prometheus_client``."""
+
+    def __init__(self, prometheus: Any) -> None:
+        counter, histogram = prometheus.Counter, prometheus.Histogram
+        self.loads = counter(
+            "yr_fastload_loads",
+            "Loads, by transport (empty: none) and outcome (OK or a code).",
+            ["transport", "outcome"],
+        )
+        self.loaded_bytes = counter("yr_fastload_loaded_bytes", "Bytes of weights that were pulled.", ["transport"])
+        self.load_seconds = histogram(
+            "yr_fastload_load_seconds", "Wall time of loads that succeeded.", ["transport"], buckets=_SECONDS
+        )
+        self.stage_seconds = counter(
+            "yr_fastload_load_stage_seconds", "Of these loads, by stage, summed over threads.", ["stage"]
+        )
+        self.chunks_retried = counter("yr_fastload_chunks_retried", "Chunks that were asked for again.")
+        self.sources = histogram("yr_fastload_load_sources", "Sources that a load was given.", buckets=_SOURCES)
+        self.publications = counter("yr_fastload_publications", "Publications, by outcome.", ["outcome"])
+        self.published_bytes = counter("yr_fastload_published_bytes", "Bytes of weights that were published.")
+        self.fallbacks = counter(
+            "yr_fastload_fallbacks", "Models that vLLM read from disk, by reason (an error's code).", ["reason"]
+        )
+
+    def loaded(self, report: LoadReport) -> None:
+        self.loads.labels(report.transport, _OK).inc()
+        self.loaded_bytes.labels(report.transport).inc(report.bytes)
+        self.load_seconds.labels(report.transport).observe(report.seconds)
+        for stage, seconds in report.stages.items():
+            self.stage_seconds.labels(stage).inc(seconds)
+        self.chunks_retried.inc(report.chunks_retried)
+        self.sources.observe(len({each["source"] for step in report.steps for each in step["sources"]}) or 1)
+
+
+_lock = threading.Lock()
+_made: Metrics | None = None
+_broken = False
+
+
+def count(what: Callable[[Metrics], object]) -> None:
+    """Count something, if anybody wants to know."""
+    global _made, _broken
+    prometheus = sys.modules.get("prometheus_client")
+    if prometheus is None or _broken:
+        return
+    try:
+        with _lock:
+            if _made is None:
+                _made = Metrics(prometheus)
+        what(_made)
+    except Exception as error:
+        _broken = True
+        _log.warning("nothing is counted for Prometheus any more: %s", error)
+
+
+def count_loads(load: _Function) -> _Function:
+    """Wrap a function that returns a report, or fails with a typed error."""
+
+    @functools.wraps(load)
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            report = load(*args, **kwargs)
+        except FastLoadError as error:
+            code = error.code
+            count(lambda metrics: metrics.loads.labels("", code).inc())
+            raise
+        count(lambda metrics: metrics.loaded(report))
+        return report
+
+    return counting  # type: ignore[return-value]
+
+
+def count_publications(publish: _Function) -> _Function:
+    """Wrap a function that returns a publication, or fails with a typed error."""
+
+    @functools.wraps(publish)
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        try:
+            publication = publish(*args, **kwargs)
+        except FastLoadError as error:
+            code = error.code
+            count(lambda metrics: metrics.publications.labels(code).inc())
+            raise
+        count(lambda metrics: metrics.publications.labels(_OK).inc())
+        count(lambda metrics: metrics.published_bytes.inc(publication.bytes))
+        return publication
+
+    return counting  # type: ignore[return-value]
