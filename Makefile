@@ -16,7 +16,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist clean
+.PHONY: help demo test chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist site clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -55,7 +55,7 @@ test-tsan: build/tsan/.develop  ## threads of the core, the simulated runtime an
 	$(TSAN) tests/sim/test_d2d.py -k "bytes_arrive or numpy_arrays or faults_of or damaged or another_source"
 	TSAN_OPTIONS=detect_deadlocks=0 $(TSAN) $(LIFETIME)
 
-lint: $(VENV)/.develop  ## ruff, mypy, clang-format, and that stub and generated pages are up to date
+lint: site  ## ruff, mypy, clang-format, that stub and generated pages are up to date, and pages make a site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -93,6 +93,10 @@ dist: $(VENV)/.develop  ## sdist and wheel into dist/; the demo is run from that
 	build/dist/bin/python -m pip install --quiet dist/*.whl
 	cd / && $(CURDIR)/build/dist/bin/yr-fastload demo --size-mb 64
 
+site: $(VENV)/.develop  ## all pages as a web site into build/site/html; a warning is an error
+	$(BIN)/python tools/site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-vllm .venv-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -113,7 +117,7 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet '.[test,lint,serve]'
+	$(BIN)/python -m pip install --quiet '.[test,lint,serve,docs]'
 	@touch $@ $(VENV)/.installed
 
 define install-vllm
