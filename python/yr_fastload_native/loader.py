@@ -33,6 +33,7 @@ from yr_fastload_native.puller import Pulled, Puller
 from yr_fastload_native.report import LoadReport
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.timeline import Timeline
+from yr_fastload_native.tracing import of_load, of_publication, traced
 from yr_fastload_native.transports.digests import of_tensors
 from yr_fastload_native.transports.jobs import Progress, Worker
 from yr_fastload_native.usage import Usage
@@ -109,6 +110,7 @@ class FastLoader:
     # -- publish ------------------------------------------------------------------------------------------------
 
     @count_publications
+    @traced("yr_fastload.publish", of_publication)
     @under_way()
     @gc_paused()
     def publish(
@@ -282,6 +284,7 @@ class FastLoader:
     # -- load ---------------------------------------------------------------------------------------------------
 
     @count_loads
+    @traced("yr_fastload.load", of_load)
     @under_way()
     @gc_paused()
     def load(
