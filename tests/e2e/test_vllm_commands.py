@@ -1,4 +1,4 @@
-"""vLLM's own commands: `vllm serve` in processes of its own, and `vllm bench`."""
+"""vLLM's own commands: `vllm serve`, started by `yr-fastload serve` as in the original use case, and `vllm bench`."""
 
 from __future__ import annotations
 
@@ -6,132 +6,120 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 
-from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.vllm.compat import beside_others, has_load_formats
-from yr_fastload_native.vllm.reports import events, wait_until_published
+from yr_fastload_native.vllm.reports import events
 
 pytestmark = [pytest.mark.worker, pytest.mark.filterwarnings("default")]  # vLLM's imports warn
 
 VLLM = Path(sys.executable).parent / "vllm"
 START_S = 240.0
-PUBLISH_S = 60.0
-PROMPT = "an instance that starts now"
-_http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+STANDARD = ["--max-model-len", "128", "--enforce-eager", "--seed", "0"]
+ASKED = {"model": "tiny", "prompt": "an instance that starts now", "max_tokens": 12, "temperature": 0}
 
 
-def flags(settings: Mapping[str, object]) -> tuple[list[str], dict[str, str]]:
-    """What to add to a command and to its environment."""
-    if has_load_formats():
-        return ["--load-format", "yr_fastload", "--model-loader-extra-config", json.dumps(settings)], {}
-    return [], {ENVIRONMENT_PREFIX + name.upper(): str(value) for name, value in {**settings, "patch": 1}.items()}
+def door() -> list[str]:
+    """One flag, or none where vLLM has no load formats of others: then the patch does it."""
+    return ["--load-format", "yr_fastload"] if has_load_formats() else []
 
 
 @pytest.fixture
-def command(worker: str) -> Callable[..., tuple[list[str], dict[str, str]]]:
-    def make_one(*words: str, report: Path) -> tuple[list[str], dict[str, str]]:
-        given, more = flags({"worker": worker, "lease_s": 2, "report": str(report)})
-        words += ("--max-model-len", "128", "--enforce-eager", "--gpu-memory-utilization", "0.1", "--seed", "0")
-        environment = {
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            **beside_others(1),
-            "VLLM_NO_USAGE_STATS": "1",
-        }
-        return [str(VLLM), *words, *given], os.environ | environment | more
-
-    return make_one
+def environment(worker: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DS_WORKER_ADDR": worker,
+    }
 
 
 @contextlib.contextmanager
-def served(command: list[str], environment: dict[str, str], log: Path, port: int) -> Iterator[str]:
-    """A server that is ready; it and all processes that it started end with the block."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + START_S
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < deadline, log.read_text()[-4000:]
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-        process.wait(60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    try:
-        with _http.open(address, timeout=5) as response:
-            return response.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def completion(address: str, model: Path) -> str:
-    body = {"model": str(model), "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
-    request = urllib.request.Request(
-        f"{address}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+def service(model: Path, logs: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "yr_fastload_native", "serve", "--launcher", "local", "--port", "0", "--json"]
+    vllm = ["--served-model-name", "tiny", *STANDARD, *door()]
+    process = subprocess.Popen(
+        [*command, "--logs", str(logs), "--", *vllm],
+        env={**environment, "MODEL_PATH": str(model)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    with _http.open(request, timeout=60) as response:
-        return json.load(response)["choices"][0]["text"]
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def until_ready(client: httpx.Client, count: int) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + START_S
+    while True:
+        instances = client.get("/status").json()["instances"]
+        if sum(each["state"] == "ready" for each in instances) == count:
+            return instances
+        assert not any(each["state"] == "failed" for each in instances), instances
+        assert time.monotonic() < deadline, instances
+        time.sleep(0.2)
 
 
-def test_serve_then_serve_and_bench(make: Callable[..., Path], command: Any, tmp_path: Path) -> None:
+def bench(model: Path, report: Path, environment: dict[str, str]) -> None:
+    """`vllm bench` with an instance of its own."""
+    words = ["latency", "--model", str(model), "--input-len", "8", "--output-len", "4", "--batch-size", "1"]
+    more = ["--num-iters", "1", "--num-iters-warmup", "1", "--gpu-memory-utilization", "0.1", *STANDARD, *door()]
+    given = {"YR_FASTLOAD_REPORT": str(report), "VLLM_CPU_KVCACHE_SPACE": "1"}
+    if not door():
+        given["YR_FASTLOAD_PATCH"] = "1"
+    done = subprocess.run(
+        [VLLM, "bench", *words, *more],
+        env={**environment, **beside_others(1), **given},
+        timeout=START_S,
+        cwd=report.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_scale_out_and_bench(make: Callable[..., Path], environment: dict[str, str], tmp_path: Path) -> None:
     model = make("qwen2", vocabulary=10_240)  # `vllm bench` draws tokens from the first 10,000
-    texts = []
-    with contextlib.ExitStack() as servers:
-        for name in ("first", "second"):
-            port = free_port()
-            words = ("serve", str(model), "--host", "127.0.0.1", "--port", str(port))
-            line, environment = command(*words, report=tmp_path / name)
-            address = servers.enter_context(served(line, environment, tmp_path / f"{name}.log", port))
-            texts.append(completion(address, model))
-            if name == "first":
-                wait_until_published(tmp_path / "first", 1, PUBLISH_S, op="test")
-        words = (
-            "bench",
-            "latency",
-            "--model",
-            str(model),
-            "--input-len",
-            "8",
-            "--output-len",
-            "4",
-            "--batch-size",
-            "1",
-        )
-        line, environment = command(*words, "--num-iters", "1", "--num-iters-warmup", "1", report=tmp_path / "bench")
-        subprocess.run(line, env=environment, check=True, timeout=START_S, cwd=tmp_path, capture_output=True)
-    assert texts[0] == texts[1]
-    (cold,) = events(tmp_path / "first", "loaded")
-    assert cold["fallback"] == "NOT_PUBLISHED"
-    for name in ("second", "bench"):
-        (pulled,) = events(tmp_path / name, "loaded")
-        assert pulled["fallback"] is None
-        assert pulled["cold_load_s"] is None
-        assert pulled["transport"] == "host"
-    assert "pulled " in (tmp_path / "second.log").read_text()
+    with service(model, tmp_path / "logs", environment) as process:
+        with httpx.Client(base_url=json.loads(process.stdout.readline())["url"], timeout=60) as client:
+            (first,) = until_ready(client, 1)
+            assert (first["load_source"], first["fallback"]) == ("disk", "NOT_PUBLISHED")
+            assert client.post("/scaleout", content=b"").json() == {"instances": ["instance-2"]}
+            first, second = until_ready(client, 2)
+            assert (second["load_source"], second["transport"], second["fallback"]) == ("instance", "host", None)
+            assert second["bytes"] == first["bytes"] > 0
+            assert second["speed_up"] == first["load_seconds"] / second["load_seconds"]
+            assert "pulled " in (tmp_path / "logs/instance-2.log").read_text()
+            answers = [client.post("/v1/completions", json=ASKED) for _ in range(2)]
+            assert {answer.headers["x-served-by"] for answer in answers} == {"instance-1", "instance-2"}
+            texts = {answer.json()["choices"][0]["text"] for answer in answers}
+            assert len(texts) == 1
+            with client.stream("POST", "/v1/completions", json={**ASKED, "stream": True}) as answer:
+                lines = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
+            assert lines.pop() == "[DONE]"
+            assert {"".join(json.loads(line)["choices"][0]["text"] for line in lines)} == texts
+        bench(model, tmp_path / "bench", environment)
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) >= 4  # two keepers, two servers, and what these start
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        _, alive = psutil.wait_procs(started, 10)
+        assert not alive
+    (pulled,) = events(tmp_path / "bench", "loaded")
+    assert (pulled["fallback"], pulled["cold_load_s"], pulled["transport"]) == (None, None, "host")
