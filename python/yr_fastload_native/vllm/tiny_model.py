@@ -79,7 +79,7 @@ def make(
 
     directory.mkdir(parents=True, exist_ok=True)
     size = size or Size()
-    words = _tokenizer(directory)
+    words = _tokenizer(directory, size.vocabulary)
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
@@ -153,8 +153,8 @@ def _quantize(directory: Path) -> None:
     _edit(directory / "config.json", lambda fields: fields.update(quantization_config=_QUANTIZATION))
 
 
-def _tokenizer(directory: Path) -> int:
-    """Train one on a few lines; returns how many tokens it has."""
+def _tokenizer(directory: Path, vocabulary: int) -> int:
+    """Train one on a few lines, and fill it up to ``vocabulary``; returns how many tokens it has."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -168,6 +168,7 @@ def _tokenizer(directory: Path) -> int:
         show_progress=False,
     )
     made.train_from_iterator([line for line in _TEXT for _ in range(8)], trainer)
+    made.add_tokens([f"<{number}>" for number in range(made.get_vocab_size(), vocabulary)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", model_max_length=_POSITIONS
     )
