@@ -26,7 +26,7 @@ from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.metrics import count_loads, count_publications
+from yr_fastload_native.metrics import Metrics, counted
 from yr_fastload_native.publication import LEAVE_S, Publication
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.puller import Pulled, Puller
@@ -109,7 +109,7 @@ class FastLoader:
 
     # -- publish ------------------------------------------------------------------------------------------------
 
-    @count_publications
+    @counted(Metrics.published, Metrics.publish_failed)
     @traced("yr_fastload.publish", of_publication)
     @under_way()
     @gc_paused()
@@ -283,7 +283,7 @@ class FastLoader:
 
     # -- load ---------------------------------------------------------------------------------------------------
 
-    @count_loads
+    @counted(Metrics.loaded, Metrics.load_failed)
     @traced("yr_fastload.load", of_load)
     @under_way()
     @gc_paused()

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import LoadReport
 
-__all__ = ["Metrics", "count", "count_loads", "count_publications"]
+__all__ = ["Metrics", "count", "counted"]
 
 _log = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -61,6 +62,16 @@ class Metrics:
         self.chunks_retried.inc(report.chunks_retried)
         self.sources.observe(len({each["source"] for step in report.steps for each in step["sources"]}) or 1)
 
+    def load_failed(self, code: str) -> None:
+        self.loads.labels("", code).inc()
+
+    def published(self, publication: Publication) -> None:
+        self.publications.labels(_OK).inc()
+        self.published_bytes.inc(publication.bytes)
+
+    def publish_failed(self, code: str) -> None:
+        self.publications.labels(code).inc()
+
 
 _lock = threading.Lock()
 _made: Metrics | None = None
@@ -83,36 +94,28 @@ def count(what: Callable[[Metrics], object]) -> None:
         _log.warning("nothing is counted for Prometheus any more: %s", error)
 
 
-def count_loads(load: _Function) -> _Function:
-    """Wrap a function that returns a report, or fails with a typed error."""
+def counted(
+    done: Callable[[Metrics, Any], object], failed: Callable[[Metrics, str], object]
+) -> Callable[[_Function], _Function]:
+    """Wrap a function that returns something or fails with a typed error.
 
-    @functools.wraps(load)
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        try:
-            report = load(*args, **kwargs)
-        except FastLoadError as error:
-            code = error.code
-            count(lambda metrics: metrics.loads.labels("", code).inc())
-            raise
-        count(lambda metrics: metrics.loaded(report))
-        return report
+    Args:
+        done: Counts what it returned.
+        failed: Counts an error's code.
+    """
 
-    return counting  # type: ignore[return-value]
+    def wrap(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = function(*args, **kwargs)
+            except FastLoadError as error:
+                code = error.code
+                count(lambda metrics: failed(metrics, code))
+                raise
+            count(lambda metrics: done(metrics, result))
+            return result
 
+        return counting  # type: ignore[return-value]
 
-def count_publications(publish: _Function) -> _Function:
-    """Wrap a function that returns a publication, or fails with a typed error."""
-
-    @functools.wraps(publish)
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        try:
-            publication = publish(*args, **kwargs)
-        except FastLoadError as error:
-            code = error.code
-            count(lambda metrics: metrics.publications.labels(code).inc())
-            raise
-        count(lambda metrics: metrics.publications.labels(_OK).inc())
-        count(lambda metrics: metrics.published_bytes.inc(publication.bytes))
-        return publication
-
-    return counting  # type: ignore[return-value]
+    return wrap

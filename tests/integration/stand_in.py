@@ -19,7 +19,6 @@ from pathlib import Path
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     directory: Path
-    mode: str
 
     def log_message(self, *_):
         pass
@@ -86,7 +85,7 @@ def server(directory: Path, mode: str, host: str, port: int) -> None:
             report.write(json.dumps({"event": event, "pid": os.getpid(), "fallback": None, **loaded}) + "\n")
         if first:
             report.write(json.dumps({"event": "published", "pid": os.getpid(), "bytes": 1000}) + "\n")
-    Handler.directory, Handler.mode = directory, mode
+    Handler.directory = directory
     ThreadingHTTPServer((host, port), Handler).serve_forever()
 
 

@@ -23,7 +23,7 @@ _OP = "serve"
 _WITHOUT_DEVICES = 8
 
 
-@click.command(context_settings={"auto_envvar_prefix": None})
+@click.command()
 @click.option("--model", envvar="MODEL_PATH", required=True, help="Directory or name of the model.  [env: MODEL_PATH]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; nobody is asked who he is.")
 @click.option(
@@ -111,14 +111,15 @@ def serve(
         devices_each=devices_per_instance or tp,
     )
     most = max_instances or (_WITHOUT_DEVICES if server.most is None else server.most)
-    if (server.most is not None and most > server.most) or instances > most:
+    wanted = max(most, instances)
+    if server.most is not None and wanted > server.most:
         raise InvalidArgumentError(
-            f"{max(most, instances)} instances of {server.devices_each} devices: there are "
-            f"{len(server.devices.names)} ({server.devices.variable})"
-            if server.most is not None
-            else f"--instances {instances} is more than --max-instances {most}",
+            f"{wanted} instances of {server.devices_each} devices: there are {len(server.devices.names)} "
+            f"({server.devices.variable})",
             op=_OP,
         )
+    if instances > most:
+        raise InvalidArgumentError(f"--instances {instances} is more than --max-instances {most}", op=_OP)
     limits = Limits(instances=most, start_s=start_timeout, drain_s=drain_timeout)
     listener = _listen(host, port)
     _run(server, limits, _launcher(launcher, logs), instances, listener, as_json)

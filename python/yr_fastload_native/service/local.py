@@ -99,7 +99,7 @@ class LocalServer:
         return f"ended with {how}; the end of {self._log}: {self._tail()}"
 
     def events(self) -> list[dict[str, Any]]:
-        return [event for kind in ("loading", "loaded", "published") for event in reports.events(self._report, kind)]
+        return reports.events(self._report)
 
     def stop(self) -> None:
         assert self._process.stdin is not None

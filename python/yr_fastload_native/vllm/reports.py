@@ -24,10 +24,10 @@ def append(path: str, event: dict[str, Any]) -> None:
         file.write(json.dumps(event, default=str) + "\n")  # one write of one line
 
 
-def events(path: Path, kind: str) -> list[dict[str, Any]]:
-    """All events of a kind so far: ``loading``, ``loaded``, ``published``, ``not published``."""
+def events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """All events of a kind so far: ``loading``, ``loaded``, ``published``, ``not published``; by default of any."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
+    return [event for event in map(json.loads, lines) if kind in (None, event["event"])]
 
 
 def wait_until_published(path: Path, ranks: int, timeout_s: float, *, op: str) -> None:
