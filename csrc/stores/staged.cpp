@@ -27,6 +27,14 @@ bool is_full(const ds::Status& status) {
          status.GetMsg().find(ds::Status::StatusCodeName(ds::K_OUT_OF_MEMORY) + " *") != std::string::npos;
 }
 
+/// For a call that ends after its deadline: who waited for it has erased these keys, and gone.
+[[noreturn]] void withdraw(ds::HeteroClient& client, const Keys& keys) {
+  std::vector<std::string> failed;
+  const ds::Status status = client.Delete(keys, failed);
+  throw Error(ErrorCode::kTransferTimeout, "publish",
+              "the copy to the worker ended after the deadline, and was deleted (" + describe(status) + ")", keys);
+}
+
 struct Call {
   std::vector<std::uint64_t> chunks;
   Keys keys;
@@ -46,10 +54,11 @@ void publish_staged(HeteroReceiver& connection, std::shared_ptr<const Plan> plan
       std::vector<BlobList> lists;
       for (std::size_t i = 0; i < keys.size(); ++i)
         lists.push_back(tensor_blobs(*plan, chunk++, memory, connection.device_index()));
-      session->call("publish", deadline, [keys, lists, ttl_s, owners = memory.owners](ds::HeteroClient& client) {
+      session->call("publish", deadline, [keys, lists, ttl_s, deadline, owners = memory.owners](ds::HeteroClient& client) {
         ds::SetParam param;
         param.ttlSecond = ttl_s;
         const ds::Status status = client.MSetD2H(keys, lists, param);
+        if (deadline.passed()) withdraw(client, keys);
         if (is_full(status))
           throw Error(ErrorCode::kResourceExhausted, "publish",
                       "the worker's shared memory has no room for a staged copy; start it with a larger "

@@ -160,6 +160,26 @@ class Commands:
         self.publications[model] = publication
         return {"settled": publication.wait_settled(wait_s), "chunks": publication.chunks, "state": publication.state}
 
+    def publish_in_vain(self, model, count=12, size=1 << 20, settings=None):
+        """A publish of staged copies that fails: its error, and the keys that it meant to store."""
+        from yr_fastload_native.transports import staged
+
+        keys = []
+        publish = staged.publish
+
+        def remembering(job):
+            keys.extend(staged.data_keys(job.who, job.generation, job.plan.chunks))
+            publish(job)
+
+        staged.publish = remembering
+        try:
+            self._loader(settings or {}).publish(self.weights(1, count, size), {"model": model}, publish_as="staged")
+        except self.fl.FastLoadError as error:
+            return {"error": error.code, "keys": keys}
+        finally:
+            staged.publish = publish
+        return {"error": None, "keys": keys}
+
     def load(self, model, seed=1, count=12, size=1 << 20, deadline_s=20.0, settings=None, numpy=False):
         wanted = self.weights(seed, count, size)
         if numpy or not self.target:
