@@ -27,12 +27,24 @@ bool is_full(const ds::Status& status) {
          status.GetMsg().find(ds::Status::StatusCodeName(ds::K_OUT_OF_MEMORY) + " *") != std::string::npos;
 }
 
-/// For a call that ends after its deadline: who waited for it has erased these keys, and gone.
-[[noreturn]] void withdraw(ds::HeteroClient& client, const Keys& keys) {
-  std::vector<std::string> failed;
-  const ds::Status status = client.Delete(keys, failed);
-  throw Error(ErrorCode::kTransferTimeout, "publish",
-              "the copy to the worker ended after the deadline, and was deleted (" + describe(status) + ")", keys);
+void store(ds::HeteroClient& client, const Keys& keys, const std::vector<BlobList>& lists, std::uint32_t ttl_s,
+           Deadline deadline) {
+  ds::SetParam param;
+  param.ttlSecond = ttl_s;
+  const ds::Status status = client.MSetD2H(keys, lists, param);
+  if (deadline.passed()) {
+    // Who waited for this has erased these keys, and gone.
+    std::vector<std::string> failed;
+    const std::string erased = describe(client.Delete(keys, failed));
+    throw Error(ErrorCode::kTransferTimeout, "publish", "was late, and its copies were deleted (" + erased + ")", keys);
+  }
+  if (is_full(status))
+    throw Error(ErrorCode::kResourceExhausted, "publish",
+                "the worker's shared memory has no room for a staged copy; start it with a larger "
+                "shared_memory_size_mb, or evict other models (" +
+                    describe(status) + ")",
+                keys);
+  check(status, "publish", keys);
 }
 
 struct Call {
@@ -54,18 +66,8 @@ void publish_staged(HeteroReceiver& connection, std::shared_ptr<const Plan> plan
       std::vector<BlobList> lists;
       for (std::size_t i = 0; i < keys.size(); ++i)
         lists.push_back(tensor_blobs(*plan, chunk++, memory, connection.device_index()));
-      session->call("publish", deadline, [keys, lists, ttl_s, deadline, owners = memory.owners](ds::HeteroClient& client) {
-        ds::SetParam param;
-        param.ttlSecond = ttl_s;
-        const ds::Status status = client.MSetD2H(keys, lists, param);
-        if (deadline.passed()) withdraw(client, keys);
-        if (is_full(status))
-          throw Error(ErrorCode::kResourceExhausted, "publish",
-                      "the worker's shared memory has no room for a staged copy; start it with a larger "
-                      "shared_memory_size_mb, or evict other models (" +
-                          describe(status) + ")",
-                      keys);
-        check(status, "publish", keys);
+      session->call("publish", deadline, [=, owners = memory.owners](ds::HeteroClient& client) {
+        store(client, keys, lists, ttl_s, deadline);
       });
     });
   } catch (const Error& error) {
