@@ -15,8 +15,10 @@ void register_lease(py::module_& module) {
       .def(py::init([](std::shared_ptr<ObjectStore> store, const std::string& head_key, const py::bytes& head_value,
                        const std::string& slot_prefix, const std::string& owner, const Keys& data_keys,
                        std::uint32_t lease_s, std::uint32_t data_s, double deadline_s, const std::string& place_key,
-                       const py::bytes& place_value, const std::string& slot_key) {
-             LeaseKeys keys{head_key, head_value, slot_prefix, owner, data_keys, place_key, place_value, slot_key};
+                       const py::bytes& place_value, const std::string& slot_key, const Keys& entry_keys,
+                       const std::string& entry_value) {
+             LeaseKeys keys{head_key,  head_value,  slot_prefix, owner,      data_keys,
+                            place_key, place_value, slot_key,    entry_keys, entry_value};
              std::unique_ptr<Lease> lease;
              {
                const WithoutGil release;
@@ -27,7 +29,8 @@ void register_lease(py::module_& module) {
            }),
            py::arg("store"), py::kw_only(), py::arg("head_key"), py::arg("head_value"), py::arg("slot_prefix"),
            py::arg("owner"), py::arg("data_keys"), py::arg("lease_s"), py::arg("data_s"), py::arg("deadline_s"),
-           py::arg("place_key") = "", py::arg("place_value") = py::bytes(), py::arg("slot_key") = "")
+           py::arg("place_key") = "", py::arg("place_value") = py::bytes(), py::arg("slot_key") = "",
+           py::arg("entry_keys") = Keys{}, py::arg("entry_value") = "")
       .def(
           "status",
           [](const Lease& lease) {

@@ -95,7 +95,9 @@ void Lease::renew_until_told(bool at_once) {
     lock.unlock();
     rest = interval;
     try {
-      renew(Deadline::after(interval.count()));
+      const Deadline deadline = Deadline::after(interval.count());
+      renew(deadline);
+      if (status().state == LeaseState::kLive) enlist(deadline);
     } catch (const std::exception& error) {
       settle(LeaseState::kLive, error.what());  // tried again in the next interval
     }
@@ -119,6 +121,19 @@ void Lease::renew(Deadline deadline) {
   if (missing.empty()) missing = revive(store_->expire(short_lived, times_.lease_s, deadline), deadline);
   if (!missing.empty()) return settle(LeaseState::kLost, "the store lost " + abbreviate(missing));
   settle(LeaseState::kLive, {});
+}
+
+/// Sets or renews the entry by which people find this identity. Nothing depends on it: after a moment in which nobody
+/// held an entry there may be two for a while, or none where all are taken.
+void Lease::enlist(Deadline deadline) {
+  for (const auto& key : keys_.entries) {
+    const auto holds = store_->get(key, deadline);
+    if (holds ? *holds != keys_.entry_value : !store_->set_if_absent(key, keys_.entry_value, times_.lease_s, deadline))
+      continue;
+    if (holds) store_->expire({key}, times_.lease_s, deadline);
+    entry_ = key;
+    return;
+  }
 }
 
 /// Sets head, slot and place again where they ended because this process was stopped for longer than a lease: the data
@@ -169,7 +184,10 @@ void Lease::withdraw(Deadline deadline) {
   if (sources(deadline) > 0) return;
   // The head first: who still finds it must find the data. A generation published meanwhile keeps its head.
   const auto head = store_->get(keys_.head, deadline);
-  if (head && *head == keys_.head_value) store_->erase({keys_.head}, deadline);
+  if (head && *head == keys_.head_value) {
+    store_->erase({keys_.head}, deadline);
+    if (!entry_.empty()) store_->erase({entry_}, deadline);
+  }
   store_->erase(keys_.data, deadline);
 }
 

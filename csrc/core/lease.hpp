@@ -21,6 +21,8 @@ struct LeaseKeys {
   std::string place;        ///< A key this source has set already, renewed and erased with its slot; may be empty.
   std::string place_value;  ///< What it holds.
   std::string slot;         ///< A slot that it has set already, together with the head; empty: it takes a free one.
+  Keys entries;             ///< One of them, the first that is free, says that there is this identity; may be empty.
+  std::string entry_value;  ///< What it says.
 };
 
 struct LeaseTimes {
@@ -72,6 +74,7 @@ class Lease {
   void join(Deadline deadline);
   void renew_until_told(bool at_once);
   void renew(Deadline deadline);
+  void enlist(Deadline deadline);
   Keys revive(const Keys& missing, Deadline deadline);
   void withdraw(Deadline deadline);
   void settle(LeaseState state, std::string why);
@@ -82,6 +85,7 @@ class Lease {
   const LeaseKeys keys_;
   const LeaseTimes times_;
   std::string slot_;
+  std::string entry_;  // of the renewing thread, and of whoever has joined it
 
   std::mutex leave_mutex_;
   mutable std::mutex mutex_;

@@ -269,6 +269,8 @@ class Catalogue:
             place_key=place[0],
             place_value=place[1],
             slot_key=generation.first_slot if announced else "",
+            entry_keys=who.entry_keys,
+            entry_value=who.digest,
             lease_s=self.config.lease_s,
             data_s=self.data_ttl_s,
             deadline_s=deadline.left(),

@@ -15,10 +15,22 @@ import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
 
-__all__ = ["Identity"]
+__all__ = ["Identity", "entry_keys"]
 
 _PREFIX = "yrfl1"
 _MAX_DEPTH = 16
+_ENTRIES = 1024
+_ENTRIES_TRIED = 16
+_SLOTS = 64  # csrc/core/lease.hpp
+
+
+def _entry_key(number: int) -> str:
+    return f"{_PREFIX}-entry-{number % _ENTRIES}"
+
+
+def entry_keys() -> list[str]:
+    """What may hold the digest of an identity that is published: openYuanrong cannot list its keys."""
+    return [_entry_key(number) for number in range(_ENTRIES)]
 
 
 def _text(value: str, path: str, op: str) -> str:
@@ -94,6 +106,12 @@ class Identity:
         """Of the process that is about to publish, where others wait for it."""
         return f"{_PREFIX}-claim-{self.digest}"
 
+    @property
+    def entry_keys(self) -> list[str]:
+        """Of `entry_keys`, those that this one may take, in the order in which it tries them."""
+        home = int(self.digest[:8], 16)
+        return [_entry_key(home + step) for step in range(_ENTRIES_TRIED)]
+
     def manifest_key(self, generation: str) -> str:
         return f"{_PREFIX}-manifest-{self.digest}-{generation}"
 
@@ -119,3 +137,7 @@ class Identity:
 
     def slot_prefix(self, generation: str) -> str:
         return f"{_PREFIX}-source-{self.digest}-{generation}-"
+
+    def slot_keys(self, generation: str) -> list[str]:
+        """Of a generation's sources: one each."""
+        return [f"{self.slot_prefix(generation)}{number}" for number in range(_SLOTS)]

@@ -26,7 +26,7 @@ from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.metrics import Metrics, counted
+from yr_fastload_native.metrics import Metrics, count, counted
 from yr_fastload_native.publication import LEAVE_S, Publication
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.puller import Pulled, Puller
@@ -168,6 +168,7 @@ class FastLoader:
             self._held[who.digest] = publication
         if before is not None:
             before.close_by(deadline)
+        count(lambda metrics: metrics.kept(publication))
 
     def publication(self, identity: Mapping[str, Any]) -> Publication | None:
         """What this loader keeps published of an identity, after `publish` or a `load` with ``hold``; None if nothing.

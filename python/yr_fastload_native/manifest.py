@@ -21,6 +21,7 @@ from yr_fastload_native.content import digest_of
 from yr_fastload_native.errors import (
     FastLoadError,
     IntegrityError,
+    InvalidArgumentError,
     LayoutMismatchError,
     ResourceExhaustedError,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "decode_manifest",
     "encode_digests",
     "encode_manifest",
+    "identity_in",
 ]
 
 FORMAT = 1
@@ -111,6 +113,13 @@ class _Sealed(_Frame, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A manifest whose tensors have not been looked at."""
 
     tensors: msgspec.Raw
+
+
+class _Whose(msgspec.Struct, frozen=True):
+    """Of a manifest, only whose it is."""
+
+    format: int
+    identity: dict[str, Any]
 
 
 class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -307,6 +316,35 @@ def decode_head(data: bytes, *, op: str) -> Head:
     return head
 
 
+def _check_pin(data: bytes, head: Head, max_bytes: int, op: str) -> None:
+    """Refuse what is not the manifest that a head names, or too large."""
+    if len(data) > max_bytes:
+        raise ResourceExhaustedError(
+            f"the manifest has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op=op
+        )
+    if len(data) != head.manifest_bytes or hashlib.sha256(data).hexdigest() != head.manifest_sha256:
+        raise IntegrityError(
+            f"the manifest ({len(data)} bytes) is not the one that the head names ({head.manifest_bytes} bytes)", op=op
+        )
+
+
+def identity_in(data: bytes, head: Head, digest: str, *, max_bytes: int, op: str) -> Identity:
+    """The identity that the manifest which a head pins has in clear; its digest is known.
+
+    Raises:
+        IntegrityError: It is not valid, or another identity's.
+        ResourceExhaustedError: It is beyond a bound.
+    """
+    _check_pin(data, head, max_bytes, op)
+    try:
+        who = Identity.of(_decode(data, _Whose, "the manifest", op).identity, op=op)
+    except InvalidArgumentError as error:
+        raise IntegrityError(f"the manifest is not valid: {error}", op=op) from None
+    if who.digest != digest:
+        raise IntegrityError("the manifest is of another identity", op=op)
+    return who
+
+
 def decode_manifest(
     data: bytes,
     head: Head,
@@ -332,14 +370,7 @@ def decode_manifest(
         IntegrityError: It is damaged, of another format version, of another identity, or contradicts itself.
         ResourceExhaustedError: It is beyond a bound.
     """
-    if len(data) > max_bytes:
-        raise ResourceExhaustedError(
-            f"the manifest has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op=op
-        )
-    if len(data) != head.manifest_bytes or hashlib.sha256(data).hexdigest() != head.manifest_sha256:
-        raise IntegrityError(
-            f"the manifest ({len(data)} bytes) is not the one that the head names ({head.manifest_bytes} bytes)", op=op
-        )
+    _check_pin(data, head, max_bytes, op)
     recognised = None if mine is None else _recognise(_decode(data, _Sealed, "the manifest", op), mine)
     if recognised is not None:
         _check_frame(recognised, head, identity, op)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.guard import Guard
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import LoadReport
 
@@ -52,6 +55,14 @@ class Metrics:
         self.fallbacks = counter(
             "yr_fastload_fallbacks", "Models that vLLM read from disk, by reason (an error's code).", ["reason"]
         )
+        self._leases = _Leases(
+            prometheus.Gauge("yr_fastload_leases", "Identities that are kept published.", multiprocess_mode="livesum"),
+            prometheus.Gauge(
+                "yr_fastload_lease_age_seconds",
+                "Since the lease of one of these was renewed, the longest.",
+                multiprocess_mode="livemax",
+            ),
+        )
 
     def loaded(self, report: LoadReport) -> None:
         self.loads.labels(report.transport, _OK).inc()
@@ -69,8 +80,32 @@ class Metrics:
         self.publications.labels(_OK).inc()
         self.published_bytes.inc(publication.bytes)
 
+    def kept(self, publication: Publication) -> None:
+        self._leases.watch(publication)
+
     def publish_failed(self, code: str) -> None:
         self.publications.labels(code).inc()
+
+
+class _Leases:
+    """Looks after the leases of this process, and sets two gauges."""
+
+    def __init__(self, number: Any, age: Any) -> None:
+        self._number, self._age = number, age
+        self._publications: weakref.WeakSet[Publication] = weakref.WeakSet()
+        self._guard: Guard | None = None
+        self._pid = 0
+
+    def watch(self, publication: Publication) -> None:
+        self._publications.add(publication)
+        if self._guard is None or self._pid != os.getpid():  # threads stay behind in a fork
+            self._guard, self._pid = Guard(self._look), os.getpid()
+
+    def _look(self) -> bool:
+        live = [each for each in list(self._publications) if each.state == "live"]
+        self._number.set(len(live))
+        self._age.set(max((each.lease_age_s for each in live), default=0.0))
+        return True
 
 
 _lock = threading.Lock()

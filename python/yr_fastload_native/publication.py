@@ -129,6 +129,11 @@ class Publication:
         return "failed" if self._failed else self._lease.status()[0]
 
     @property
+    def lease_age_s(self) -> float:
+        """Seconds since its lease was renewed last: three times in ``lease_s``, while the worker answers."""
+        return self._lease.status()[1]
+
+    @property
     def by_reference(self) -> bool:
         """Whether readers take the bytes from the tensors themselves."""
         return self._member is not None

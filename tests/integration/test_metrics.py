@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,13 @@ from yr_fastload_native.service.fleet import Fleet, Limits
 from yr_fastload_native.service.metrics import ServiceMetrics
 
 ROOT = Path(__file__).parents[2]
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
 
 
 def value(name: str, **labels: str) -> float:
@@ -50,6 +60,25 @@ def test_loads_and_publications_are_counted(worker: str, identity: dict[str, str
     after = [value(name, **labels) for name, labels in names]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1000, 1, 1, 1, 1, 1000]
     assert value("load_stage_seconds_total", stage="layout") > 0
+
+
+@pytest.mark.worker
+def test_leases_are_watched(own_worker: fl.LocalWorker, short_tmp: Path, identity: dict[str, str]) -> None:
+    status = fl.LocalWorker.status(short_tmp)
+    assert status is not None
+    before = value("leases")
+    settings = {"worker": own_worker.address, "lease_s": 3, "rpc_timeout_s": 1.0}
+    with fl.FastLoader(fl.Config(**settings)) as first, fl.FastLoader(fl.Config(**settings)) as second:
+        first.publish({"x": np.ones(1000, np.uint8)}, identity)
+        second.load({"x": np.zeros(1000, np.uint8)}, identity)
+        assert wait_for(lambda: value("leases") == before + 2)
+        assert value("lease_age_seconds") < 3
+        os.kill(status.pid, signal.SIGSTOP)
+        try:
+            assert wait_for(lambda: value("lease_age_seconds") > 3)
+        finally:
+            os.kill(status.pid, signal.SIGCONT)
+    assert wait_for(lambda: value("leases") == before)
 
 
 def test_a_process_without_prometheus_counts_nothing() -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import queue
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -69,6 +71,36 @@ def test_help_names_every_command_and_imports_none():
     ours = {name for name in modules.split() if name.startswith("yr_fastload_native.")}
     assert ours == {"yr_fastload_native.cli", "yr_fastload_native.errors"}
     assert not {"numpy", "rich", "torch"} & set(modules.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("yr-fastload in", ["inspect"]), ("yr-fastload worker st", ["start", "status", "stop"])],
+)
+def test_a_shell_can_complete(words, offered):
+    environment = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("yr-fastload"))],
+        env={**os.environ, "_YR_FASTLOAD_COMPLETE": "bash_complete", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert [line.split(",")[1] for line in done.stdout.splitlines()] == offered
+
+
+def test_tables_are_drawn_for_people_and_plain_for_pipes(monkeypatch):
+    def shown():
+        table = output.table("of what", "", ">number")
+        table.add_row("long " * 40, "7")
+        output.emit({}, as_json=False, text=lambda: table)
+        return sys.stdout.getvalue()
+
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert [line.split() for line in shown().splitlines()] == [["of", "what"], ["number"], ["long"] * 40 + ["7"]]
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert "┃" in shown()
 
 
 def test_module_is_the_command():

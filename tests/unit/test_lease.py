@@ -160,3 +160,39 @@ def test_keys_are_set_together_or_not_at_all(store: _core.MemoryStore) -> None:
     assert not store.set_all_if_absent({"new": b"1", HEAD: b"2"}, ttl_s=1, deadline_s=1)
     assert store.exist(["new"], deadline_s=1) == [False]
     assert store.get(HEAD, deadline_s=1) == b"gen1"
+
+
+def entry(store: _core.MemoryStore, number: int) -> bytes | None:
+    return store.get(f"entry-{number}", deadline_s=1)
+
+
+def test_an_identity_that_is_kept_has_an_entry(store: _core.MemoryStore) -> None:
+    put(store, "entry-0", b"another")
+    put(store, SLOT + "0", b"me")
+    entries = {"entry_keys": ["entry-0", "entry-1", "entry-2"], "entry_value": "mine"}
+    lease = take(store, slot_key=SLOT + "0", **entries)
+    assert wait_for(lambda: entry(store, 1) == b"mine")
+    second = take(store, **entries)
+    time.sleep(1.5)  # longer than it lives by itself
+    assert [entry(store, number) for number in range(3)] == [b"another", b"mine", None]
+    lease.leave(deadline_s=1)
+    assert entry(store, 1) == b"mine"
+    second.leave(deadline_s=1)
+    assert [entry(store, number) for number in range(3)] == [b"another", None, None]
+
+
+def test_a_generation_that_was_replaced_leaves_the_entry_to_the_next(store: _core.MemoryStore) -> None:
+    put(store, SLOT + "0", b"me")
+    lease = take(store, slot_key=SLOT + "0", entry_keys=["entry-0"], entry_value="mine")
+    assert wait_for(lambda: entry(store, 0) == b"mine")
+    put(store, HEAD, b"gen2")
+    assert wait_for(lambda: state(lease) == "superseded")
+    lease.leave(deadline_s=1)
+    assert entry(store, 0) == b"mine"
+
+
+def test_without_a_free_entry_it_is_kept_all_the_same(store: _core.MemoryStore) -> None:
+    put(store, "entry-0", b"another")
+    lease = take(store, entry_keys=["entry-0"], entry_value="mine")
+    time.sleep(1.0)
+    assert (state(lease), lease.status()[2]) == ("live", "")

@@ -159,15 +159,15 @@ def _run(size_mb: int, rounds: int, trace: Path | None) -> dict[str, Any]:
 
 def _table(record: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
     size = record["bytes"] / _GIB
-    table = Table(
-        title=f"{record['tensors']} tensors, {size:.2f} GiB, {record['copy_threads']} threads, "
-        f"medians of {record['rounds']} rounds"
+    table = output.table(
+        f"{record['tensors']} tensors, {size:.2f} GiB, {record['copy_threads']} threads, "
+        f"medians of {record['rounds']} rounds",
+        "",
+        ">seconds",
+        ">GiB/s",
     )
-    for heading in ("", "seconds", "GiB/s"):
-        table.add_column(heading, justify="left" if not heading else "right")
     rows = {
         "pull into touched memory": "load_touched",
         "memcpy into touched memory": "memcpy_touched",
@@ -194,15 +194,15 @@ def _table(record: Mapping[str, Any]) -> RenderableType:
 
 def _device_table(record: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
     size = record["bytes"] / _GIB
-    table = Table(
-        title=f"{record['transport']}: {record['tensors']} tensors, {size:.3f} GiB, {record['chunks']} chunks, "
-        f"medians of {record['rounds']} rounds"
+    table = output.table(
+        f"{record['transport']}: {record['tensors']} tensors, {size:.3f} GiB, {record['chunks']} chunks, "
+        f"medians of {record['rounds']} rounds",
+        "",
+        ">seconds",
+        ">GiB/s",
     )
-    for heading in ("", "seconds", "GiB/s"):
-        table.add_column(heading, justify="left" if not heading else "right")
     rows = {"load": record["load_s"], "load, the first": record["first_load_s"], "raw copy": record["raw_copy_s"]}
     rows["publish"] = record["publish_s"]
     baseline = record.get("baseline")
@@ -229,11 +229,9 @@ def _device_table(record: Mapping[str, Any]) -> RenderableType:
 
 
 def _breakdown_table(record: Mapping[str, Any]) -> Table:
-    from rich.table import Table
 
-    table = Table(title="stages of the last pull; times of threads are summed, those that overlap too")
-    for heading in ("", "ms", "threads", "MiB", "from ms", "to ms"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    title = "stages of the last pull; times of threads are summed, those that overlap too"
+    table = output.table(title, "", ">ms", ">threads", ">MiB", ">from ms", ">to ms")
     for row in record["breakdown"]:
         times = [f"{row[key] * 1e3:.1f}" for key in ("seconds", "begin_s", "end_s")]
         table.add_row(row["stage"], times[0], str(row["threads"]), f"{row['bytes'] / _MIB:.1f}", *times[1:])

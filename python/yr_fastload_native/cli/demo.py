@@ -178,13 +178,11 @@ def _leaving_in_order() -> Iterator[None]:
 
 def _table(record: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
     size = record["bytes"] / _GIB
     memcpy_s = size / record["memcpy_gib_per_s"]
-    table = Table("", title=f"{record['model']}: {record['tensors']} tensors, {size:.2f} GiB")
-    for heading in ("seconds", "GiB/s", "time / pull time"):
-        table.add_column(heading, justify="right")
+    title = f"{record['model']}: {record['tensors']} tensors, {size:.2f} GiB"
+    table = output.table(title, "", ">seconds", ">GiB/s", ">time / pull time")
     for name, seconds in (
         ("load, page cache dropped", record["cold_s"]),
         ("load, page cache warm", record["warm_s"]),

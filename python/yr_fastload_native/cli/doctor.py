@@ -264,11 +264,8 @@ def doctor(ctx: click.Context, model: Path | None, as_json: bool) -> None:
 
 
 def _table(findings: list[Finding]) -> RenderableType:
-    from rich.table import Table
 
-    table = Table()
-    for heading in ("", "", "found", "what to do"):
-        table.add_column(heading)
+    table = output.table("", "", "", "found", "what to do")
     styles = {"ok": "green", "note": "yellow", "wrong": "bold red"}
     for finding in findings:
         table.add_row(finding.check, finding.level, finding.what, finding.todo, style=styles[finding.level])

@@ -252,19 +252,16 @@ def _assumptions(costs: Costs, setup: str, link_gbps: float, disk_gb_per_s: floa
 
 def _table(record: dict[str, Any]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
     gigabytes = record["bytes_per_rank"] / _GIGA
-    table = Table(title=f"{record['model']}, TP {record['tp']}: {gigabytes:.1f} GB a rank, {record['readers']} readers")
-    for heading in ("", "seconds"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    title = f"{record['model']}, TP {record['tp']}: {gigabytes:.1f} GB a rank, {record['readers']} readers"
+    table = output.table(title, "", ">seconds")
     for stage, seconds in record["stages"].items():
         table.add_row(stage, f"{seconds:.3f}")
     table.add_row("all readers have their weights", f"{record['seconds']:.3f}", style="bold")
     table.add_row("from the disk", f"{record['disk_s']:.3f}")
-    others = Table(title="what others measured, and this estimate for one reader with the same bytes and link")
-    for heading in ("", "published s", "estimate s", "Gbit/s", "source"):
-        others.add_column(heading, justify="left" if heading in ("", "source") else "right")
+    title = "what others measured, and this estimate for one reader with the same bytes and link"
+    others = output.table(title, "", ">published s", ">estimate s", ">Gbit/s", "source")
     for row in record["published"]:
         figures = [f"{row[key]:.2f}" for key in ("published_s", "estimate_s")]
         others.add_row(row["system"], *figures, f"{row['link_gbps']:.0f}", row["source"])

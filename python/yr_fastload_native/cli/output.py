@@ -12,8 +12,11 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
-__all__ = ["emit", "note", "progress_bar"]
+__all__ = ["emit", "note", "progress_bar", "table"]
+
+_UNBROKEN = 100_000  # columns: what is piped elsewhere keeps each row on one line
 
 
 def emit(record: Mapping[str, object], *, as_json: bool, text: Callable[[], RenderableType]) -> None:
@@ -29,7 +32,25 @@ def emit(record: Mapping[str, object], *, as_json: bool, text: Callable[[], Rend
         return
     from rich.console import Console
 
-    Console(markup=False, emoji=False, highlight=False).print(text())  # names of models are no markup
+    width = None if sys.stdout.isatty() else _UNBROKEN
+    Console(markup=False, emoji=False, highlight=False, width=width).print(text())  # names of models are no markup
+
+
+def table(title: str, *headings: str) -> Table:
+    """An empty table for `emit`, plain text where nobody watches.
+
+    Args:
+        title: Empty for none.
+        headings: Of the columns; ``>`` before one: it holds numbers.
+    """
+    from rich.box import HEAVY_HEAD
+    from rich.table import Table
+
+    drawn = sys.stdout.isatty()
+    made = Table(title=title or None, box=HEAVY_HEAD if drawn else None, pad_edge=drawn, title_justify="left")
+    for heading in headings:
+        made.add_column(heading.lstrip(">"), justify="right" if heading.startswith(">") else "left")
+    return made
 
 
 def note(message: str) -> None:

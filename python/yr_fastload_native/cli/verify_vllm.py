@@ -202,11 +202,9 @@ def _has_npu() -> bool:
 
 def _table(record: Mapping[str, Any]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
-    table = Table("", title=f"{record['model']}, vLLM {record['vllm_version']}, {record['ranks']} ranks")
-    for heading in ("weights, s", "ready, s"):
-        table.add_column(heading, justify="right")
+    title = f"{record['model']}, vLLM {record['vllm_version']}, {record['ranks']} ranks"
+    table = output.table(title, "", ">weights, s", ">ready, s")
     pull = "-" if record["pull_load_s"] is None else f"{record['pull_load_s']:.3f}"
     table.add_row("first instance, from disk", f"{record['cold_load_s']:.3f}", f"{record['ready_s'][0]:.1f}")
     table.add_row(f"second instance ({record['transport']})", pull, f"{record['ready_s'][1]:.1f}")

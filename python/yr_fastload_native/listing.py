@@ -1,0 +1,122 @@
+"""What a cluster has published: found, looked at, and evicted.
+
+openYuanrong cannot list its keys. So whoever keeps an identity published also keeps one of `entry_keys`, which holds
+its digest. Of many hundreds of identities some may find no free one: they are not listed, and served all the same.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+import attrs
+
+from yr_fastload_native.catalogue import Catalogue
+from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.errors import InvalidArgumentError, NotPublishedError
+from yr_fastload_native.identity import Identity, entry_keys
+from yr_fastload_native.manifest import Manifest, decode_head, decode_manifest, identity_in
+from yr_fastload_native.publisher import data_keys
+
+__all__ = ["Listed", "digests", "evict", "find", "look"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@attrs.frozen
+class Listed:
+    """The generation of an identity that is published now.
+
+    Attributes:
+        who: The identity.
+        head: What names the generation, as stored.
+        manifest: Of the generation.
+        transports: By which it can be read.
+        sources: ``host:pid`` of each process that keeps it published.
+    """
+
+    who: Identity
+    head: bytes
+    manifest: Manifest
+    transports: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights, tied ones once."""
+        return sum(tensor.bytes for tensor in self.manifest.tensors if tensor.alias is None)
+
+    @property
+    def age_s(self) -> float:
+        """Since it was published, by the wall clocks of its publisher and of this machine."""
+        return max(0.0, time.time() - self.manifest.published_unix_s)
+
+
+def digests(catalogue: Catalogue, deadline: Deadline) -> list[str]:
+    """Digests of the identities that are published, or were within a lease."""
+    store = catalogue.store
+    keys = entry_keys()
+    there = store.exist(keys, deadline_s=deadline.left())
+    taken = [key for key, is_there in zip(keys, there, strict=True) if is_there]
+    values = store.get_many(taken, deadline_s=deadline.left()) if taken else []
+    texts = {value.decode("ascii", "replace") for value in values if value is not None}
+    return sorted(text for text in texts if _DIGEST.fullmatch(text))
+
+
+def look(catalogue: Catalogue, digest: str, deadline: Deadline, *, op: str) -> Listed:
+    """What is published of the identity with this digest.
+
+    Raises:
+        NotPublishedError: Nothing is.
+        IntegrityError: It is damaged, or of another format.
+        ResourceExhaustedError: It is beyond a bound.
+    """
+    store, keys = catalogue.store, Identity({}, digest)
+    head = store.get(keys.head_key, deadline_s=deadline.left())
+    if head is not None:
+        names = decode_head(head, op=op)
+        wanted = [keys.manifest_key(names.generation), *keys.slot_keys(names.generation)]
+        body, *owners = store.get_many(wanted, deadline_s=deadline.left())
+        if body is not None:
+            most = catalogue.config.max_manifest_bytes
+            who = identity_in(body, names, digest, max_bytes=most, op=op)
+            manifest = decode_manifest(
+                body, names, who, max_bytes=most, max_tensors=catalogue.config.max_tensors, op=op
+            )
+            sources = tuple(owner.decode(errors="replace") for owner in owners if owner is not None)
+            return Listed(who, head, manifest, tuple(names.transports), sources)
+    raise NotPublishedError(f"nothing is published of identity {digest[:12]}", op=op, failed_keys=[keys.head_key])
+
+
+def find(catalogue: Catalogue, beginning: str, deadline: Deadline, *, op: str) -> str:
+    """The digest of a published identity that begins like this.
+
+    Raises:
+        NotPublishedError: None does.
+        InvalidArgumentError: Several do.
+    """
+    found = [digest for digest in digests(catalogue, deadline) if digest.startswith(beginning.lower())]
+    if not found:
+        raise NotPublishedError(f"no identity that is published begins with {beginning!r}; see `yr-fastload ls`", op=op)
+    if len(found) > 1:
+        raise InvalidArgumentError(
+            f"{len(found)} identities begin with {beginning!r}, such as {found[0][:16]} and {found[1][:16]}; give more "
+            "of it",
+            op=op,
+        )
+    return found[0]
+
+
+def evict(catalogue: Catalogue, listed: Listed, deadline: Deadline) -> None:
+    """Take a generation from the cluster, whoever keeps it published.
+
+    No reader finds it from now on, and one that is at it gets a typed error. Its sources notice within a third of their
+    lease that it is lost; tensors that they serve by `d2d` stay theirs.
+    """
+    store, who, name = catalogue.store, listed.who, listed.manifest.generation
+    # The manifest first: without it no source sets the head again.
+    store.erase([who.manifest_key(name), who.digests_key(name)], deadline_s=deadline.left())
+    if store.get(who.head_key, deadline_s=deadline.left()) == listed.head:
+        store.erase([who.head_key], deadline_s=deadline.left())
+    chunks = len(listed.manifest.chunks)
+    store.erase(data_keys(who, name, chunks, listed.transports), deadline_s=deadline.left())
