@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from yr_fastload_native.cli.bench_device import Plan, measure_fan_out, measure_interference
+from yr_fastload_native.cli.bench_device import measure_fan_out, measure_interference
+from yr_fastload_native.cli.bench_process import Plan
 from yr_fastload_native.cli.room import device_environment, private_worker
 
 pytestmark = pytest.mark.worker

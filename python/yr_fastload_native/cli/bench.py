@@ -115,7 +115,8 @@ def bench(
 def _run_devices(
     transport: str, shapes: str, scale: float, baseline: bool, readers: int, rounds: int, trace: Path | None
 ) -> dict[str, Any]:
-    from yr_fastload_native.cli.bench_device import Plan, measure
+    from yr_fastload_native.cli.bench_device import measure
+    from yr_fastload_native.cli.bench_process import Plan
     from yr_fastload_native.cli.measuring import machine
     from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
     from yr_fastload_native.config import Config

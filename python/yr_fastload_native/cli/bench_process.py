@@ -1,0 +1,248 @@
+"""A process of ``yr-fastload bench --transport d2d|staged``: one that publishes, or one that loads.
+
+The baseline is the method of openYuanrong's vLLM sample: one key a parameter, the Python `HeteroClient`, one call for
+all of them. It uses the same worker, the same devices and the same tensors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from yr_fastload_native import _core, sim
+from yr_fastload_native.cli.child import Parent, main
+from yr_fastload_native.config import Config, parse_address
+from yr_fastload_native.errors import DeviceError, IntegrityError, UnavailableError
+from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.workloads import sizes_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[np.uint8]]
+
+__all__ = ["Plan"]
+
+_IOV_MAX = 1024
+_BASELINE_TIMEOUT_MS = 60_000
+_MATRIX = 384
+_REPORTED = ("bytes", "tensors", "chunks", "transport", "stages", "steps", "verified")
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What all processes work on.
+
+    Attributes:
+        shapes: A workload of `sizes_of`.
+        scale: Of the shapes: 1.0 is the model's own size.
+        chunk_bytes: As in the settings.
+    """
+
+    worker: str
+    transport: str
+    shapes: str
+    scale: float
+    deadline_s: float
+    chunk_bytes: int = 0
+
+    def at(self, worker: str) -> Plan:
+        """The same, with that worker."""
+        return attrs.evolve(self, worker=worker)
+
+    def sizes(self) -> Mapping[str, int]:
+        """Names and bytes of the tensors."""
+        return sizes_of(self.shapes, self.scale)
+
+    def config(self, *, hold: bool) -> Config:
+        return Config(
+            worker=self.worker,
+            transport=self.transport,
+            deadline_s=self.deadline_s,
+            publish_deadline_s=self.deadline_s,
+            chunk_bytes=self.chunk_bytes,
+            hold=hold,
+        )
+
+
+def _arrays(plan: Plan, seed: int | None) -> Arrays:
+    """One block for each tensor: random bytes, or zeros that are backed by memory."""
+    random = np.random.default_rng(seed)
+    made = {}
+    for name, size in plan.sizes().items():
+        if seed is None:
+            made[name] = np.full(size, 0xA5, np.uint8)
+        else:  # words are drawn four times as fast as bytes
+            made[name] = random.integers(0, 1 << 64, -(-size // 8), np.uint64).view(np.uint8)[:size]
+    return made
+
+
+class _Baseline:
+    """One key a parameter, through openYuanrong's own Python client."""
+
+    def __init__(self, worker: str) -> None:
+        from yr.datasystem.hetero_client import HeteroClient
+
+        host, port = parse_address(worker, op="bench")
+        _core.acl_device(0)  # this thread's device
+        self._client = HeteroClient(host, port)
+        self._client.init()
+
+    @staticmethod
+    def _blobs(arrays: Arrays) -> list[Any]:
+        from yr.datasystem.hetero_client import Blob, DeviceBlobList
+
+        return [DeviceBlobList(0, [Blob(value.ctypes.data, value.nbytes)]) for value in arrays.values()]
+
+    def publish(self, arrays: Arrays, run: str) -> float:
+        keys, blobs = [f"{run}-{i}" for i in range(len(arrays))], self._blobs(arrays)
+        started = time.perf_counter()
+        failed = self._client.dev_mset(keys, blobs)
+        return self._done(started, failed)
+
+    def load(self, arrays: Arrays, run: str) -> float:
+        keys, blobs = [f"{run}-{i}" for i in range(len(arrays))], self._blobs(arrays)
+        started = time.perf_counter()
+        failed = self._client.dev_mget(keys, blobs, _BASELINE_TIMEOUT_MS)
+        return self._done(started, failed)
+
+    def withdraw(self, count: int, run: str) -> None:
+        self._client.dev_local_delete([f"{run}-{i}" for i in range(count)])
+
+    @staticmethod
+    def _done(started: float, failed: list[str]) -> float:
+        seconds = time.perf_counter() - started
+        if failed:
+            raise UnavailableError(f"the baseline failed for {len(failed)} keys", op="bench", failed_keys=failed[:3])
+        return seconds
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def _raw_copy_s(target: Arrays, pid: int, addresses: list[int]) -> float:
+    """Copy all tensors from another process with process_vm_readv, at most 1,024 a call and 2 GiB at a time."""
+    copy = ctypes.CDLL(None, use_errno=True).process_vm_readv
+    copy.restype = ctypes.c_ssize_t
+    sizes = [value.nbytes for value in target.values()]
+    here = [(value.ctypes.data, value.nbytes) for value in target.values()]
+    there = list(zip(addresses, sizes, strict=True))
+    started = time.perf_counter()
+    for first in range(0, len(sizes), _IOV_MAX):
+        last = min(first + _IOV_MAX, len(sizes))
+        while first < last:
+            end, total = first, 0
+            while end < last and total + sizes[end] < (1 << 31):
+                total += sizes[end]
+                end += 1
+            local, remote = (
+                (_Iovec * (end - first))(*(_Iovec(*pair) for pair in part[first:end])) for part in (here, there)
+            )
+            done = copy(pid, local, end - first, remote, end - first, 0)
+            if done != total:
+                raise DeviceError(f"process_vm_readv copied {done} of {total} bytes", op="bench")
+            first = end
+    return time.perf_counter() - started
+
+
+def _work(seconds: float) -> float:
+    """Products of two matrices a second, on one core: what a source does for its users."""
+    import torch
+
+    torch.set_num_threads(1)
+    matrix = torch.rand(_MATRIX, _MATRIX)
+    done, started = 0, time.perf_counter()
+    while (took := time.perf_counter() - started) < seconds:
+        torch.mm(matrix, matrix)
+        done += 1
+    return done / took
+
+
+def _source(task: Mapping[str, Any], parent: Parent) -> None:
+    """Publish, as often as told, in both ways."""
+    plan = Plan(**task)
+    arrays = _arrays(plan, 1)
+    baseline: _Baseline | None = None
+    held: list[Any] = []
+    with FastLoader(plan.config(hold=True)) as loader:
+        parent.send("ready", pid=os.getpid(), addresses=[int(value.ctypes.data) for value in arrays.values()])
+        while (message := parent.wait()) is not None:
+            run = message["run"]
+            if message["do"] == "publish":
+                started = time.perf_counter()
+                publication = loader.publish(arrays, {"bench": run})
+                if not publication.wait_settled(plan.deadline_s):
+                    raise UnavailableError(f"the publication did not settle: {publication.state}", op="bench")
+                held.append(publication)
+                parent.send("done", seconds=publication.seconds, settled_s=time.perf_counter() - started)
+            elif message["do"] == "withdraw":
+                held.pop().close()
+                parent.send("done")
+            elif message["do"] == "work":
+                parent.send("done", rate=_work(message["seconds"]))
+            elif message["do"] == "counters":
+                parent.send("done", sent=sum(sim.counters()["sent_bytes"].values()))
+            elif message["do"] == "baseline":
+                baseline = baseline or _Baseline(plan.worker)
+                parent.send("done", seconds=baseline.publish(arrays, run))
+            elif message["do"] == "baseline-withdraw":
+                assert baseline is not None
+                baseline.withdraw(len(arrays), run)
+                parent.send("done")
+
+
+def _reader(task: Mapping[str, Any], parent: Parent) -> None:
+    """Load, as often as told, in both ways, and compare every byte."""
+    import torch
+
+    hold = task["hold"]
+    plan = Plan(**{name: value for name, value in task.items() if name != "hold"})
+    wanted, arrays = _arrays(plan, 1), _arrays(plan, None)
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    baseline: _Baseline | None = None
+
+    def check(seconds: float, **more: Any) -> None:
+        different = [name for name, value in arrays.items() if not np.array_equal(value, wanted[name])]
+        if different:
+            raise IntegrityError(f"{len(different)} tensors differ from the source", op="bench", failed_keys=different)
+        if not hold:  # who holds serves them to others
+            for value in arrays.values():
+                value.fill(0xA5)
+        parent.send("done", seconds=seconds, **more)
+
+    with FastLoader(plan.config(hold=hold)) as loader:
+        parent.send("ready")
+        while (message := parent.wait()) is not None:
+            run = message["run"]
+            if message["do"] == "load":
+                report = loader.load(tensors, {"bench": run})
+                spans = [attrs.astuple(span) for span in report.spans]
+                check(report.seconds, **{key: report.to_dict()[key] for key in _REPORTED}, spans=spans)
+            elif message["do"] == "load for":
+                end, loads = time.monotonic() + message["seconds"], 0
+                while time.monotonic() < end:
+                    seconds = loader.load(tensors, {"bench": run}).seconds
+                    loads += 1
+                check(seconds, loads=loads)
+            elif message["do"] == "raw for":
+                end, copies = time.monotonic() + message["seconds"], 0
+                while time.monotonic() < end:
+                    seconds = _raw_copy_s(arrays, message["pid"], message["addresses"])
+                    copies += 1
+                check(seconds, loads=copies)
+            elif message["do"] == "raw":
+                check(_raw_copy_s(arrays, message["pid"], message["addresses"]))
+            elif message["do"] == "baseline":
+                baseline = baseline or _Baseline(plan.worker)
+                check(baseline.load(arrays, run))
+
+
+if __name__ == "__main__":
+    main({"source": _source, "reader": _reader})
