@@ -7,6 +7,8 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 ARGS ?=
 SEED ?= 1
 ROUNDS ?= 150
+# Not $(MAKE), which `make -n` runs together with what stands beside it.
+AGAIN = $(MAKE) --no-print-directory
 
 # Under a sanitizer, and by `make test` only there: what ends at a bad moment.
 LIFETIME := tests/sim/test_lifetime.py
@@ -14,9 +16,10 @@ THREADED := tests/unit/test_pipeline.py tests/unit/test_pinned_pool.py tests/uni
 ASAN = PYTHONPATH=$(CURDIR)/build/asan ./tools/with-asan $(BIN)/python -m pytest
 TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 
+VLLM_HERE = $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist site clean
+.PHONY: help demo test test-environments chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist site clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -24,21 +27,33 @@ help:  ## this list
 demo: $(VENV)/.installed  ## a second process pulls a model from a first; ARGS="--size-mb 512 --json"
 	$(BIN)/yr-fastload demo $(ARGS)
 
+ifneq ($(ARGS),)
+test: $(VENV)/.develop
+	$(BIN)/python -m pytest $(ARGS)
+else
 test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those that need no vLLM
-	$(BIN)/python -m pytest $(or $(ARGS),--ignore=$(LIFETIME))
-	$(if $(ARGS),,@$(MAKE) --no-print-directory test-sanitized test-vllm)
+	@mkdir -p build  # tests wait much of the time: what later ones need is made meanwhile
+	@nice -n 19 $(AGAIN) test-environments >build/environments.log 2>&1 & made=$$!; \
+	trap 'kill $$made' INT TERM; \
+	$(BIN)/python -m pytest --ignore=$(LIFETIME); status=$$?; \
+	wait $$made || { cat build/environments.log >&2; exit 1; }; exit $$status
+	@$(AGAIN) test-sanitized test-vllm
+endif
+
+test-environments: build/asan/.develop build/tsan/.develop
+	@$(if $(VLLM_HERE),$(AGAIN) .venv-vllm/.develop)
 
 chaos: $(VENV)/.develop  ## ten minutes of faults, every byte checked; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python tests/chaos/campaign.py --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
 
 test-vllm:  ## the tests of tests/e2e with real vLLM on the CPU, in .venv-vllm; ARGS="-k tensor"
-	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-	  $(MAKE) --no-print-directory .venv-vllm/.develop && .venv-vllm/bin/python -m pytest tests/e2e $(ARGS); \
-	else echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=..."; fi
+	@$(if $(VLLM_HERE), \
+	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest tests/e2e $(ARGS), \
+	  echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=...")
 
 test-vllm-matrix:  ## tests/e2e with older versions of vLLM too, each in .venv-vllm-VERSION: 13 GB, an hour
 	@for version in $(VLLM_OLDER); do \
-	  $(MAKE) --no-print-directory .venv-vllm-$$version/.develop && \
+	  $(AGAIN) .venv-vllm-$$version/.develop && \
 	  .venv-vllm-$$version/bin/python -m pytest tests/e2e $(ARGS) || failed="$$failed $$version"; \
 	done; test -z "$$failed" || { echo "tests/e2e failed with vLLM$$failed" >&2; exit 1; }
 
