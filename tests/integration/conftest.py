@@ -1,0 +1,24 @@
+"""Fixtures of the service's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .service import Service, until
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    services = []
+
+    def start(mode: str = "well", **limits: object) -> Service:
+        services.append(Service(tmp_path, mode, **limits))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.end()
+        until(lambda service=service: not service.left(), "processes are left")
