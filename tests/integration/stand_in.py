@@ -1,4 +1,4 @@
-"""What `test_service` has a service start in the place of vLLM servers, and that service: how instances live and die.
+"""What `service` has a service start in the place of vLLM servers, and that service: how instances live and die.
 
 As a server it says what it was asked and by whom; its mode says how it behaves.
 """
@@ -74,7 +74,7 @@ def server(directory: Path, mode: str, host: str, port: int) -> None:
         children.write(f"{child.pid}\n")
     first = len((directory / "starts").read_text().split()) == 1
     if mode == "crash":
-        sys.exit("no weights here")
+        sys.exit("no weights here <img src=x>")
     if mode == "hang":
         time.sleep(600)
     loaded = {"cold_load_s": 8.0, "pull_s": None, "transport": None, "bytes": 0}

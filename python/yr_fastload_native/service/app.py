@@ -21,6 +21,11 @@ __all__ = ["app_of", "status_of"]
 
 _STATUS = {InvalidArgumentError: 400, ResourceExhaustedError: 409, UnavailableError: 503}
 _ASK_AGAIN_S = 5
+# The page has all it needs in itself, and no other site may show it in a frame and have its buttons pressed there.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 _Wish = TypeVar("_Wish")
@@ -116,8 +121,9 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
         return Response(metrics.text(), media_type=metrics.content_type)
 
     @app.get("/", response_class=HTMLResponse)
-    async def page() -> str:
-        return resources.files("yr_fastload_native.service").joinpath("page.html").read_text(encoding="utf-8")
+    async def page() -> HTMLResponse:
+        text = resources.files("yr_fastload_native.service").joinpath("page.html").read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": _PAGE_POLICY})
 
     app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)(proxy.forward)
     return app
