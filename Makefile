@@ -19,7 +19,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 VLLM_HERE = $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test test-environments chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist site clean
+.PHONY: help demo test test-environments chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist site screenshot clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -111,6 +111,9 @@ dist: $(VENV)/.develop  ## sdist and wheel into dist/; the demo is run from that
 site: $(VENV)/.develop  ## all pages as a web site into build/site/html; a warning is an error
 	$(BIN)/python tools/site.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+screenshot: $(VENV)/.develop .venv-vllm/.develop  ## docs/scale-out.png anew: the service's page, with two vLLM instances
+	$(BIN)/python tools/screenshot.py .venv-vllm/bin/python
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-vllm .venv-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
