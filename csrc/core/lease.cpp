@@ -131,9 +131,17 @@ void Lease::enlist(Deadline deadline) {
     if (holds ? *holds != keys_.entry_value : !store_->set_if_absent(key, keys_.entry_value, times_.lease_s, deadline))
       continue;
     if (holds) store_->expire({key}, times_.lease_s, deadline);
-    entry_ = key;
     return;
   }
+}
+
+void Lease::delist(Deadline deadline) {
+  if (keys_.entries.empty()) return;
+  const auto held = store_->get_many(keys_.entries, deadline);
+  Keys mine;
+  for (std::size_t i = 0; i < held.size(); ++i)
+    if (held[i] && *held[i] == keys_.entry_value) mine.push_back(keys_.entries[i]);
+  if (!mine.empty()) store_->erase(mine, deadline);
 }
 
 /// Sets head, slot and place again where they ended because this process was stopped for longer than a lease: the data
@@ -184,11 +192,10 @@ void Lease::withdraw(Deadline deadline) {
   if (sources(deadline) > 0) return;
   // The head first: who still finds it must find the data. A generation published meanwhile keeps its head.
   const auto head = store_->get(keys_.head, deadline);
-  if (head && *head == keys_.head_value) {
-    store_->erase({keys_.head}, deadline);
-    if (!entry_.empty()) store_->erase({entry_}, deadline);
-  }
+  const bool current = head && *head == keys_.head_value;
+  if (current) store_->erase({keys_.head}, deadline);
   store_->erase(keys_.data, deadline);
+  if (current) delist(deadline);
 }
 
 }  // namespace yr_fastload

@@ -75,6 +75,7 @@ class Lease {
   void renew_until_told(bool at_once);
   void renew(Deadline deadline);
   void enlist(Deadline deadline);
+  void delist(Deadline deadline);
   Keys revive(const Keys& missing, Deadline deadline);
   void withdraw(Deadline deadline);
   void settle(LeaseState state, std::string why);
@@ -85,7 +86,6 @@ class Lease {
   const LeaseKeys keys_;
   const LeaseTimes times_;
   std::string slot_;
-  std::string entry_;  // of the renewing thread, and of whoever has joined it
 
   std::mutex leave_mutex_;
   mutable std::mutex mutex_;

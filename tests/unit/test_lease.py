@@ -181,6 +181,14 @@ def test_an_identity_that_is_kept_has_an_entry(store: _core.MemoryStore) -> None
     assert [entry(store, number) for number in range(3)] == [b"another", None, None]
 
 
+def test_who_leaves_last_takes_the_entry_along_whoever_made_it(store: _core.MemoryStore) -> None:
+    put(store, "entry-0", b"mine")
+    put(store, "entry-2", b"mine")  # of a while ago, when another was in the way
+    lease = take(store, entry_keys=["entry-0", "entry-1", "entry-2"], entry_value="mine")
+    lease.leave(deadline_s=1)  # before it has looked for one
+    assert [entry(store, number) for number in range(3)] == [None] * 3
+
+
 def test_a_generation_that_was_replaced_leaves_the_entry_to_the_next(store: _core.MemoryStore) -> None:
     put(store, SLOT + "0", b"me")
     lease = take(store, slot_key=SLOT + "0", entry_keys=["entry-0"], entry_value="mine")
