@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .service import Service, until
+from .service import Service
 
 
 @pytest.fixture
@@ -15,10 +15,9 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     services = []
 
     def start(mode: str = "well", **limits: object) -> Service:
-        services.append(Service(tmp_path, mode, **limits))
+        services.append(Service(tmp_path, mode, limits=limits))
         return services[-1]
 
     yield start
     for service in services:
         service.end()
-        until(lambda service=service: not service.left(), "processes are left")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -26,10 +27,40 @@ def until(true: Callable[[], object], what: str) -> None:
 
 
 class Service:
-    def __init__(self, directory: Path, mode: str, **limits: object) -> None:
+    """Of stand-ins, in a process of its own.
+
+    Args:
+        directory: For what they write.
+        mode: Of the stand-ins.
+        limits: Of the fleet.
+        arguments: More of `stand_in`.
+        environment: Beside that of this process.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        mode: str = "well",
+        *,
+        limits: Mapping[str, object],
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
-        command = [sys.executable, str(STAND_IN), "service", str(directory), mode, "--limits", json.dumps(limits)]
-        self.process = subprocess.Popen(command, start_new_session=True)
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                str(STAND_IN),
+                "service",
+                str(directory),
+                mode,
+                "--limits",
+                json.dumps(limits),
+                *arguments,
+            ],
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
         until((directory / "port").exists, "no service")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{(directory / 'port').read_text()}", timeout=WAIT_S)
 
@@ -50,16 +81,18 @@ class Service:
 
     def left(self) -> list[int]:
         """Processes that instances left behind."""
-        return [pid for pid in self.pids("starts") + self.pids("children") if _lives(pid)]
+        return [pid for pid in self.pids("starts") + self.pids("children") if lives(pid)]
 
     def end(self) -> None:
+        """Stop it, and see that it leaves nobody."""
         self.client.close()
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
         self.process.wait(WAIT_S)
+        until(lambda: not self.left(), "processes are left")
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     with contextlib.suppress(psutil.Error):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False

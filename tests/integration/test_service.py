@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -168,6 +169,17 @@ def test_no_process_survives_the_service(serve: Callable[..., Service], number: 
     service.process.send_signal(number)
     service.process.wait(WAIT_S)
     until(lambda: not service.left(), "processes are left")
+
+
+def test_a_keeper_s_process_may_be_killed(serve: Callable[..., Service]) -> None:
+    """As somebody does who kills his children when he goes."""
+    service = serve()
+    (instance,) = service.until_ready(1)
+    first = service.left()
+    os.kill(instance["pid"], signal.SIGKILL)
+    until(lambda: service.instances("ready") and service.instances()[0]["restarts"] == 1, "not started again")
+    until(lambda: not set(service.left()) & set(first), "the first one's processes are left")
+    assert len(service.left()) == 2
 
 
 def test_page(serve: Callable[..., Service]) -> None:

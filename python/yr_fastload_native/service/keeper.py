@@ -7,6 +7,9 @@ it. Everything that the command started and left behind becomes a child of this 
 (PR_SET_CHILD_SUBREAPER), and is killed when the command has ended. Exits with the command's status, 128 + n for a
 command that signal n ended.
 
+It is two processes. The first only stands for the second, so that who kills his children when he goes, as Ray's workers
+do, kills that one: the other is asked to end by it, and ends in order.
+
 It imports nothing of the package: it has to be there at once, and to stay small.
 """
 
@@ -26,24 +29,39 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _KILL_S = 10.0  # for killed processes to be gone: one in the kernel ends when that lets it
+_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-class Keeper:
-    """One command, and all that comes of it."""
+def _stand_for(keeper: int) -> int:
+    """Pass on what this process is told, until the keeper has ended; its status."""
+    for number in _TO_END:
+        signal.signal(number, lambda *_: os.kill(keeper, signal.SIGTERM))
+    return _status(os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1]))
 
-    def __init__(self, command: list[str], grace_s: float) -> None:
+
+def _status(exit_code: int) -> int:
+    return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+class Keeper:
+    """One command, and all that comes of it. ``stands`` is the process that stands for this one."""
+
+    def __init__(self, command: list[str], grace_s: float, stands: int) -> None:
         self._grace_s = grace_s
         self._wake, waker = os.pipe()
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         self._asked = False
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _TO_END:
             signal.signal(number, self._ask)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # of what stands for it
+        if os.getppid() != stands:
+            self._asked = True
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._command = subprocess.Popen(
             command,
@@ -71,8 +89,7 @@ class Keeper:
             if 0 in ready and not os.read(0, 4096):
                 self._asked = True
         self._kill_the_rest()
-        status = self._command.returncode
-        return status if status >= 0 else 128 - status
+        return _status(self._command.returncode)
 
     @staticmethod
     def _kill_the_rest() -> None:
@@ -91,4 +108,6 @@ class Keeper:
 
 
 if __name__ == "__main__":
-    sys.exit(Keeper(sys.argv[2:], float(sys.argv[1])).run())
+    stands = os.getpid()
+    child = os.fork()
+    sys.exit(_stand_for(child) if child else Keeper(sys.argv[2:], float(sys.argv[1]), stands).run())
