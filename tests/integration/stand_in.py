@@ -30,7 +30,8 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(60)
             self._answer(200, b"")
         else:
-            self._answer(200, json.dumps({"path": self.path, "pid": os.getpid()}).encode())
+            told = {"path": self.path, "pid": os.getpid()}
+            self._answer(200, json.dumps(told).encode())
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -89,7 +90,7 @@ def server(directory: Path, mode: str, host: str, port: int) -> None:
     ThreadingHTTPServer((host, port), Handler).serve_forever()
 
 
-def service(directory: Path, mode: str, limits: dict) -> None:
+def service(told: argparse.Namespace) -> None:
     import uvicorn
 
     from yr_fastload_native.service import fleet
@@ -98,11 +99,13 @@ def service(directory: Path, mode: str, limits: dict) -> None:
     from yr_fastload_native.service.local import LocalLauncher
 
     fleet._HEALTH_EVERY_S = 0.2
+    directory = told.directory
 
-    def order(name, slot):
-        return Order(name, [sys.executable, __file__, "server", str(directory), mode], {"SLOT": str(slot)}, 1.0)
+    def order(name):
+        return Order(name, [__file__, "server", str(directory), told.mode], {}, 1.0)
 
-    made = fleet.Fleet(LocalLauncher(directory / "logs"), order, fleet.Limits(**limits))
+    starts = LocalLauncher(directory / "logs")
+    made = fleet.Fleet(starts, order, fleet.Limits(**told.limits))
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(app_of(made, 1), port=0, log_level="warning", timeout_graceful_shutdown=10)
     )
@@ -130,4 +133,4 @@ if __name__ == "__main__":
     if told.role == "server":
         server(told.directory, told.mode, told.host, told.port)
     else:
-        service(told.directory, told.mode, told.limits)
+        service(told)

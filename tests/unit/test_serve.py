@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import socket
 
 import pytest
@@ -11,8 +10,11 @@ from click.testing import CliRunner
 
 import yr_fastload_native.cli as cli
 from yr_fastload_native.cli import serve as serve_module
+from yr_fastload_native.errors import ResourceExhaustedError
+from yr_fastload_native.service.instances import Devices
 from yr_fastload_native.service.loads import load_of
-from yr_fastload_native.service.vllm_server import Devices, VllmServer
+from yr_fastload_native.service.machine import MachineDevices
+from yr_fastload_native.service.vllm_server import VllmServer
 
 
 @pytest.fixture
@@ -70,38 +72,59 @@ def test_a_port_that_is_taken(started) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "variable"), [("davinci", "ASCEND_RT_VISIBLE_DEVICES"), ("nvidia", "CUDA_VISIBLE_DEVICES")]
+    ("files", "kind", "variable"),
+    [("davinci", "NPU", "ASCEND_RT_VISIBLE_DEVICES"), ("nvidia", "GPU", "CUDA_VISIBLE_DEVICES")],
 )
-def test_devices_are_shared_out(devices, monkeypatch, started, kind, variable) -> None:
+def test_devices_are_shared_out(devices, monkeypatch, started, files, kind, variable) -> None:
     monkeypatch.delenv(variable, raising=False)
-    devices(kind, 12)
-    found = Devices.here()
-    assert (found.variable, list(found.names)) == (variable, [str(number) for number in range(12)])
+    devices(files, 12)
+    every = MachineDevices.here()
+    assert every.devices == Devices(kind, 12)
+    assert every.lend(12).environment == {variable: "0,1,2,3,4,5,6,7,8,9,10,11"}
     monkeypatch.setenv(variable, "3,5, 7")
-    server = VllmServer("m", tp=1, devices=Devices.here())
+    machine = MachineDevices.here()
+    first, second = machine.lend(1), machine.lend(2)
+    assert (first.environment, second.environment) == ({variable: "3"}, {variable: "5,7"})
+    with pytest.raises(ResourceExhaustedError, match=f"1 {kind}s for an instance: 0 of 3 are left"):
+        machine.lend(1)
+    first.give_back()
+    first.give_back()
+    assert machine.lend(1).environment == {variable: "3"}
+    with pytest.raises(ResourceExhaustedError):
+        machine.lend(1)
+    server = VllmServer("m", tp=1, devices=machine.devices)
     assert server.most == 3
-    order = server.order("instance-1", 1)
-    assert order.environment[variable] == "5"
-    assert "--gpu-memory-utilization" not in order.command
+    order = server.order("instance-1")
+    assert order.devices == 1
+    assert list(order.arguments[:2]) == ["-m", "vllm.entrypoints.cli.main"]
+    assert "--gpu-memory-utilization" not in order.arguments
+    assert not order.defaults
     answer = CliRunner().invoke(cli.main, ["serve", "--model", "m", "--port", "0", "--tp", "2", "--max-instances", "2"])
     assert answer.exit_code == 1
-    assert f"2 instances of 2 devices: there are 3 ({variable})" in answer.stderr
+    assert f"2 instances of 2 devices: there are 3 {kind}s" in answer.stderr
     assert not started
 
 
-def test_instances_without_devices_share_the_machine(monkeypatch) -> None:
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+def test_how_many_devices_a_cluster_has_may_be_unknown() -> None:
+    server = VllmServer("m", tp=2, devices=Devices("NPU"), devices_each=2)
+    assert server.most is None
+    assert server.order("instance-1").devices == 2
+
+
+def test_instances_without_devices_share_the_machine() -> None:
     server = VllmServer("m", tp=2, worker="127.0.0.1:1", devices=Devices())
-    order = server.order("instance-1", 0)
+    order = server.order("instance-1")
     assert order.environment == {
         "YR_FASTLOAD_PATCH": "1",
         "YR_FASTLOAD_WORKER": "127.0.0.1:1",
     }
-    assert list(order.command[1:4]) == ["-m", "yr_fastload_native.vllm.beside", "2"]
-    assert list(order.command[-4:]) == ["--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.1"]
+    assert order.defaults == {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    assert order.devices == 0
+    assert list(order.arguments[:3]) == ["-m", "yr_fastload_native.vllm.beside", "2"]
+    assert list(order.arguments[-4:]) == ["--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.1"]
     told = VllmServer("m", arguments=("--gpu-memory-utilization=0.5",), devices=Devices())
-    assert list(told.order("instance-1", 0).command[-2:]) == ["m", "--gpu-memory-utilization=0.5"]
-    assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "4"
+    assert list(told.order("instance-1").arguments[-2:]) == ["m", "--gpu-memory-utilization=0.5"]
+    assert MachineDevices().lend(2).environment == {}
 
 
 def event(kind, pid, **facts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,14 +63,20 @@ _WITHOUT_DEVICES = 8
     "--worker", default="", help="Of openYuanrong, HOST:PORT.  [env: DS_WORKER_ADDR; default: one is started]"
 )
 @click.option(
-    "--launcher", type=click.Choice(["local"]), default="local", show_default=True, help="What starts instances."
+    "--launcher",
+    type=click.Choice(["local"]),
+    default="local",
+    show_default=True,
+    help="What starts instances.",
 )
 @click.option("--start-timeout", type=click.FloatRange(1), default=900.0, show_default=True, help="To be ready, s.")
 @click.option(
     "--drain-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="For requests to end, s."
 )
 @click.option(
-    "--logs", type=click.Path(file_okay=False, path_type=Path), help="Where logs of instances stay.  [default: nowhere]"
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where logs of instances stay, each on its machine.  [default: nowhere]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 @click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED)
@@ -95,51 +102,61 @@ def serve(
     {"count": n}, the latter {"ids": [...]} too; GET /status, /metrics, /health, and a page at /. Ctrl-C or SIGTERM lets
     requests in flight end, and stops every instance.
     """
-    _require_extra()
-    from yr_fastload_native.config import Config
-    from yr_fastload_native.service.fleet import Limits
-    from yr_fastload_native.service.vllm_server import Devices, VllmServer
-
-    if worker:
-        Config(worker=worker)  # refuses what is no address
-    server = VllmServer(
-        model=model,
-        tp=tp,
-        arguments=vllm_arguments,
-        worker=worker,
-        devices=Devices.here(),
-        devices_each=devices_per_instance or tp,
-    )
-    most = max_instances or (_WITHOUT_DEVICES if server.most is None else server.most)
-    wanted = max(most, instances)
-    if server.most is not None and wanted > server.most:
-        raise InvalidArgumentError(
-            f"{wanted} instances of {server.devices_each} devices: there are {len(server.devices.names)} "
-            f"({server.devices.variable})",
-            op=_OP,
-        )
-    if instances > most:
-        raise InvalidArgumentError(f"--instances {instances} is more than --max-instances {most}", op=_OP)
-    limits = Limits(instances=most, start_s=start_timeout, drain_s=drain_timeout)
-    listener = _listen(host, port)
-    _run(server, limits, _launcher(launcher, logs), instances, listener, as_json)
-
-
-def _require_extra() -> None:
-    try:
+    with _extra("serve"):
         import fastapi  # noqa: F401
         import httpx  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
+    from yr_fastload_native.config import Config
+    from yr_fastload_native.service.fleet import Limits
+    from yr_fastload_native.service.vllm_server import VllmServer
+
+    if worker:
+        Config(worker=worker)  # refuses what is no address
+    with contextlib.closing(_launcher(launcher, logs)) as starts:
+        server = VllmServer(
+            model=model,
+            tp=tp,
+            arguments=vllm_arguments,
+            worker=worker,
+            devices=starts.devices,
+            devices_each=devices_per_instance or tp,
+        )
+        most = _most(server, instances, max_instances)
+        limits = Limits(instances=most, start_s=start_timeout, drain_s=drain_timeout)
+        _run(server, limits, starts, instances, _listen(host, port), as_json)
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Around the imports that need an extra."""
+    try:
+        yield
     except ImportError as error:
-        raise InvalidArgumentError(f"{error}; pip install 'yr-fastload-native[serve]'", op=_OP) from None
+        raise InvalidArgumentError(f"{error}; pip install 'yr-fastload-native[{name}]'", op=_OP) from None
 
 
 def _launcher(name: str, logs: Path | None) -> Launcher:
     assert name == "local"
     from yr_fastload_native.service.local import LocalLauncher
+    from yr_fastload_native.service.machine import MachineDevices
 
-    return LocalLauncher(logs)
+    return LocalLauncher(logs, machine=MachineDevices.here())
+
+
+def _most(server: VllmServer, instances: int, told: int | None) -> int:
+    """So many instances at a time."""
+    most = told or (_WITHOUT_DEVICES if server.most is None else server.most)
+    wanted = max(most, instances)
+    if server.most is not None and wanted > server.most:
+        raise InvalidArgumentError(
+            f"{wanted} instances of {server.devices_each} devices: there are {server.devices.count} "
+            f"{server.devices.kind}s",
+            op=_OP,
+        )
+    if instances > most:
+        raise InvalidArgumentError(f"--instances {instances} is more than --max-instances {most}", op=_OP)
+    return most
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,4 +2,5 @@
 
 Needs the extra ``serve``. A request of a client goes through ``app`` and ``proxy`` to an ``Instance`` of the ``fleet``,
 whose server a launcher (``local``) started as ``vllm_server`` says; ``loads`` tells how it came by its weights.
+``machine`` shares out the devices of one machine.
 """

@@ -7,7 +7,8 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
 
 import attrs
 import httpx
@@ -18,6 +19,7 @@ from yr_fastload_native.service.loads import Load, load_of
 
 __all__ = ["Fleet", "Instance", "Limits"]
 
+_T = TypeVar("_T")
 State = Literal["starting", "loading", "ready", "failed", "stopping"]
 
 
@@ -53,9 +55,8 @@ _HEALTH_EVERY_S = 5.0
 class Instance:
     """One server, through all its starts."""
 
-    def __init__(self, name: str, slot: int) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.slot = slot
         self.state: State = "starting"
         self.error: str | None = None
         self.restarts = 0
@@ -94,11 +95,11 @@ class Fleet:
 
     Args:
         launcher: Starts servers.
-        order: Makes the order for an instance of a name, in a slot (0, 1, ...: no two have the same at a time).
+        order: Makes the order for an instance of a name.
         limits: Bounds.
     """
 
-    def __init__(self, launcher: Launcher, order: Callable[[str, int], Order], limits: Limits) -> None:
+    def __init__(self, launcher: Launcher, order: Callable[[str], Order], limits: Limits) -> None:
         self._launcher = launcher
         self._order = order
         self._limits = limits
@@ -107,6 +108,8 @@ class Fleet:
         self.instances: dict[str, Instance] = {}
         self.cold_s: float | None = None  # what the last instance that read from disk took for its weights
         self._client = httpx.AsyncClient(timeout=limits.health_s, trust_env=False)
+        # What launchers do blocks; each instance waits for one thing at a time, and none for another's.
+        self._threads = ThreadPoolExecutor(limits.instances, thread_name_prefix="launcher")
 
     # -- out and in -------------------------------------------------------------------------------------------------
 
@@ -129,9 +132,7 @@ class Fleet:
         return [self._add().name for _ in range(count)]
 
     def _add(self) -> Instance:
-        taken = {each.slot for each in self.instances.values()}
-        slot = next(number for number in itertools.count() if number not in taken)
-        instance = Instance(f"instance-{next(self._numbers)}", slot)
+        instance = Instance(f"instance-{next(self._numbers)}")
         self.instances[instance.name] = instance
         instance.task = asyncio.create_task(self._run(instance), name=instance.name)
         return instance
@@ -169,7 +170,11 @@ class Fleet:
         if tasks:
             await asyncio.wait(tasks)
         await self._client.aclose()
-        await asyncio.to_thread(self._launcher.close)
+        await self._blocking(self._launcher.close)
+        self._threads.shutdown(wait=False)
+
+    async def _blocking(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
     # -- who serves ------------------------------------------------------------------------------------------------
 
@@ -206,9 +211,7 @@ class Fleet:
         instance.load = instance.ready_s = None
         started = time.monotonic()
         try:
-            instance.launched = await asyncio.to_thread(
-                self._launcher.launch, self._order(instance.name, instance.slot)
-            )
+            instance.launched = await self._blocking(self._launcher.launch, self._order(instance.name))
         except FastLoadError as error:
             return False, str(error)
         try:
@@ -227,12 +230,12 @@ class Fleet:
                     await asyncio.wait_for(instance.idle.wait(), self._limits.drain_s)
             else:
                 instance.state = "failed"  # nobody is sent there while it goes
-            await asyncio.to_thread(launched.stop)
+            await self._blocking(launched.stop)
             instance.launched = None
 
     async def _until_ready(self, instance: Instance, launched: Launched, started: float) -> str | None:
         while not instance.leave.is_set():
-            how = await asyncio.to_thread(launched.ended)
+            how = await self._blocking(launched.ended)
             if how is not None:
                 return how
             await self._look(instance, launched)
@@ -247,7 +250,7 @@ class Fleet:
     async def _until_unwell(self, instance: Instance, launched: Launched) -> str | None:
         unanswered, asked = 0, time.monotonic()
         while not instance.leave.is_set():
-            how = await asyncio.to_thread(launched.ended)
+            how = await self._blocking(launched.ended)
             if how is not None:
                 return how
             if time.monotonic() - asked > _HEALTH_EVERY_S:
@@ -261,7 +264,7 @@ class Fleet:
 
     async def _look(self, instance: Instance, launched: Launched) -> None:
         """Take in what its ranks said."""
-        events = await asyncio.to_thread(launched.events)
+        events = await self._blocking(launched.events)
         instance.load = load_of(events)
         if instance.state == "starting" and any(each["event"] == "loading" for each in events):
             instance.state = "loading"

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
-__all__ = ["Launched", "Launcher", "Order"]
+__all__ = ["Devices", "Kind", "Launched", "Launcher", "Order"]
+
+Kind = Literal["NPU", "GPU"]
+
+
+@attrs.frozen
+class Devices:
+    """Accelerators that instances can be given.
+
+    Attributes:
+        kind: Of all of them; None: there are none, and instances run on CPUs.
+        count: How many; None: as many as whoever gives them has at the time.
+    """
+
+    kind: Kind | None = None
+    count: int | None = None
 
 
 @attrs.frozen
@@ -16,15 +31,19 @@ class Order:
 
     Attributes:
         name: Of the instance, in lines of its log.
-        command: ``--host`` and ``--port`` are added to it.
+        arguments: Of the Python of the machine where it starts; ``--host`` and ``--port`` are added.
         environment: Beside that of the process that starts it.
         grace_s: From being asked to end to being killed, seconds.
+        devices: So many of them, which the launcher chooses.
+        defaults: As `environment`, for variables that the process that starts it does not have.
     """
 
     name: str
-    command: Sequence[str]
+    arguments: Sequence[str]
     environment: Mapping[str, str]
     grace_s: float
+    devices: int = 0
+    defaults: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class Launched(Protocol):
@@ -54,12 +73,16 @@ class Launched(Protocol):
 class Launcher(Protocol):
     """Starts servers, on this machine or on others."""
 
+    @property
+    def devices(self) -> Devices:
+        """What there is to be given to servers."""
+
     def launch(self, order: Order) -> Launched:
-        """Start one, and return before it is ready.
+        """Start one, and return before it is ready; bounded.
 
         Raises:
             FastLoadError: It cannot be started; the message says why.
         """
 
     def close(self) -> None:
-        """Let go of what the launcher itself holds; its servers have been stopped."""
+        """Let go of what the launcher itself holds; its servers have been stopped. Twice is as once."""

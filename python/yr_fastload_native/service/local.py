@@ -17,13 +17,14 @@ from typing import Any
 from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.service import keeper
-from yr_fastload_native.service.instances import Order
+from yr_fastload_native.service.instances import Devices, Order
+from yr_fastload_native.service.machine import Lent, MachineDevices
 from yr_fastload_native.vllm import reports
 
-__all__ = ["LocalLauncher", "LocalServer"]
+__all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer"]
 
 _TAIL_BYTES = 2000
-_BEYOND_GRACE_S = 15.0  # a keeper's own bound for what it kills, and some
+BEYOND_GRACE_S = 15.0  # a keeper's own bound for what it kills, and some
 
 
 class LocalLauncher:
@@ -32,17 +33,34 @@ class LocalLauncher:
     Args:
         logs: Where the log of each is kept; None: in a temporary directory that goes with the launcher.
         host: On which the servers listen.
+        machine: Whose devices it shares out; by default none: servers see those that this process sees.
     """
 
-    def __init__(self, logs: Path | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, logs: Path | None = None, host: str = "127.0.0.1", machine: MachineDevices | None = None
+    ) -> None:
         self._host = host
+        self._machine = machine or MachineDevices()
         # Not in TMPDIR: the paths of vLLM's sockets must be short.
         self._scratch = Path(tempfile.mkdtemp(prefix="yr-fastload-", dir="/tmp"))
         self._logs = logs or self._scratch
         self._logs.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def devices(self) -> Devices:
+        return self._machine.devices
+
     def launch(self, order: Order) -> LocalServer:
-        return LocalServer(order, self._logs, self._scratch, self._host)
+        """Raises:
+        ResourceExhaustedError: Others have the devices.
+        UnavailableError: It cannot be started.
+        """
+        lent = self._machine.lend(order.devices)
+        try:
+            return LocalServer(order, self._logs, self._scratch, self._host, lent)
+        except BaseException:
+            lent.give_back()
+            raise
 
     def close(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -55,16 +73,18 @@ class LocalServer:
         UnavailableError: It cannot be started.
     """
 
-    def __init__(self, order: Order, logs: Path, scratch: Path, host: str) -> None:
+    def __init__(self, order: Order, logs: Path, scratch: Path, host: str, lent: Lent) -> None:
         self.host = host
         self.port = _free_port(host)
         self._log = logs / f"{order.name}.log"
         self._report = scratch / f"{order.name}.report"
         self._report.unlink(missing_ok=True)
-        command = [*order.command, "--host", host, "--port", str(self.port)]
+        command = [sys.executable, *order.arguments, "--host", host, "--port", str(self.port)]
         environment = {
+            **order.defaults,
             **os.environ,
             **order.environment,
+            **lent.environment,
             ENVIRONMENT_PREFIX + "REPORT": str(self._report),
             "VLLM_RPC_BASE_PATH": str(scratch),  # killed, it leaves sockets there
         }
@@ -81,6 +101,7 @@ class LocalServer:
             except OSError as error:
                 raise UnavailableError(f"cannot start {order.name}: {error}", op="serve") from None
         self._grace_s = order.grace_s
+        self._lent = lent
         self._lock = threading.Lock()
 
     @property
@@ -107,11 +128,12 @@ class LocalServer:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
             try:
-                self._process.wait(self._grace_s + _BEYOND_GRACE_S)
+                self._process.wait(self._grace_s + BEYOND_GRACE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
         self._report.unlink(missing_ok=True)
+        self._lent.give_back()
 
     def _tail(self) -> str:
         try:
