@@ -135,7 +135,7 @@ $(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
 	@touch $@
 
 $(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet '.[test,lint,serve,docs]'
+	$(BIN)/python -m pip install --quiet '.[test,lint,serve,ray,yr,docs]'
 	@touch $@ $(VENV)/.installed
 
 define install-vllm

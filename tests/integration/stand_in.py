@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(60)
             self._answer(200, b"")
         else:
-            told = {"path": self.path, "pid": os.getpid()}
+            told = {"path": self.path, "pid": os.getpid(), "npus": os.environ.get("ASCEND_RT_VISIBLE_DEVICES")}
             self._answer(200, json.dumps(told).encode())
 
     def do_POST(self):
@@ -90,21 +90,34 @@ def server(directory: Path, mode: str, host: str, port: int) -> None:
     ThreadingHTTPServer((host, port), Handler).serve_forever()
 
 
+def launcher(name: str, logs: Path, cpus: float, place_s: float):
+    if name == "ray":
+        from yr_fastload_native.service.ray_launcher import RayLauncher
+
+        return RayLauncher(logs, cpus, place_s)
+    if name == "yr":
+        from yr_fastload_native.service.yr_launcher import YrLauncher
+
+        return YrLauncher(logs, cpus, place_s)
+    from yr_fastload_native.service.local import LocalLauncher
+
+    return LocalLauncher(logs)
+
+
 def service(told: argparse.Namespace) -> None:
     import uvicorn
 
     from yr_fastload_native.service import fleet
     from yr_fastload_native.service.app import app_of
     from yr_fastload_native.service.instances import Order
-    from yr_fastload_native.service.local import LocalLauncher
 
     fleet._HEALTH_EVERY_S = 0.2
     directory = told.directory
 
     def order(name):
-        return Order(name, [__file__, "server", str(directory), told.mode], {}, 1.0)
+        return Order(name, [__file__, "server", str(directory), told.mode], {}, 1.0, devices=told.devices)
 
-    starts = LocalLauncher(directory / "logs")
+    starts = launcher(told.launcher, directory / "logs", told.cpus, told.place_s)
     made = fleet.Fleet(starts, order, fleet.Limits(**told.limits))
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(app_of(made, 1), port=0, log_level="warning", timeout_graceful_shutdown=10)
@@ -127,6 +140,10 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     parser.add_argument("mode")
     parser.add_argument("--limits", type=json.loads, default={})
+    parser.add_argument("--launcher", default="local")
+    parser.add_argument("--cpus", type=float, default=0.0)
+    parser.add_argument("--devices", type=int, default=0)
+    parser.add_argument("--place-s", type=float, default=60.0)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     told = parser.parse_args()

@@ -64,10 +64,17 @@ _WITHOUT_DEVICES = 8
 )
 @click.option(
     "--launcher",
-    type=click.Choice(["local"]),
+    type=click.Choice(["local", "ray", "yr"]),
     default="local",
     show_default=True,
-    help="What starts instances.",
+    help="Starts instances: here, or in the cluster of RAY_ADDRESS or YR_SERVER_ADDRESS.",
+)
+@click.option(
+    "--cpus-per-instance",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="That a cluster keeps for each.",
 )
 @click.option("--start-timeout", type=click.FloatRange(1), default=900.0, show_default=True, help="To be ready, s.")
 @click.option(
@@ -90,6 +97,7 @@ def serve(
     devices_per_instance: int | None,
     worker: str,
     launcher: str,
+    cpus_per_instance: float,
     start_timeout: float,
     drain_timeout: float,
     logs: Path | None,
@@ -113,7 +121,7 @@ def serve(
 
     if worker:
         Config(worker=worker)  # refuses what is no address
-    with contextlib.closing(_launcher(launcher, logs)) as starts:
+    with contextlib.closing(_launcher(launcher, logs, cpus_per_instance)) as starts:
         server = VllmServer(
             model=model,
             tp=tp,
@@ -136,8 +144,15 @@ def _extra(name: str) -> Iterator[None]:
         raise InvalidArgumentError(f"{error}; pip install 'yr-fastload-native[{name}]'", op=_OP) from None
 
 
-def _launcher(name: str, logs: Path | None) -> Launcher:
-    assert name == "local"
+def _launcher(name: str, logs: Path | None, cpus: float) -> Launcher:
+    if name == "ray":
+        with _extra("ray"):
+            from yr_fastload_native.service.ray_launcher import RayLauncher
+        return RayLauncher(logs, cpus)
+    if name == "yr":
+        with _extra("yr"):
+            from yr_fastload_native.service.yr_launcher import YrLauncher
+        return YrLauncher(logs, cpus)
     from yr_fastload_native.service.local import LocalLauncher
     from yr_fastload_native.service.machine import MachineDevices
 

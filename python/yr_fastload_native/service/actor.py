@@ -1,0 +1,48 @@
+"""What an actor of a cluster does on its machine: it has one server as a process there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.service.instances import Order
+from yr_fastload_native.service.local import LocalLauncher, LocalServer
+
+__all__ = ["ServerActor"]
+
+
+class ServerActor:
+    """One server. What goes in and out is plain data; `remote.RemoteServer` is its other end.
+
+    Its keeper ends with the process of the actor, however that ends. Devices are not chosen here: the cluster has made
+    those it gave the actor visible to its process.
+
+    Args:
+        logs: Directory on this machine where the log is kept; None: nowhere.
+        address: Tells, on this machine, on which of its addresses the server is to listen.
+    """
+
+    def __init__(self, logs: str | None, address: Callable[[], str]) -> None:
+        self._launcher = LocalLauncher(None if logs is None else Path(logs), address())
+        self._server: LocalServer | None = None
+
+    def launch(self, order: Order) -> dict[str, Any]:
+        """``pid``, ``host`` and ``port`` of its server, or ``error``: why there is none."""
+        try:
+            self._server = self._launcher.launch(order)
+        except FastLoadError as error:
+            return {"error": str(error)}
+        return {"pid": self._server.pid, "host": self._server.host, "port": self._server.port}
+
+    def ended(self) -> str | None:
+        return "it was never started" if self._server is None else self._server.ended()
+
+    def events(self) -> list[dict[str, Any]]:
+        return [] if self._server is None else self._server.events()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+        self._launcher.close()

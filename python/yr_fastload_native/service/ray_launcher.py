@@ -1,0 +1,143 @@
+"""Servers on the machines of a Ray cluster, an actor each. Needs the extra ``ray``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+if not os.environ.get("RAY_ADDRESS"):
+    # A Ray of one machine stays on loopback. Nothing else tells it to; Ray reads this when it is imported.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+import ray
+from ray.exceptions import ActorUnavailableError, GetTimeoutError
+
+from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.service.actor import ServerActor
+from yr_fastload_native.service.instances import Devices, Kind, Order
+from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, launch_on, one_line
+
+__all__ = ["RayLauncher"]
+
+_KINDS: tuple[Kind, ...] = ("NPU", "GPU")  # as Ray calls them too
+_KNOCK_S = 5.0
+_STORE_BYTES = 80 << 20  # of a local Ray, through which no weights go; 75 MiB is the least Ray takes
+
+
+class RayLauncher:
+    """Starts each server in an actor, which Ray puts on a machine and gives its devices.
+
+    The cluster is the one that ``RAY_ADDRESS`` names; without it, a Ray of this machine alone, which ends with the
+    launcher. Actors end with this process, however it ends. To be made in the main thread.
+
+    Args:
+        logs: Where, on the machine of each, its log is kept; None: nowhere.
+        cpus: That Ray keeps for each, beside devices.
+        place_s: For Ray to find a machine for one and to start the actor there, seconds.
+
+    Raises:
+        UnavailableError: There is no Ray at that address, or none can be started.
+    """
+
+    def __init__(self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0) -> None:
+        self._logs = None if logs is None else str(logs.absolute())
+        self._cpus = cpus
+        self._place_s = place_s
+        _connect()
+        has = ray.cluster_resources()
+        kind = next((kind for kind in _KINDS if has.get(kind)), None)
+        self._devices = Devices(kind, None if kind is None else int(has[kind]))
+
+    @property
+    def devices(self) -> Devices:
+        """Of the cluster as it was at the start, all its machines together."""
+        return self._devices
+
+    def launch(self, order: Order) -> RemoteServer:
+        wanted: dict[str, float] = {"CPU": self._cpus}
+        if self._devices.kind is not None:
+            wanted[self._devices.kind] = order.devices
+        asked = {name: count for name, count in wanted.items() if count}
+        options = {
+            "num_cpus": asked.get("CPU", 0),
+            "num_gpus": asked.get("GPU", 0),
+            "resources": {name: count for name, count in asked.items() if name not in ("CPU", "GPU")},
+            "scheduling_strategy": "SPREAD",
+        }
+
+        def make() -> _RayActor:
+            made = ray.remote(ServerActor).options(**options)
+            return _RayActor(made.remote(self._logs, ray.util.get_node_ip_address))
+
+        return launch_on(make, order, self._place_s, lambda: _what_there_is(asked))
+
+    def close(self) -> None:
+        ray.shutdown()
+
+
+class _RayActor:
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def ask(self, method: str, bound_s: float, *arguments: Any) -> Any:
+        try:
+            return ray.get(getattr(self._handle, method).remote(*arguments), timeout=bound_s)
+        except (GetTimeoutError, ActorUnavailableError) as error:
+            raise TimeoutError(one_line(error)) from None
+        except Exception as error:  # whatever else it is, there is no answer to be had
+            raise ActorGoneError(one_line(error)) from None
+
+    def kill(self) -> None:
+        with contextlib.suppress(Exception):
+            ray.kill(self._handle)
+
+
+def _connect() -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    address = os.environ.get("RAY_ADDRESS")
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address:
+            _knock(address)
+            ray.init(address, **quiet)
+        else:
+            ray.init("local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
+    except Exception as error:  # of many kinds
+        where = f"reach Ray at RAY_ADDRESS={address}" if address else "start a local Ray (RAY_ADDRESS names no other)"
+        raise UnavailableError(f"cannot {where}: {one_line(error)}", op="serve") from None
+    finally:
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own there
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself takes more than a minute.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdigit():  # not "auto"
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+
+
+def _what_there_is(asked: Mapping[str, float]) -> str:
+    """In words, for an error."""
+    try:
+        has, free = ray.cluster_resources(), ray.available_resources()
+    except Exception as error:
+        return f"{_amounts(asked)} on one machine asked for; Ray does not say what it has: {one_line(error)}"
+    return (
+        f"{_amounts(asked)} on one machine asked for; "
+        f"the cluster has {_amounts({name: has.get(name, 0) for name in asked})}, "
+        f"free are {_amounts({name: free.get(name, 0) for name in asked})}"
+    )
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{count:g} {name}" for name, count in resources.items()) or "nothing"

@@ -1,0 +1,99 @@
+"""Servers on the machines of an openYuanrong cluster, an actor each. Needs the extra ``yr``."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from yr.apis import finalize, get, get_node_ip_address, init, instance, wait
+from yr.config import Config, InvokeOptions
+
+from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.service.actor import ServerActor
+from yr_fastload_native.service.instances import Devices, Order
+from yr_fastload_native.service.machine import MachineDevices
+from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, launch_on, one_line
+
+__all__ = ["YrLauncher"]
+
+_LEAST_MILLICPUS = 300  # that openYuanrong keeps for an actor
+_NOWHERE = "127.0.0.1:1"  # without an address the SDK looks for a cluster, in local mode too, and prints that it fails
+
+
+class YrLauncher:
+    """Starts each server in an actor (a stateful instance), which openYuanrong puts on a machine and gives its devices.
+
+    The cluster is the one that ``YR_SERVER_ADDRESS`` names; without it, the SDK's local mode: actors are objects of
+    this process, nobody schedules, and there are no devices to be given.
+
+    Args:
+        logs: Where, on the machine of each, its log is kept; None: nowhere.
+        cpus: That openYuanrong keeps for each, beside devices; not less than 0.3.
+        place_s: For openYuanrong to find a machine for one and to start the actor there, seconds.
+
+    Raises:
+        UnavailableError: There is no openYuanrong at that address.
+    """
+
+    def __init__(self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0) -> None:
+        self._logs = None if logs is None else str(logs.absolute())
+        self._cpus = cpus
+        self._place_s = place_s
+        self._address = os.environ.get("YR_SERVER_ADDRESS")
+        try:
+            init(Config(local_mode=not self._address, server_address=self._address or _NOWHERE))
+        except Exception as error:  # of many kinds
+            where = f"reach openYuanrong at YR_SERVER_ADDRESS={self._address}" if self._address else "start local mode"
+            raise UnavailableError(f"cannot {where}: {one_line(error)}", op="serve") from None
+
+    @property
+    def devices(self) -> Devices:
+        """Of the kind that this machine has; nobody says how many there are in the cluster."""
+        return Devices(MachineDevices.here().devices.kind) if self._address else Devices()
+
+    def launch(self, order: Order) -> RemoteServer:
+        options = InvokeOptions(
+            cpu=max(_LEAST_MILLICPUS, math.ceil(self._cpus * 1000)),
+            schedule_timeout_ms=math.ceil(self._place_s * 1000),
+        )
+        asked = f"{options.cpu / 1000:g} CPU"
+        if order.devices:
+            kind = self.devices.kind
+            options.custom_resources = {f"{kind}/.+/count": float(order.devices)}  # of whatever model
+            asked += f", {order.devices} {kind}"
+
+        def make() -> _YrActor:
+            address = get_node_ip_address if self._address else _loopback
+            return _YrActor(instance(ServerActor).options(options).invoke(self._logs, address))
+
+        return launch_on(make, order, self._place_s, lambda: f"{asked} on one machine asked for")
+
+    def close(self) -> None:
+        finalize()
+
+
+class _YrActor:
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+
+    def ask(self, method: str, bound_s: float, *arguments: Any) -> Any:
+        try:
+            asked = getattr(self._proxy, method).invoke(*arguments)
+            # Not `get` with a bound: in local mode it returns None at that.
+            ready, _ = wait(asked, timeout=math.ceil(bound_s))
+            if ready:
+                return get(asked)
+        except Exception as error:  # whatever it is, there is no answer to be had
+            raise ActorGoneError(one_line(error)) from None
+        raise TimeoutError(f"no answer within {bound_s:g} s")
+
+    def kill(self) -> None:
+        with contextlib.suppress(Exception):
+            self._proxy.terminate()
+
+
+def _loopback() -> str:
+    return "127.0.0.1"
