@@ -84,7 +84,7 @@ def test_answers_are_passed_on_as_they_come(serve: Callable[..., Service]) -> No
                 times.append((time.monotonic(), line))
     assert [line for _, line in times] == [f"data: {number}" for number in range(4)]
     assert times[-1][0] - times[0][0] > 1.0
-    assert service.instances()[0]["served"] == 3
+    until(lambda: service.instances()[0]["served"] == 3, "they are not counted")
 
 
 def test_a_client_that_goes_is_not_served_on(serve: Callable[..., Service]) -> None:
@@ -192,6 +192,7 @@ def test_metrics(serve: Callable[..., Service]) -> None:
     service = serve()
     service.until_ready(1)
     service.client.post("/v1/y", json={})
+    until(lambda: service.instances()[0]["served"], "it is not counted")
     text = service.client.get("/metrics").text
     assert 'yr_fastload_instances{state="ready"} 1.0' in text
     assert 'yr_fastload_instance_load_seconds{instance="instance-1",source="disk"} 8.0' in text
