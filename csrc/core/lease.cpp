@@ -192,10 +192,10 @@ void Lease::withdraw(Deadline deadline) {
   if (sources(deadline) > 0) return;
   // The head first: who still finds it must find the data. A generation published meanwhile keeps its head.
   const auto head = store_->get(keys_.head, deadline);
-  const bool current = head && *head == keys_.head_value;
-  if (current) store_->erase({keys_.head}, deadline);
+  const bool replaced = head && *head != keys_.head_value;
+  if (head && !replaced) store_->erase({keys_.head}, deadline);
   store_->erase(keys_.data, deadline);
-  if (current) delist(deadline);
+  if (!replaced) delist(deadline);
 }
 
 }  // namespace yr_fastload

@@ -189,6 +189,15 @@ def test_who_leaves_last_takes_the_entry_along_whoever_made_it(store: _core.Memo
     assert [entry(store, number) for number in range(3)] == [None] * 3
 
 
+def test_the_entry_goes_where_the_head_has_gone_by_itself(store: _core.MemoryStore) -> None:
+    put(store, SLOT + "0", b"me")
+    lease = take(store, slot_key=SLOT + "0", lease_s=60, entry_keys=["entry-0"], entry_value="mine")
+    assert wait_for(lambda: entry(store, 0) == b"mine")
+    store.erase([HEAD], deadline_s=1)
+    lease.leave(deadline_s=1)
+    assert entry(store, 0) is None
+
+
 def test_a_generation_that_was_replaced_leaves_the_entry_to_the_next(store: _core.MemoryStore) -> None:
     put(store, SLOT + "0", b"me")
     lease = take(store, slot_key=SLOT + "0", entry_keys=["entry-0"], entry_value="mine")
