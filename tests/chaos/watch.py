@@ -18,7 +18,6 @@ from yr_fastload_native.identity import Identity
 from yr_fastload_native.transports.d2d import PLACES
 
 _MIB = 1 << 20
-_SLOTS = 64
 _LANES = 4
 _ENDS_S = 1.5  # an object that nobody renews disappears within half a second of its end
 # The longest that anything lives which nobody renews: chunks of a publisher that was killed before its lease began.
@@ -71,7 +70,7 @@ class Ledger:
         """All that may be there: head, manifests, digests, chunks, slots, places and lanes."""
         keys = [self._who.head_key, *self.manifests(), *self.digests(), *self.chunks()]
         for name in self._generations():
-            keys += [f"{self._who.slot_prefix(name)}{number}" for number in range(_SLOTS)]
+            keys += self._who.slot_keys(name)
             keys += [f"{self._who.place_prefix(name)}{number}" for number in range(PLACES)]
         tokens = [fact["token"] for fact in self._facts() if "token" in fact]
         return keys + [self._who.lane_key(token, lane) for token in tokens for lane in range(_LANES)]

@@ -74,6 +74,16 @@ class Service:
         until(lambda: len(self.instances("ready")) == count, f"not {count} ready")
         return self.instances("ready")
 
+    def end_with_two(self, number: int) -> int:
+        """Add a second instance and end the service by a signal: nobody is left. Its status."""
+        self.client.post("/scaleout")
+        self.until_ready(2)
+        assert len(self.left()) == 4
+        self.process.send_signal(number)
+        status = self.process.wait(WAIT_S)
+        until(lambda: not self.left(), "processes are left")
+        return status
+
     def pids(self, name: str) -> list[int]:
         """Of servers that were started, or of their children."""
         path = self.directory / name

@@ -121,12 +121,7 @@ def test_out_in_and_again(anywhere: Callable[..., Service]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_survives_the_service(anywhere: Callable[..., Service], number: signal.Signals) -> None:
     service = anywhere(instances=2)
-    service.client.post("/scaleout")
-    service.until_ready(2)
-    assert len(service.left()) == 4
-    service.process.send_signal(number)
-    assert service.process.wait(WAIT_S) == -number
-    until(lambda: not service.left(), "processes are left")
+    assert service.end_with_two(number) == -number
 
 
 def test_ray_chooses_devices_and_takes_them_back(serve: Serve, ray_address: str) -> None:

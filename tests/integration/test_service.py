@@ -163,12 +163,7 @@ def test_a_start_that_hangs_is_bounded(serve: Callable[..., Service]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_process_survives_the_service(serve: Callable[..., Service], number: signal.Signals) -> None:
     service = serve(instances=2)
-    service.client.post("/scaleout")
-    service.until_ready(2)
-    assert len(service.left()) == 4
-    service.process.send_signal(number)
-    service.process.wait(WAIT_S)
-    until(lambda: not service.left(), "processes are left")
+    service.end_with_two(number)
 
 
 def test_a_keeper_s_process_may_be_killed(serve: Callable[..., Service]) -> None:

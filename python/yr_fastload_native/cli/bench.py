@@ -230,7 +230,6 @@ def _device_table(record: Mapping[str, Any]) -> RenderableType:
 
 
 def _breakdown_table(record: Mapping[str, Any]) -> Table:
-
     title = "stages of the last pull; times of threads are summed, those that overlap too"
     table = output.table(title, "", ">ms", ">threads", ">MiB", ">from ms", ">to ms")
     for row in record["breakdown"]:
