@@ -19,6 +19,7 @@ from queue import Empty, Queue
 import psutil
 
 ANSWER_S = 60
+PATIENT_S = 30  # with a source that a busy machine keeps from sending; a load's own deadline is what ends a wait then
 
 
 def same_bytes(one, other):
@@ -73,6 +74,8 @@ class Node:
         except Empty:
             raise AssertionError(f"no answer within {timeout_s} s") from None
         assert answer is not None, "the process has ended"
+        if answer.get("error"):
+            sys.stdout.write(f"{self.control.stem}: {answer}\n")  # shown where a test fails
         return answer
 
     def call(self, name, **arguments):
@@ -112,6 +115,7 @@ class Commands:
         self.target = {}
 
     def _loader(self, settings):
+        settings = {"source_stall_s": PATIENT_S, **settings}
         loader = self.fl.FastLoader(self.fl.Config(worker=os.environ["NODE_WORKER"], **settings))
         self.loaders.append(loader)
         return loader
