@@ -55,7 +55,8 @@ def _engine(rounds: int, scale: float) -> dict[str, Any]:
 
 
 def _overhead(rounds: int, scale: float) -> dict[str, Any]:
-    return overhead.measure_tensors(max(100, int(50_000 * scale)), rounds, _note)
+    (found,) = overhead.measure_tensors([max(100, int(50_000 * scale))], rounds, _note)
+    return found
 
 
 def _scaling(rounds: int, scale: float) -> dict[str, Any]:

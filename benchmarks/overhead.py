@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,32 +20,40 @@ _TENSOR_BYTES = 64
 _PER_TENSOR = ("layout", "manifest", "finish")
 
 
-def measure_tensors(tensors: int, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
+def measure_tensors(counts: Sequence[int], rounds: int, note: Callable[[str], None]) -> list[dict[str, Any]]:
     """Pull so many tensors of 64 bytes each: the time is that of names, layouts and plans.
+
+    Args:
+        counts: How many, one entry of the result each.
+        rounds: Repetitions; one more comes first and does not count.
+        note: Says what goes on.
 
     Returns:
         ``us`` a tensor, of the whole pull and by stage, medians.
     """
+    with private_worker(4 * sum(counts) * _TENSOR_BYTES) as worker:
+        return [_pull(Config(worker=worker, hold=False), tensors, rounds, note) for tensors in counts]
+
+
+def _pull(config: Config, tensors: int, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
     note(f"{tensors} tensors of {_TENSOR_BYTES} bytes")
     arrays = {f"model.layers.{i}.weight": np.full(_TENSOR_BYTES, i % 251, np.uint8) for i in range(tensors)}
     source = {name: torch.from_numpy(array) for name, array in arrays.items()}
     target = {name: torch.zeros_like(tensor) for name, tensor in source.items()}
     whole: list[float] = []
     stages: dict[str, list[float]] = {}
-    with private_worker(4 * tensors * _TENSOR_BYTES) as worker:
-        config = Config(worker=worker, hold=False)
-        with FastLoader(config) as publisher, FastLoader(config) as loader:
-            identity = {"bench": uuid.uuid4().hex}
-            publisher.publish(source, identity)
-            for turn in range(rounds + 1):
-                for tensor in target.values():
-                    tensor.fill_(255)
-                report = loader.load(target, identity)
-                assert all(torch.equal(target[name], tensor) for name, tensor in source.items())
-                if turn:
-                    whole.append(report.seconds)
-                    for row in breakdown(report.spans):
-                        stages.setdefault(row["stage"], []).append(row["seconds"])
+    with FastLoader(config) as publisher, FastLoader(config) as loader:
+        identity = {"bench": uuid.uuid4().hex}
+        publisher.publish(source, identity)
+        for turn in range(rounds + 1):
+            for tensor in target.values():
+                tensor.fill_(255)
+            report = loader.load(target, identity)
+            assert all(torch.equal(target[name], tensor) for name, tensor in source.items())
+            if turn:
+                whole.append(report.seconds)
+                for row in breakdown(report.spans):
+                    stages.setdefault(row["stage"], []).append(row["seconds"])
     us = {stage: statistics.median(values) / tensors * 1e6 for stage, values in stages.items()}
     return {
         "tensors": tensors,

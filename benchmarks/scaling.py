@@ -101,16 +101,27 @@ def _by_host(gib: float, chunk_bytes: Sequence[int], rounds: int, note: Note) ->
     ]
 
 
-def _by_devices(plan: Plan, rounds: int, note: Note) -> dict[str, Any]:
-    total = sum(plan.sizes().values())
-    require_memory(total, copies=4, op="bench")
+def _by_devices(plans: Sequence[Plan], rounds: int, note: Note) -> list[dict[str, Any]]:
+    require_memory(max(sum(plan.sizes().values()) for plan in plans), copies=4, op="bench")
     environment, _ = device_environment("d2d")
-    with private_worker(0) as worker:
-        record = measure_devices(
-            plan.at(worker), rounds, baseline=False, readers=0, environment=environment, note=note, trace=None
-        )
     kept = ("bytes", "tensors", "chunks", "load_s", "publish_s", "settled_s", "raw_copy_s", "raw_share")
-    return {"chunk_bytes": plan.chunk_bytes, "gib": total / (1 << 30), **{key: record[key] for key in kept}}
+    found = []
+    with private_worker(0) as worker:
+        for plan in plans:
+            gib = sum(plan.sizes().values()) / (1 << 30)
+            chunks = f"chunks of {plan.chunk_bytes // _MIB} MiB" if plan.chunk_bytes else "chunks as usual"
+            about = f"d2d, {gib:.2g} GiB, {chunks}"
+            record = measure_devices(
+                plan.at(worker),
+                rounds,
+                baseline=False,
+                readers=0,
+                environment=environment,
+                note=lambda text, about=about: note(f"{about}: {text}"),  # type: ignore[misc]
+                trace=None,
+            )
+            found.append({"chunk_bytes": plan.chunk_bytes, "gib": gib, **{key: record[key] for key in kept}})
+    return found
 
 
 def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:
@@ -128,8 +139,8 @@ def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:
     return {
         "readers": _readers(0.25 * scale, min(rounds, 3), note),
         "host_size": [_by_host(gib * scale, [0], min(rounds, 3), note)[0] for gib in GIB],
-        "d2d_size": [_by_devices(_plan(gib * scale), min(rounds, 3), note) for gib in GIB],
-        "tensors": [measure_tensors(max(1, int(count * scale)), min(rounds, 3), note) for count in TENSORS],
+        "d2d_size": _by_devices([_plan(gib * scale) for gib in GIB], min(rounds, 3), note),
+        "tensors": measure_tensors([max(1, int(count * scale)) for count in TENSORS], min(rounds, 3), note),
         "host_chunk": _by_host(0.5 * scale, [size * _MIB for size in CHUNK_MIB], rounds, note),
-        "d2d_chunk": [_by_devices(_plan(0.5 * scale, size * _MIB), min(rounds, 2), note) for size in CHUNK_MIB],
+        "d2d_chunk": _by_devices([_plan(0.5 * scale, size * _MIB) for size in CHUNK_MIB], min(rounds, 2), note),
     }
