@@ -6,8 +6,11 @@ import signal
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from yr_fastload_native import _core
+from yr_fastload_native.cli import main
+from yr_fastload_native.identity import Identity
 
 pytestmark = pytest.mark.worker
 
@@ -205,6 +208,22 @@ def test_another_source_takes_over_for_what_is_missing(node, model):
     assert answer["retried"] > 0
     assert len(answer["steps"][0]["sources"]) == 2
     source.faults()
+
+
+def test_what_is_evicted_is_read_by_nobody_more(node, worker, model):
+    from nodes import wait_until
+
+    source, second, reader = node("source"), node("second"), node("reader")
+    source.call("publish", model=model, settings={"lease_s": 2})
+    assert second.call("load", model=model, settings={"lease_s": 2})["equal"]
+    digest = Identity.of({"model": model}, op="test").digest
+    # The entry by which it is found comes after the publication itself.
+    assert wait_until(lambda: CliRunner().invoke(main, ["evict", "--worker", worker, digest]).exit_code == 0, 10)
+    assert reader.call("load", model=model, deadline_s=5.0)["error"] == "NOT_PUBLISHED"
+    assert wait_until(lambda: source.call("states") == {"states": ["lost"]}, 10)
+    assert reader.call("load", model=model, deadline_s=5.0)["error"] == "NOT_PUBLISHED"  # no source brought it back
+    assert source.call("publish", model=model)["state"] == "live"
+    assert reader.call("load", model=model)["equal"]
 
 
 def test_sigterm_withdraws(node, model):
