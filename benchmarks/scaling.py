@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,7 +17,7 @@ from yr_fastload_native import Config, FastLoader
 from yr_fastload_native.cli.bench_device import measure as measure_devices
 from yr_fastload_native.cli.bench_device import measure_fan_out
 from yr_fastload_native.cli.bench_process import Plan
-from yr_fastload_native.cli.measuring import ratio, spread
+from yr_fastload_native.cli.measuring import SharedCopy, ratio, spread
 from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
 from yr_fastload_native.workloads import sizes_of
 
@@ -56,19 +56,33 @@ def _readers(gib: float, rounds: int, note: Note) -> list[dict[str, Any]]:
         return measure_fan_out(plan.at(worker), READERS, rounds, environment=environment, note=note)
 
 
+def _arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
 def _by_host(gib: float, chunk_bytes: Sequence[int], rounds: int, note: Note) -> list[dict[str, Any]]:
-    """Pulls of the same tensors, published once with each size of chunk, in turn; every byte compared."""
+    """Pulls of the same tensors, published with each size of chunk, and plain copies of them; every byte compared."""
     sizes = sizes_of(_MODEL, gib / _MODEL_GIB)
     total = sum(sizes.values())
-    require_memory(total, copies=2 + len(chunk_bytes), op="bench")
+    require_memory(total, copies=3 + len(chunk_bytes), op="bench")
     random = np.random.default_rng(1)
     source = {
         name: torch.from_numpy(random.integers(0, 1 << 64, -(-size // 8), np.uint64)).view(torch.uint8)[:size]
         for name, size in sizes.items()
     }
     target = {name: torch.zeros_like(tensor) for name, tensor in source.items()}
+    shared = SharedCopy(_arrays(source))
+    copies: list[float] = []
     samples: list[list[float]] = [[] for _ in chunk_bytes]
     chunks = [0] * len(chunk_bytes)
+
+    def poison() -> None:
+        for tensor in target.values():
+            tensor.fill_(_FILL)
+
+    def compare() -> None:
+        assert all(torch.equal(target[name], tensor) for name, tensor in source.items())
+
     with contextlib.ExitStack() as stack:
         config = Config(worker=stack.enter_context(private_worker(len(chunk_bytes) * total)), hold=False)
         loader = stack.enter_context(FastLoader(config))
@@ -81,13 +95,17 @@ def _by_host(gib: float, chunk_bytes: Sequence[int], rounds: int, note: Note) ->
             note(f"host, {gib:g} GiB: round {turn} of {rounds}" if turn else f"host, {gib:g} GiB: warming up")
             for place in range(turn, turn + len(chunk_bytes)):
                 index = place % len(chunk_bytes)
-                for tensor in target.values():
-                    tensor.fill_(_FILL)
+                poison()
                 report = loader.load(target, identities[index])
-                assert all(torch.equal(target[name], tensor) for name, tensor in source.items())
+                compare()
                 chunks[index] = report.chunks
                 if turn:
                     samples[index].append(report.seconds)
+            poison()
+            seconds = shared.memcpy_seconds(_arrays(target), loader.stats()["copy_threads"])
+            compare()
+            if turn:
+                copies.append(seconds)
     best = min(samples, key=statistics.median)
     return [
         {
@@ -96,6 +114,8 @@ def _by_host(gib: float, chunk_bytes: Sequence[int], rounds: int, note: Note) ->
             "gib": total / (1 << 30),
             "seconds": spread(values),
             "to_best": ratio(values, best),
+            "memcpy_s": spread(copies),
+            "memcpy_share": ratio(copies, values),
         }
         for size, count, values in zip(chunk_bytes, chunks, samples, strict=True)
     ]

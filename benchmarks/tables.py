@@ -108,12 +108,15 @@ def _scaling() -> str:
         [(r["readers"], f"{r['publisher_sent_ratio']:.2f}", _seconds(r["slowest_load_s"])) for r in record["readers"]],
     )
     sizes = _table(
-        ("GiB", "host s", "d2d s", "raw copy s", "d2d publish s"),
+        ("GiB", "host s", "memcpy s", "memcpy / host", "d2d s", "raw copy s", "raw copy / d2d", "d2d publish s"),
         [
             (
                 f"{h['gib']:.2f}",
-                _seconds(h["seconds"]["median"]),
-                *(_seconds(d[k]) for k in ("load_s", "raw_copy_s", "publish_s")),
+                *(_seconds(h[key]["median"]) for key in ("seconds", "memcpy_s")),
+                f"{h['memcpy_share']:.2f}",
+                *(_seconds(d[key]) for key in ("load_s", "raw_copy_s")),
+                f"{d['raw_share']:.2f}",
+                _seconds(d["publish_s"]),
             )
             for h, d in zip(record["host_size"], record["d2d_size"], strict=True)
         ],
