@@ -6,6 +6,7 @@ openYuanrong exists before the fork, as the package is imported after it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.forkserver
@@ -84,12 +85,14 @@ class Node:
         time.sleep(0.05)
 
     def kill(self, number=signal.SIGKILL):
-        os.kill(self.process.pid, number)
+        """Send a signal, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.process.is_alive():
+                os.kill(self.process.pid, number)
 
     def close(self):
-        if self.process.is_alive():
-            self.kill(signal.SIGCONT)
-            self.process.kill()
+        self.kill(signal.SIGCONT)
+        self.kill()
         self.process.join()
         self.process.close()
         self._calls.close()
