@@ -123,25 +123,25 @@ def _by_host(gib: float, chunk_bytes: Sequence[int], rounds: int, note: Note) ->
 
 def _by_devices(plans: Sequence[Plan], rounds: int, note: Note) -> list[dict[str, Any]]:
     require_memory(max(sum(plan.sizes().values()) for plan in plans), copies=4, op="bench")
-    environment, _ = device_environment("d2d")
-    kept = ("bytes", "tensors", "chunks", "load_s", "publish_s", "settled_s", "raw_copy_s", "raw_share")
-    found = []
     with private_worker(0) as worker:
-        for plan in plans:
-            gib = sum(plan.sizes().values()) / (1 << 30)
-            chunks = f"chunks of {plan.chunk_bytes // _MIB} MiB" if plan.chunk_bytes else "chunks as usual"
-            about = f"d2d, {gib:.2g} GiB, {chunks}"
-            record = measure_devices(
-                plan.at(worker),
-                rounds,
-                baseline=False,
-                readers=0,
-                environment=environment,
-                note=lambda text, about=about: note(f"{about}: {text}"),  # type: ignore[misc]
-                trace=None,
-            )
-            found.append({"chunk_bytes": plan.chunk_bytes, "gib": gib, **{key: record[key] for key in kept}})
-    return found
+        return [_by_device(plan.at(worker), rounds, note) for plan in plans]
+
+
+def _by_device(plan: Plan, rounds: int, note: Note) -> dict[str, Any]:
+    gib = sum(plan.sizes().values()) / (1 << 30)
+    chunks = f"chunks of {plan.chunk_bytes // _MIB} MiB" if plan.chunk_bytes else "chunks as usual"
+    environment, _ = device_environment("d2d")
+    record = measure_devices(
+        plan,
+        rounds,
+        baseline=False,
+        readers=0,
+        environment=environment,
+        note=lambda text: note(f"d2d, {gib:.2g} GiB, {chunks}: {text}"),
+        trace=None,
+    )
+    kept = ("bytes", "tensors", "chunks", "load_s", "publish_s", "settled_s", "raw_copy_s", "raw_share")
+    return {"chunk_bytes": plan.chunk_bytes, "gib": gib, **{key: record[key] for key in kept}}
 
 
 def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:

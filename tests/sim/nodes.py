@@ -1,7 +1,7 @@
 """Processes with simulated devices that publish and load: what the tests of `d2d` and `staged` are made of.
 
-Torch is imported once, by a process that they are forked from: each so is there in a tenth of the time. No thread of
-openYuanrong exists before the fork, as the package is imported after it.
+Torch is imported once, by a process that they are forked from. No thread of openYuanrong exists before the fork, as the
+package is imported after it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -51,11 +50,11 @@ class Node:
         self.control = Path(directory) / f"{name}.control"
         self.control.write_text("")
         base = {key: value for key, value in os.environ.items() if not key.startswith(("YR_FASTLOAD_", "HCCL_"))}
+        simulated = sim.environment(base)
         settings = {"YR_FASTLOAD_SIM_CONTROL": str(self.control), "NODE_WORKER": worker, **environment}
-        environment = sim.environment(base) | settings
         self._calls, theirs = _START.Pipe()
-        self.process = _START.Process(target=_serve, args=(theirs, environment), name=name, daemon=True)
-        with mock.patch.dict(os.environ, sim.environment(base), clear=True):
+        self.process = _START.Process(target=_serve, args=(theirs, simulated | settings), name=name, daemon=True)
+        with mock.patch.dict(os.environ, simulated, clear=True):
             _START.set_forkserver_preload(["torch"])
             self.process.start()
         theirs.close()

@@ -107,15 +107,14 @@ class Process:
             if progress is not None:
                 progress(facts["done"], facts["total"])
 
-    def end(self, *others: Process) -> None:
-        """Let it leave in order, and others with it, and wait until they have."""
-        for each in (self, *others):
-            assert each._process.stdin is not None
-            each._process.stdin.close()
-        for each in (self, *others):
-            each._ended()
+    def tell_to_end(self) -> None:
+        """Let it leave in order."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
-    def _ended(self) -> None:
+    def end(self) -> None:
+        """Let it leave in order, and wait until it has."""
+        self.tell_to_end()
         try:
             status = self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
