@@ -11,7 +11,7 @@
 namespace yr_fastload {
 namespace {
 
-/// A thread, and whether its body has returned.
+/// A thread, and whether it has nothing left to do but to return.
 struct Member {
   std::thread thread;
   std::shared_ptr<std::atomic<bool>> ended;
@@ -64,7 +64,7 @@ struct CallRunner::State {
   std::size_t alive = 0;
   bool closing = false;
 
-  void serve() {
+  void serve(std::atomic<bool>& ended) {
     std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
       ++idle;
@@ -78,6 +78,7 @@ struct CallRunner::State {
       task = nullptr;  // what it owns goes before the lock is taken
       lock.lock();
     }
+    ended = true;  // before anybody who waits for it goes on, and counts those that are left behind
     --alive;
     changed.notify_all();
   }
@@ -105,10 +106,7 @@ void CallRunner::submit(std::function<void()> task) {
   if (state_->idle < state_->tasks.size() && state_->members.size() < state_->max_threads) {
     auto ended = std::make_shared<std::atomic<bool>>(false);
     // The thread shares the state: it may outlive the runner.
-    std::thread thread([state = state_, ended] {
-      state->serve();
-      ended->store(true);
-    });
+    std::thread thread([state = state_, ended] { state->serve(*ended); });
     state_->members.push_back({std::move(thread), std::move(ended)});
     ++state_->alive;
   }

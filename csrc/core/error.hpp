@@ -24,7 +24,7 @@
   X(kUnavailable, "UNAVAILABLE", "UnavailableError", true,                                                        \
     "The openYuanrong worker cannot be reached, or could not be started.")                                        \
   X(kResourceExhausted, "RESOURCE_EXHAUSTED", "ResourceExhaustedError", true,                                     \
-    "A bound was hit: shared memory of the worker, page-locked memory, tensors, manifest size.")                  \
+    "A bound was hit: shared memory or clients of the worker, page-locked memory, tensors, manifest size.")       \
   X(kDevice, "DEVICE", "DeviceError", false, "A device call failed, or the transport cannot reach this device.")
 
 namespace yr_fastload {

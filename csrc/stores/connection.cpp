@@ -18,6 +18,9 @@ bool refused(const std::string& answer) {
          answer.find("Failed to verify client") != std::string::npos;
 }
 
+/// The same where it has given away all of its max_client_num (client_manager.cpp, 0.8.1).
+bool full(const std::string& answer) { return answer.find("Client number upper to the limit") != std::string::npos; }
+
 }  // namespace
 
 std::size_t keys_at_once(const Connection& connection, std::size_t most) noexcept {
@@ -44,6 +47,14 @@ ds::ConnectOptions connect_options(const Connection& connection) {
 Error cannot_connect(const Connection& connection, const Error& cause) {
   const std::string address = connection.address();
   const std::string answer = cause.what();
+  if (full(answer))
+    return Error(ErrorCode::kResourceExhausted, "connect",
+                 "the openYuanrong worker at " + address +
+                     " has as many clients as it takes, its max_client_num; close loaders that are done, or start it "
+                     "with more; those of a killed process count until its client_dead_timeout_s has passed, two "
+                     "minutes by default (" +
+                     answer + ")",
+                 {address});
   std::string advice;
   if (refused(answer)) {
     advice = "the openYuanrong worker at " + address +

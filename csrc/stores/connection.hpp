@@ -41,7 +41,8 @@ std::size_t keys_at_once(const Connection& connection, std::size_t most) noexcep
 /// The same for openYuanrong's clients.
 ::datasystem::ConnectOptions connect_options(const Connection& connection);
 
-/// kUnavailable with what can be done about it, for an attempt to connect that ended with `cause`.
+/// What can be done about an attempt to connect that ended with `cause`: kResourceExhausted where the worker has as
+/// many clients as it takes, else kUnavailable.
 Error cannot_connect(const Connection& connection, const Error& cause);
 
 }  // namespace yr_fastload

@@ -87,7 +87,7 @@ class UnavailableError(FastLoadError, ConnectionError):
 
 
 class ResourceExhaustedError(FastLoadError, MemoryError):
-    """A bound was hit: shared memory of the worker, page-locked memory, tensors, manifest size."""
+    """A bound was hit: shared memory or clients of the worker, page-locked memory, tensors, manifest size."""
 
     code = "RESOURCE_EXHAUSTED"
     retryable = True

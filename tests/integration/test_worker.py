@@ -16,7 +16,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-import yr_fastload_native
+import yr_fastload_native as fl
 from yr_fastload_native.cli.worker import worker as command
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.worker import LocalWorker, launch
@@ -26,7 +26,7 @@ from yr_fastload_native.worker.process import kill_strays, start_ticks, strays
 pytestmark = pytest.mark.worker
 
 MEMORY_MB = 512
-PACKAGES = str(Path(yr_fastload_native.__file__).parents[1])
+PACKAGES = str(Path(fl.__file__).parents[1])
 USER = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -246,6 +246,15 @@ def test_worker_that_is_not_ready_in_time_is_ended(home):
     assert not (home / "worker.json").exists()
 
 
+def test_a_worker_with_enough_clients_says_so(home, monkeypatch):
+    monkeypatch.setitem(launch._FLAGS, "max_client_num", "1")
+    with LocalWorker(home=home, memory_mb=MEMORY_MB) as worker:
+        config = fl.Config(worker=worker.address, transport="host")
+        with fl.FastLoader(config), pytest.raises(fl.ResourceExhaustedError, match=r"as many .*, its max_client_num"):
+            fl.FastLoader(config)
+        fl.FastLoader(config).close()
+
+
 def test_worker_that_dies_says_why(home, monkeypatch):
     monkeypatch.setitem(launch._FLAGS, "nonsense", "1")
     with pytest.raises(UnavailableError, match=r"unknown command line flag 'nonsense'.*datasystem/logs"):
@@ -290,9 +299,9 @@ def test_a_loader_without_a_worker_starts_one_and_shares_it(home, monkeypatch):
     """`worker="auto"` without DS_WORKER_ADDR: one worker a machine and user, gone with its last loader."""
     monkeypatch.delenv("DS_WORKER_ADDR", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
-    config = yr_fastload_native.Config(worker_memory_mb=MEMORY_MB)
-    first = yr_fastload_native.FastLoader(config)
-    second = yr_fastload_native.FastLoader(config)
+    config = fl.Config(worker_memory_mb=MEMORY_MB)
+    first = fl.FastLoader(config)
+    second = fl.FastLoader(config)
     pid = LocalWorker.status().pid
     assert first.worker == second.worker == LocalWorker.status().address
     first.publish({"w": bytearray(b"weights")}, {"model": "auto"})
