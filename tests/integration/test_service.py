@@ -65,6 +65,16 @@ def test_another_site_s_page_cannot_ask(serve: Callable[..., Service]) -> None:
     assert service.client.post("/scaleout", headers={"origin": own}).status_code == 202
 
 
+@pytest.mark.parametrize("path", ["/", "/status", "/metrics", "/v1/models"])
+def test_another_name_that_leads_to_loopback_is_refused(serve: Callable[..., Service], path: str) -> None:
+    service = serve()
+    answer = service.client.get(path, headers={"host": "example.com"})
+    assert answer.status_code == 400
+    assert "ask for 127.0.0.1 or localhost" in answer.json()["error"]["message"]
+    for name in ("localhost:9000", "[::1]:9000", "127.0.0.1"):
+        assert service.client.get(path, headers={"host": name}).status_code != 400
+
+
 def test_answers_are_passed_on_as_they_come(serve: Callable[..., Service]) -> None:
     service = serve()
     unready = service.client.get("/v1/models")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -9,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
@@ -91,7 +93,9 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
             await proxy.close()
             await fleet.close()
 
-    app = FastAPI(title="yr-fastload serve", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="yr-fastload serve", lifespan=lifespan, docs_url=None, redoc_url=None, dependencies=[Depends(_check_name)]
+    )
 
     @app.exception_handler(FastLoadError)
     async def refused(_: Request, error: FastLoadError) -> JSONResponse:
@@ -127,6 +131,23 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
 
     app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)(proxy.forward)
     return app
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name in ("localhost", socket.gethostname().lower())
+
+
+async def _check_name(request: Request) -> None:
+    """Whoever comes by loopback asks by a name of it: another site may have its own name lead here (DNS rebinding)."""
+    name = request.url.hostname or ""
+    if _is_loopback(request.scope["server"][0]) and not _is_loopback(name):
+        raise InvalidArgumentError(
+            f"asked for as {name!r}, and this is loopback: ask for 127.0.0.1 or localhost, from a proxy too",
+            op=request.url.path[1:],
+        )
 
 
 async def _read(request: Request, kind: type[_Wish]) -> _Wish:
