@@ -8,22 +8,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
 import psutil
 
+from ..waiting import wait_until
+
 STAND_IN = Path(__file__).with_name("stand_in.py")
 WAIT_S = 60.0
 
 
 def until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+    assert wait_until(true, WAIT_S), what
 
 
 class Service:

@@ -24,6 +24,8 @@ from yr_fastload_native import _core
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.manifest import FORMAT, Head
 
+from ..waiting import wait_until
+
 pytestmark = pytest.mark.worker
 
 
@@ -310,10 +312,9 @@ def test_a_frozen_worker_keeps_nobody(own_worker: fl.LocalWorker, short_tmp: Any
             fl.FastLoader(fl.Config(worker=own_worker.address, connect_timeout_s=1))
         assert time.monotonic() - started < 6
     gc.collect()  # tracebacks of the errors above still hold the connections
-    end = time.monotonic() + 40
-    while _core.threads_left_behind() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert _core.threads_left_behind() == 0, "calls that were left behind end once the worker goes on"
+    assert wait_until(lambda: _core.threads_left_behind() == 0, 40), (
+        "calls that were left behind end once the worker goes on"
+    )
 
 
 def test_too_much_left_behind_is_refused(own_worker: fl.LocalWorker, short_tmp: Any) -> None:

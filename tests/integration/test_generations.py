@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,20 +13,13 @@ import pytest
 import yr_fastload_native as fl
 from yr_fastload_native.identity import Identity
 
+from ..waiting import wait_until
+
 pytestmark = pytest.mark.worker
 
 
 def weights(value: int, size: int = 1 << 20) -> dict[str, np.ndarray]:
     return {"a": np.full(size, value, np.uint8), "b": np.full(size // 3, value, np.uint8)}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return condition()
 
 
 def published(loader: fl.FastLoader, identity: dict[str, str]) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.cli import main
 from yr_fastload_native.identity import Identity
+
+from ..waiting import wait_until
 
 pytestmark = pytest.mark.worker
 
@@ -42,20 +42,13 @@ def listed(worker: str, identity: dict[str, Any]) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
-
-
 def test_what_is_published_is_listed(
     loader: fl.FastLoader, other_loader: fl.FastLoader, worker: str, identity: dict[str, Any]
 ) -> None:
     identity |= {"model": "some/model", "ranks": {"tp": [1, 2], "pp": [0, 1]}}
     assert listed(worker, identity) is None
     publication = loader.publish(WEIGHTS, identity)
-    assert wait_for(lambda: listed(worker, identity) is not None)
+    assert wait_until(lambda: listed(worker, identity) is not None)
     found = listed(worker, identity)
     assert found is not None
     assert found["fields"] == identity
@@ -64,7 +57,7 @@ def test_what_is_published_is_listed(
     assert len(found["sources"]) == 1
     assert 0 <= found["age_s"] < 60
     other_loader.publish(WEIGHTS, identity)
-    assert wait_for(lambda: len((listed(worker, identity) or {"sources": []})["sources"]) == 2)
+    assert wait_until(lambda: len((listed(worker, identity) or {"sources": []})["sources"]) == 2)
     row = next(line for line in run("ls", worker).stdout.splitlines() if found["identity"][:12] in line)
     cells = ["some/model", "tp", "1/2", publication.generation[-8:], "host", "2", "5", "0.000", "0:00:0"]
     assert all(cell in row for cell in cells), row
@@ -77,7 +70,7 @@ def test_what_is_published_is_listed(
 def test_a_tensor_table(loader: fl.FastLoader, worker: str, identity: dict[str, Any]) -> None:
     loader.publish(WEIGHTS, identity)
     digest = Identity.of(identity, op="test").digest
-    assert wait_for(lambda: listed(worker, identity) is not None)
+    assert wait_until(lambda: listed(worker, identity) is not None)
     found = answer("inspect", worker, digest[:16].upper())
     assert found["identity"] == digest
     tensors = {each["name"]: each for each in found["table"]}
@@ -109,7 +102,7 @@ def test_a_tensor_table(loader: fl.FastLoader, worker: str, identity: dict[str, 
 def test_what_fits_none_or_several(loader: fl.FastLoader, worker: str, identity: dict[str, Any], command: str) -> None:
     for number in range(2):
         loader.publish(WEIGHTS, identity | {"number": number})
-    assert wait_for(lambda: listed(worker, identity | {"number": 1}) is not None)
+    assert wait_until(lambda: listed(worker, identity | {"number": 1}) is not None)
     several = run(command, worker, "")
     assert several.exit_code == 1
     assert "error: INVALID_ARGUMENT" in several.stderr
@@ -127,7 +120,7 @@ def test_what_is_evicted_is_gone(worker: str, identity: dict[str, Any]) -> None:
         fl.FastLoader(fl.Config(worker=worker)) as reader,
     ):
         publication = loader.publish(WEIGHTS, identity)
-        assert wait_for(lambda: listed(worker, identity) is not None)
+        assert wait_until(lambda: listed(worker, identity) is not None)
         name = publication.generation
         keys = [who.head_key, who.manifest_key(name), *_core.chunk_keys(who.chunk_prefix(name), publication.chunks)]
         found = answer("evict", worker, who.digest[:20])["evicted"]
@@ -137,7 +130,7 @@ def test_what_is_evicted_is_gone(worker: str, identity: dict[str, Any]) -> None:
         host, _, port = worker.rpartition(":")
         store = _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))
         assert not any(store.exist(keys, deadline_s=5))
-        assert wait_for(lambda: publication.state == "lost")
+        assert wait_until(lambda: publication.state == "lost")
         assert not any(store.exist(keys, deadline_s=5))  # nor did its source bring it back
         again = run("evict", worker, who.digest)
         assert again.exit_code == 1
@@ -153,7 +146,7 @@ def test_everything_is_evicted(own_worker: fl.LocalWorker, identity: dict[str, A
     with fl.FastLoader(fl.Config(worker=address)) as loader:
         for number in range(3):
             loader.publish(WEIGHTS, identity | {"number": number})
-        assert wait_for(lambda: len(answer("ls", address)["published"]) == 3)
+        assert wait_until(lambda: len(answer("ls", address)["published"]) == 3)
         lines = run("evict", address, "--all").stdout.splitlines()
         assert len(lines) == 3
         assert all(line.startswith("evicted ") and line.endswith("1 sources)") for line in lines)
@@ -164,7 +157,7 @@ def test_a_damaged_manifest_hides_no_other(loader: fl.FastLoader, worker: str, i
     damaged = identity | {"damaged": True}
     publication = loader.publish(WEIGHTS, damaged)
     loader.publish(WEIGHTS, identity)
-    assert wait_for(lambda: listed(worker, damaged) is not None and listed(worker, identity) is not None)
+    assert wait_until(lambda: listed(worker, damaged) is not None and listed(worker, identity) is not None)
     who = Identity.of(damaged, op="test")
     host, _, port = worker.rpartition(":")
     store = _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))

@@ -8,8 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +20,9 @@ from yr_fastload_native import metrics
 from yr_fastload_native.service.fleet import Fleet, Limits
 from yr_fastload_native.service.metrics import ServiceMetrics
 
+from ..waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 20
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
 
 
 def value(name: str, **labels: str) -> float:
@@ -71,14 +64,14 @@ def test_leases_are_watched(own_worker: fl.LocalWorker, short_tmp: Path, identit
     with fl.FastLoader(fl.Config(**settings)) as first, fl.FastLoader(fl.Config(**settings)) as second:
         first.publish({"x": np.ones(1000, np.uint8)}, identity)
         second.load({"x": np.zeros(1000, np.uint8)}, identity)
-        assert wait_for(lambda: value("leases") == before + 2)
+        assert wait_until(lambda: value("leases") == before + 2)
         assert value("lease_age_seconds") < 3
         os.kill(status.pid, signal.SIGSTOP)
         try:
-            assert wait_for(lambda: value("lease_age_seconds") > 3)
+            assert wait_until(lambda: value("lease_age_seconds") > 3)
         finally:
             os.kill(status.pid, signal.SIGCONT)
-    assert wait_for(lambda: value("leases") == before)
+    assert wait_until(lambda: value("leases") == before)
 
 
 def test_a_process_without_prometheus_counts_nothing() -> None:

@@ -23,6 +23,8 @@ from yr_fastload_native.worker import LocalWorker, launch
 from yr_fastload_native.worker.home import Home
 from yr_fastload_native.worker.process import kill_strays, start_ticks, strays
 
+from ..waiting import wait_until
+
 pytestmark = pytest.mark.worker
 
 MEMORY_MB = 512
@@ -103,10 +105,7 @@ def running():
 
 
 def gone(pid, within_s=15.0):
-    deadline = time.monotonic() + within_s
-    while start_ticks(pid) is not None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return start_ticks(pid) is None
+    return wait_until(lambda: start_ticks(pid) is None, within_s)
 
 
 def assert_nothing_left(home, pid):

@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 
+import psutil
 import torch
-from nodes import Commands, wait_until
+from nodes import Commands
 
 import yr_fastload_native as fl
 
@@ -191,8 +192,7 @@ class Life:
                 except fl.InvalidArgumentError as error:
                     leaves(0 if "fork" in str(error) else 3)
                 leaves(4)
-            ended = wait_until(lambda pid=child: (found := os.waitpid(pid, os.WNOHANG))[0] and found, 20)
-            assert ended == (child, 0), ended
+            assert psutil.Process(child).wait(20) == 0
         assert publication.state == "live"
         assert fl.FastLoader(fl.Config(**self.settings | {"hold": False})).is_published({"model": self.model})
 

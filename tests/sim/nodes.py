@@ -33,14 +33,6 @@ def same_bytes(one, other):
     return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (one, other)))
 
 
-def wait_until(condition, timeout_s):
-    """What `condition` answered last: something true, or whatever it is when time is up."""
-    end = time.monotonic() + timeout_s
-    while not (answer := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return answer
-
-
 class Node:
     """A process; `call(name, ...)` runs a function of `Commands` in it."""
 

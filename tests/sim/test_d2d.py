@@ -12,6 +12,8 @@ from yr_fastload_native import _core
 from yr_fastload_native.cli import main
 from yr_fastload_native.identity import Identity
 
+from ..waiting import wait_until
+
 pytestmark = pytest.mark.worker
 
 SMALL_CHUNKS = {"chunk_bytes": 1 << 20}
@@ -127,8 +129,6 @@ def test_copies_from_staging_memory_that_go_wrong(node, model, fault):
 
 
 def test_a_staged_copy_that_ends_after_its_publish_has_failed_is_deleted(node, model, worker):
-    from nodes import wait_until
-
     source = node("source")
     source.faults("copy@2+:freeze")
     answer = source.call("publish_in_vain", model=model, settings={**SMALL_CHUNKS, "publish_deadline_s": 1.0})
@@ -162,8 +162,6 @@ def test_a_source_whose_tensors_changed_is_found_out(node, model):
 
 @pytest.mark.parametrize("how", ["other", "moved"])
 def test_a_write_to_what_is_published_withdraws_it(node, model, how):
-    from nodes import wait_until
-
     source, reader = node("source"), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)
     source.call("write", how=how)
@@ -211,8 +209,6 @@ def test_another_source_takes_over_for_what_is_missing(node, model):
 
 
 def test_what_is_evicted_is_read_by_nobody_more(node, worker, model):
-    from nodes import wait_until
-
     source, second, reader = node("source"), node("second"), node("reader")
     source.call("publish", model=model, settings={"lease_s": 2})
     assert second.call("load", model=model, settings={"lease_s": 2})["equal"]

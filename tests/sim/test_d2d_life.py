@@ -10,6 +10,8 @@ import pytest
 
 import yr_fastload_native as fl
 
+from ..waiting import wait_until
+
 pytestmark = pytest.mark.worker
 
 MIB = 1 << 20
@@ -41,9 +43,7 @@ def test_a_source_killed_at_every_chunk_boundary(node, model):
         assert source.call("publish", **publish)["chunks"] == chunks
         load = {"model": f"{model}-{n}", "count": chunks, "size": MIB - 8, "deadline_s": 5.0, "settings": settings}
         reader.start("load", **load)
-        hit = time.monotonic() + 4
-        while not source.call("counters")["faults_hit"] and time.monotonic() < hit:
-            time.sleep(0.02)
+        wait_until(lambda source=source: source.call("counters")["faults_hit"], 4)
         source.kill()
         answer = reader.finish()
         assert answer["error"] in ("PARTIAL_TRANSFER", "NOT_PUBLISHED"), (n, answer)
@@ -122,7 +122,7 @@ def assert_no_growth(process, was):
 
 
 def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_path):
-    from nodes import Node, wait_until
+    from nodes import Node
 
     address = own_worker.address
     source = Node(address, tmp_path, "own-source", YR_FASTLOAD_SIM_LINK_GBPS="0.05")
@@ -151,7 +151,7 @@ def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_p
 
 def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_path):
     """Nothing that a load tidies up, place, source and lanes, makes it return later than a second past its deadline."""
-    from nodes import Node, wait_until
+    from nodes import Node
 
     status = fl.LocalWorker.status(short_tmp)
     source = Node(own_worker.address, tmp_path, "own-source", YR_FASTLOAD_SIM_LINK_GBPS="0.05")
@@ -171,7 +171,7 @@ def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_p
 
 
 def test_keys_are_named_again_to_a_worker_that_was_out_of_breath(model, own_worker, short_tmp, tmp_path):
-    from nodes import Node, wait_until
+    from nodes import Node
 
     status = fl.LocalWorker.status(short_tmp)
     source, reader = Node(own_worker.address, tmp_path, "own-source"), Node(own_worker.address, tmp_path, "own-reader")

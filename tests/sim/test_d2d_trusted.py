@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 import yr_fastload_native as fl
+
+from ..waiting import wait_until
 
 pytestmark = pytest.mark.worker
 
@@ -38,11 +38,12 @@ def test_what_is_trusted_arrives_and_nothing_else(node, model, transport):
 def test_a_reader_waits_for_the_sums_that_follow(node, model):
     source, reader = node("source"), node("reader")
     source.start("publish", model=model, count=0, settings={**SUMS, "publish_as": "d2d"})
-    deadline = time.monotonic() + 20
-    answer = {"error": "NOT_PUBLISHED"}
-    while answer.get("error") == "NOT_PUBLISHED" and time.monotonic() < deadline:
-        answer = reader.call("load", model=model, count=0, settings={"trusted_digests": pin_of(model)})
-    assert answer["equal"]
+
+    def answer():
+        found = reader.call("load", model=model, count=0, settings={"trusted_digests": pin_of(model)})
+        return found if found.get("error") != "NOT_PUBLISHED" else None
+
+    assert wait_until(answer)["equal"]
     assert source.finish()["settled"]
 
 

@@ -11,6 +11,8 @@ import pytest
 import yr_fastload_native as fl
 from yr_fastload_native import sim
 
+from ..waiting import wait_until
+
 pytestmark = pytest.mark.worker
 
 LIVES = Path(__file__).with_name("lives.py")
@@ -67,8 +69,6 @@ PUBLISHERS = [
 
 @pytest.mark.parametrize("what", PUBLISHERS)
 def test_publishers(worker, model, transport, what):
-    from nodes import wait_until
-
     live(worker, model, transport, what)
     with fl.FastLoader(fl.Config(worker=worker)) as guest:
         # Within its lease, where it had no time to say goodbye.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
+
+from ..waiting import wait_until
 
 HEAD, DATA, SLOT = "head", ["manifest", "chunk-0", "chunk-1"], "source-"
 
@@ -43,13 +44,6 @@ def take(store: _core.MemoryStore, **changes: Any) -> _core.Lease:
 
 def state(lease: _core.Lease) -> str:
     return lease.status()[0]
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 def test_head_and_slot_outlive_their_ttl_while_held(store: _core.MemoryStore) -> None:
@@ -100,8 +94,8 @@ def test_missing_data_cannot_be_joined(store: _core.MemoryStore) -> None:
 def test_a_new_generation_ends_the_old_one(store: _core.MemoryStore) -> None:
     lease = take(store)
     put(store, HEAD, b"gen2")
-    assert wait_for(lambda: state(lease) == "superseded")
-    assert wait_for(lambda: store.keys() == [HEAD]), "the old data goes, the new head stays"
+    assert wait_until(lambda: state(lease) == "superseded")
+    assert wait_until(lambda: store.keys() == [HEAD]), "the old data goes, the new head stays"
     lease.leave(deadline_s=1)
     assert store.get(HEAD, deadline_s=1) == b"gen2"
 
@@ -116,15 +110,15 @@ def test_leaving_spares_the_head_of_a_newer_generation(store: _core.MemoryStore)
 def test_lost_data_is_noticed(store: _core.MemoryStore) -> None:
     lease = take(store)
     store.erase(["chunk-0"], deadline_s=1)
-    assert wait_for(lambda: state(lease) == "lost")
+    assert wait_until(lambda: state(lease) == "lost")
     assert "chunk-0" in lease.status()[2]
 
 
 def test_a_source_that_slept_too_long_revives_head_and_slot(store: _core.MemoryStore) -> None:
     lease = take(store)
     store.erase([HEAD, SLOT + "0"], deadline_s=1)  # what their TTL does while the process is stopped
-    assert wait_for(lambda: store.get(HEAD, deadline_s=1) == b"gen1")
-    assert wait_for(lambda: store.exist([SLOT + "0"], deadline_s=1) == [True])
+    assert wait_until(lambda: store.get(HEAD, deadline_s=1) == b"gen1")
+    assert wait_until(lambda: store.exist([SLOT + "0"], deadline_s=1) == [True])
     assert state(lease) == "live"
 
 
@@ -151,7 +145,7 @@ def test_an_announced_generation_that_was_replaced_is_noticed(store: _core.Memor
     put(store, SLOT + "0", b"me")
     put(store, HEAD, b"gen2")
     lease = take(store, slot_key=SLOT + "0")
-    assert wait_for(lambda: state(lease) == "superseded")
+    assert wait_until(lambda: state(lease) == "superseded")
     lease.leave(deadline_s=1)
     assert store.exist([HEAD], deadline_s=1) == [True]
 
@@ -171,7 +165,7 @@ def test_an_identity_that_is_kept_has_an_entry(store: _core.MemoryStore) -> None
     put(store, SLOT + "0", b"me")
     entries = {"entry_keys": ["entry-0", "entry-1", "entry-2"], "entry_value": "mine"}
     lease = take(store, slot_key=SLOT + "0", **entries)
-    assert wait_for(lambda: entry(store, 1) == b"mine")
+    assert wait_until(lambda: entry(store, 1) == b"mine")
     second = take(store, **entries)
     time.sleep(1.5)  # longer than it lives by itself
     assert [entry(store, number) for number in range(3)] == [b"another", b"mine", None]
@@ -192,7 +186,7 @@ def test_who_leaves_last_takes_the_entry_along_whoever_made_it(store: _core.Memo
 def test_the_entry_goes_where_the_head_has_gone_by_itself(store: _core.MemoryStore) -> None:
     put(store, SLOT + "0", b"me")
     lease = take(store, slot_key=SLOT + "0", lease_s=60, entry_keys=["entry-0"], entry_value="mine")
-    assert wait_for(lambda: entry(store, 0) == b"mine")
+    assert wait_until(lambda: entry(store, 0) == b"mine")
     store.erase([HEAD], deadline_s=1)
     lease.leave(deadline_s=1)
     assert entry(store, 0) is None
@@ -201,9 +195,9 @@ def test_the_entry_goes_where_the_head_has_gone_by_itself(store: _core.MemorySto
 def test_a_generation_that_was_replaced_leaves_the_entry_to_the_next(store: _core.MemoryStore) -> None:
     put(store, SLOT + "0", b"me")
     lease = take(store, slot_key=SLOT + "0", entry_keys=["entry-0"], entry_value="mine")
-    assert wait_for(lambda: entry(store, 0) == b"mine")
+    assert wait_until(lambda: entry(store, 0) == b"mine")
     put(store, HEAD, b"gen2")
-    assert wait_for(lambda: state(lease) == "superseded")
+    assert wait_until(lambda: state(lease) == "superseded")
     lease.leave(deadline_s=1)
     assert entry(store, 0) == b"mine"
 

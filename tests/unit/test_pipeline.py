@@ -25,6 +25,8 @@ from yr_fastload_native.errors import (
     UnavailableError,
 )
 
+from ..waiting import wait_until
+
 GRANULE = 64 << 10
 MIB = 1 << 20
 GUARD = 41  # odd, so that tensors begin anywhere
@@ -231,10 +233,7 @@ def test_the_time_to_live_reaches_the_store() -> None:
     setup = Setup([256] * 2)
     setup.publish(ttl_s=1)
     assert len(setup.store.keys()) == 2
-    end = time.monotonic() + 30
-    while setup.store.keys() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert setup.store.keys() == []
+    assert wait_until(lambda: setup.store.keys() == [], 30)
 
 
 def test_chunk_keys() -> None:
