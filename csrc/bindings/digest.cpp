@@ -38,6 +38,18 @@ void register_digest(py::module_& module) {
       },
       py::arg("data"), "Digest of a contiguous buffer.");
   module.def(
+      "copy_and_digest",
+      [](const py::buffer& destination, const py::buffer& source) {
+        const py::buffer_info to = destination.request(true), from = source.request();
+        const Span<const std::byte> bytes = contiguous(from);
+        if (contiguous(to).size() != bytes.size()) throw py::value_error("the buffers differ in size");
+        const WithoutGil nogil;
+        Digest digest;
+        digest.update_and_copy(static_cast<std::byte*>(to.ptr), bytes.data(), bytes.size());
+        return digest.value();
+      },
+      py::arg("destination"), py::arg("source"), "Copy a contiguous buffer; its digest.");
+  module.def(
       "fold_digests",
       [](const py::buffer& digests) {
         const U64Array values(digests, "digests");

@@ -1,10 +1,13 @@
 #include "core/digest.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "core/copy.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -52,7 +55,13 @@ std::uint64_t tail_sum(const std::byte* data, std::size_t bytes, std::size_t fir
 
 #if defined(__x86_64__)
 
-__attribute__((target("avx2"))) std::uint64_t block_sum_avx2(const std::byte* data, std::size_t bytes) noexcept {
+/// How far ahead of its reads a copy asks for memory (measured: better than without, and than 2,048).
+constexpr std::size_t kAheadBytes = 512;
+
+/// With `kCopy` the words of a whole block go to `copy` too, which is aligned to 16 bytes, past the caches.
+template <bool kCopy>
+__attribute__((target("avx2"))) std::uint64_t block_sum_avx2(const std::byte* data, std::size_t bytes,
+                                                             std::byte* copy) noexcept {
   __m256i even = _mm256_setzero_si256();
   __m256i odd = _mm256_setzero_si256();
   std::size_t column = 0;
@@ -61,6 +70,14 @@ __attribute__((target("avx2"))) std::uint64_t block_sum_avx2(const std::byte* da
     const auto* keys = reinterpret_cast<const __m256i*>(&kKeys[column]);
     const __m256i word0 = _mm256_loadu_si256(words);
     const __m256i word1 = _mm256_loadu_si256(words + 1);
+    if constexpr (kCopy) {
+      _mm_prefetch(reinterpret_cast<const char*>(words) + kAheadBytes, _MM_HINT_T0);
+      auto* to = reinterpret_cast<__m128i*>(copy + column * kWordBytes);
+      _mm_stream_si128(to, _mm256_castsi256_si128(word0));
+      _mm_stream_si128(to + 1, _mm256_extracti128_si256(word0, 1));
+      _mm_stream_si128(to + 2, _mm256_castsi256_si128(word1));
+      _mm_stream_si128(to + 3, _mm256_extracti128_si256(word1, 1));
+    }
     const __m256i keyed0 = _mm256_add_epi32(word0, _mm256_load_si256(keys));
     const __m256i keyed1 = _mm256_add_epi32(word1, _mm256_load_si256(keys + 1));
     const __m256i product0 = _mm256_mul_epu32(keyed0, _mm256_srli_epi64(keyed0, 32));
@@ -73,20 +90,36 @@ __attribute__((target("avx2"))) std::uint64_t block_sum_avx2(const std::byte* da
   return lanes[0] + lanes[1] + lanes[2] + lanes[3] + tail_sum(data, bytes, column);
 }
 
+std::uint64_t sum_avx2(const std::byte* data, std::size_t bytes) noexcept {
+  return block_sum_avx2<false>(data, bytes, nullptr);
+}
+
+std::uint64_t copy_sum_avx2(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
+  if (bytes < Digest::kBlockBytes || !streams(destination, bytes)) {
+    std::memcpy(destination, source, bytes);
+    return sum_avx2(destination, bytes);
+  }
+  return block_sum_avx2<true>(source, bytes, destination);
+}
+
 #endif
 
-using BlockSum = std::uint64_t (*)(const std::byte*, std::size_t) noexcept;
+std::uint64_t copy_sum_generic(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
+  std::memcpy(destination, source, bytes);
+  return detail::block_sum_generic(destination, bytes);
+}
 
 struct Backend {
   const char* name;
-  BlockSum block_sum;
+  std::uint64_t (*block_sum)(const std::byte*, std::size_t) noexcept;
+  std::uint64_t (*copy_sum)(std::byte*, const std::byte*, std::size_t) noexcept;
 };
 
 Backend choose_backend() noexcept {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) return {"avx2", block_sum_avx2};
+  if (__builtin_cpu_supports("avx2")) return {"avx2", sum_avx2, copy_sum_avx2};
 #endif
-  return {"generic", detail::block_sum_generic};
+  return {"generic", detail::block_sum_generic, copy_sum_generic};
 }
 
 const Backend kBackend = choose_backend();
@@ -108,14 +141,25 @@ std::uint64_t detail::block_sum_best(const std::byte* data, std::size_t bytes) n
   return kBackend.block_sum(data, bytes);
 }
 
-void Digest::update(const std::byte* data, std::size_t bytes) noexcept {
+template <typename BlockSum>
+void Digest::add_blocks(std::size_t bytes, const BlockSum& block_sum) noexcept {
   bytes_ += bytes;
-  while (bytes > 0) {
-    const std::size_t block = bytes < kBlockBytes ? bytes : kBlockBytes;
-    sum_ += mix(kBackend.block_sum(data, block) + ++blocks_ * kBlockKey);
-    data += block;
-    bytes -= block;
+  for (std::size_t done = 0; done < bytes;) {
+    const std::size_t block = std::min(bytes - done, kBlockBytes);
+    sum_ += mix(block_sum(done, block) + ++blocks_ * kBlockKey);
+    done += block;
   }
+}
+
+void Digest::update(const std::byte* data, std::size_t bytes) noexcept {
+  add_blocks(bytes, [=](std::size_t done, std::size_t block) { return kBackend.block_sum(data + done, block); });
+}
+
+void Digest::update_and_copy(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
+  add_blocks(bytes, [=](std::size_t done, std::size_t block) {
+    return kBackend.copy_sum(destination + done, source + done, block);
+  });
+  end_of_stream();
 }
 
 std::uint64_t Digest::value() const noexcept { return mix(bytes_ * kLengthKey + sum_); }

@@ -8,7 +8,9 @@
 #include <mutex>
 #include <utility>
 
+#include "core/backing.hpp"
 #include "core/copy.hpp"
+#include "core/digest.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -44,12 +46,13 @@ class Progress {
 
   /// Copies a blob in slices, with its digest if asked. False if the crew was cancelled on the way.
   bool copy(std::byte* destination, const std::byte* source, std::uint64_t bytes, DigestFold* fold) {
+    Backing backing(destination, bytes);
     return slices(bytes, fold, [&](std::uint64_t done, std::size_t slice, Digest& digest) {
-      back_with_memory(destination + done, slice);
+      backing.reach(done + slice);
       if (fold != nullptr)
-        copy_and_digest(destination + done, source + done, slice, digest);
+        digest.update_and_copy(destination + done, source + done, slice);
       else
-        std::memcpy(destination + done, source + done, slice);
+        copy_bytes(destination + done, source + done, slice);
     });
   }
 

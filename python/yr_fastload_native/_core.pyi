@@ -35,6 +35,7 @@ __all__: list[str] = [
     "chunk_keys",
     "connect_host_store",
     "connections_left_behind",
+    "copy_and_digest",
     "cpu_device",
     "digest",
     "digest_backend",
@@ -452,6 +453,11 @@ def connect_host_store(connection: Connection) -> ObjectStore:
 def connections_left_behind() -> int:
     """
     Connections that may still be at work for a peer that does not answer; each goes after some minutes.
+    """
+
+def copy_and_digest(destination: typing_extensions.Buffer, source: typing_extensions.Buffer) -> int:
+    """
+    Copy a contiguous buffer; its digest.
     """
 
 def cpu_device() -> Device:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -289,3 +292,35 @@ with fl.FastLoader(config) as loader:
     assert 1000 < bounds["manifest_bytes"]["peak"] < bounds["manifest_bytes"]["cap"]
     assert bounds["landing_bytes"]["peak"] == 0
     assert 10 < bounds["descriptors"]["used"] < bounds["descriptors"]["cap"]
+
+
+def in_huge_pages(address: int) -> int:
+    """Bytes in huge pages of the mapping that holds the address."""
+    here = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *values = line.split()
+        if "-" in name:
+            first, last = (int(each, 16) for each in name.split("-"))
+            here = first <= address < last
+        elif here and name == "AnonHugePages:":
+            return int(values[0]) << 10
+    return 0
+
+
+def test_memory_that_nobody_has_touched_is_backed_in_huge_pages(
+    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str]
+) -> None:
+    size, madv_collapse = 32 << 20, 25
+    wanted = np.arange(size // 8)
+    loader.publish({"w": wanted}, identity)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    probe, target = (np.frombuffer(mmap.mmap(-1, size, private), np.int64) for _ in range(2))
+    probe[::512] = 1
+    begin = -(-probe.ctypes.data // (2 << 20)) * (2 << 20)
+    collapsed = ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(2 << 20), madv_collapse)
+    if collapsed != 0 or "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        pytest.skip("there are no huge pages for those who ask")
+    before = in_huge_pages(target.ctypes.data + size // 2)
+    other_loader.load({"w": target}, identity)
+    assert in_huge_pages(target.ctypes.data + size // 2) - before >= size // 2
+    assert (target == wanted).all()

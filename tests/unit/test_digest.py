@@ -91,6 +91,17 @@ def test_numpy_and_torch_reach_the_same_value() -> None:
             assert value == torch_digest(torch.tensor(list(data), dtype=torch.uint8)), size
 
 
+@pytest.mark.parametrize("offset", [0, 1, 8, 16, 40])
+def test_a_copy_has_the_digest_of_its_source_and_ends_where_it_ends(offset: int) -> None:
+    for size in (*LENGTHS, 9 * BLOCK, 9 * BLOCK + 64, 9 * BLOCK + 77):
+        data = pattern(size)
+        target = np.full(offset + size + 128, 0x5A, np.uint8)
+        begin = -target.ctypes.data % 64 + offset
+        assert _core.copy_and_digest(target[begin : begin + size], data) == _core.digest(data), size
+        assert target[begin : begin + size].tobytes() == data
+        assert (np.delete(target, np.s_[begin : begin + size]) == 0x5A).all()
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=3 * BLOCK))
 def test_numpy_and_torch_reach_the_same_value_of_any_bytes(data: bytes) -> None:

@@ -1,0 +1,64 @@
+#include "core/backing.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+
+#ifndef MADV_POPULATE_WRITE  // headers older than Linux 5.14
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE  // headers older than Linux 6.1
+#define MADV_COLLAPSE 25
+#endif
+
+namespace yr_fastload {
+namespace {
+
+constexpr std::uintptr_t kPage = 4096;
+constexpr std::uintptr_t kHugePage = std::uintptr_t{2} << 20;
+
+bool advise(std::uintptr_t begin, std::uintptr_t end, int advice) noexcept {
+  return ::madvise(reinterpret_cast<void*>(begin), end - begin, advice) == 0;
+}
+
+/// What the administrator says; MADV_COLLAPSE itself does not ask.
+bool huge_pages_allowed() noexcept {
+  static const bool allowed = [] {
+    std::string setting;
+    std::getline(std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled"), setting);
+    return !setting.empty() && setting.find("[never]") == std::string::npos;
+  }();
+  return allowed;
+}
+
+/// A page has to be there for the others to be collapsed with it.
+bool back_with_huge_page(std::uintptr_t begin) noexcept {
+  return huge_pages_allowed() && advise(begin, begin + kPage, MADV_POPULATE_WRITE) &&
+         advise(begin, begin + kHugePage, MADV_COLLAPSE);
+}
+
+/// Asking for pages that are all there costs 15 % of a copy, so one of them is looked at first: the last.
+void back(std::uintptr_t begin, std::uintptr_t end) noexcept {
+  begin = (begin + kPage - 1) & ~(kPage - 1);
+  end &= ~(kPage - 1);
+  unsigned char there = 0;
+  if (begin >= end || ::mincore(reinterpret_cast<void*>(end - kPage), kPage, &there) != 0 || (there & 1U) != 0) return;
+  if (end - begin < kHugePage || !back_with_huge_page(begin)) advise(begin, end, MADV_POPULATE_WRITE);
+}
+
+}  // namespace
+
+Backing::Backing(std::byte* destination, std::uint64_t bytes) noexcept
+    : at_(reinterpret_cast<std::uintptr_t>(destination)), begin_(at_), end_(at_ + bytes) {}
+
+void Backing::reach(std::uint64_t bytes) noexcept {
+  while (at_ < begin_ + bytes) {
+    const std::uintptr_t next = std::min(end_, (at_ / kHugePage + 1) * kHugePage);
+    back(at_, next);
+    at_ = next;
+  }
+}
+
+}  // namespace yr_fastload
