@@ -46,7 +46,7 @@ class Progress {
 
   /// Copies a blob in slices, with its digest if asked. False if the crew was cancelled on the way.
   bool copy(std::byte* destination, const std::byte* source, std::uint64_t bytes, DigestFold* fold) {
-    Backing backing(destination, bytes);
+    Backing backing(destination, bytes, huge_pages_);
     return slices(bytes, fold, [&](std::uint64_t done, std::size_t slice, Digest& digest) {
       backing.reach(done + slice);
       if (fold != nullptr)
@@ -90,6 +90,7 @@ class Progress {
   const CancelFlag& cancelled_;
   const TransferOptions& options_;
   std::atomic<std::uint64_t> bytes_{0};
+  Backing::HugePages huge_pages_{true};
 };
 
 void wait_or_time_out(Crew& crew, const Progress& progress, const TransferOptions& options, const Plan& plan,
