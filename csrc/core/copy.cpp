@@ -7,7 +7,7 @@ namespace yr_fastload {
 void copy_bytes(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
 #if defined(__x86_64__)
   if (streams(destination, bytes)) {
-    constexpr std::size_t kLine = 64, kAheadBytes = 512;
+    constexpr std::size_t kLine = 64;
     for (; bytes >= kLine; bytes -= kLine, source += kLine, destination += kLine) {
       _mm_prefetch(reinterpret_cast<const char*>(source) + kAheadBytes, _MM_HINT_T0);
       const auto* from = reinterpret_cast<const __m128i*>(source);

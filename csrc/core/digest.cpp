@@ -55,8 +55,7 @@ std::uint64_t tail_sum(const std::byte* data, std::size_t bytes, std::size_t fir
 
 #if defined(__x86_64__)
 
-/// How far ahead of its reads a copy asks for memory (measured: better than without, and than 2,048).
-constexpr std::size_t kAheadBytes = 512;
+static_assert(kLeastStreamed >= Digest::kBlockBytes, "only whole blocks are copied past the caches");
 
 /// With `kCopy` the words of a whole block go to `copy` too, which is aligned to 16 bytes, past the caches.
 template <bool kCopy>
@@ -95,31 +94,22 @@ std::uint64_t sum_avx2(const std::byte* data, std::size_t bytes) noexcept {
 }
 
 std::uint64_t copy_sum_avx2(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
-  if (bytes < Digest::kBlockBytes || !streams(destination, bytes)) {
-    std::memcpy(destination, source, bytes);
-    return sum_avx2(destination, bytes);
-  }
   return block_sum_avx2<true>(source, bytes, destination);
 }
 
 #endif
 
-std::uint64_t copy_sum_generic(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
-  std::memcpy(destination, source, bytes);
-  return detail::block_sum_generic(destination, bytes);
-}
-
 struct Backend {
   const char* name;
   std::uint64_t (*block_sum)(const std::byte*, std::size_t) noexcept;
-  std::uint64_t (*copy_sum)(std::byte*, const std::byte*, std::size_t) noexcept;
+  std::uint64_t (*copy_sum)(std::byte*, const std::byte*, std::size_t) noexcept;  ///< of what `streams`; may be null
 };
 
 Backend choose_backend() noexcept {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2")) return {"avx2", sum_avx2, copy_sum_avx2};
 #endif
-  return {"generic", detail::block_sum_generic, copy_sum_generic};
+  return {"generic", detail::block_sum_generic, nullptr};
 }
 
 const Backend kBackend = choose_backend();
@@ -157,7 +147,10 @@ void Digest::update(const std::byte* data, std::size_t bytes) noexcept {
 
 void Digest::update_and_copy(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
   add_blocks(bytes, [=](std::size_t done, std::size_t block) {
-    return kBackend.copy_sum(destination + done, source + done, block);
+    if (kBackend.copy_sum != nullptr && streams(destination + done, block))
+      return kBackend.copy_sum(destination + done, source + done, block);
+    std::memcpy(destination + done, source + done, block);
+    return kBackend.block_sum(destination + done, block);
   });
   end_of_stream();
 }

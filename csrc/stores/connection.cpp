@@ -47,16 +47,14 @@ ds::ConnectOptions connect_options(const Connection& connection) {
 Error cannot_connect(const Connection& connection, const Error& cause) {
   const std::string address = connection.address();
   const std::string answer = cause.what();
-  if (full(answer))
-    return Error(ErrorCode::kResourceExhausted, "connect",
-                 "the openYuanrong worker at " + address +
-                     " has as many clients as it takes, its max_client_num; close loaders that are done, or start it "
-                     "with more; those of a killed process count until its client_dead_timeout_s has passed, two "
-                     "minutes by default (" +
-                     answer + ")",
-                 {address});
+  ErrorCode code = ErrorCode::kUnavailable;
   std::string advice;
-  if (refused(answer)) {
+  if (full(answer)) {
+    code = ErrorCode::kResourceExhausted;
+    advice = "the openYuanrong worker at " + address +
+             " has as many clients as it takes, its max_client_num; close loaders that are done, or start it with "
+             "more; those of a killed process count until its client_dead_timeout_s has passed, two minutes by default";
+  } else if (refused(answer)) {
     advice = "the openYuanrong worker at " + address +
              " refuses this client; give it the access_key, secret_key and tenant_id, or the token, that it knows";
   } else {
@@ -66,7 +64,7 @@ Error cannot_connect(const Connection& connection, const Error& cause) {
                   ? "; one that asks for curve keys answers nobody without them: set curve_key_dir"
                   : "; one that does not know the keys of curve_key_dir, or asks for none, does not answer either";
   }
-  return Error(ErrorCode::kUnavailable, "connect", advice + " (" + answer + ")", {address});
+  return Error(code, "connect", advice + " (" + answer + ")", {address});
 }
 
 }  // namespace yr_fastload
