@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from test_lifetime import TRANSPORTS, live
+
+from .test_lifetime import TRANSPORTS, live
 
 pytestmark = [
     pytest.mark.worker,
