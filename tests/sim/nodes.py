@@ -21,6 +21,7 @@ import psutil
 
 ANSWER_S = 60
 PATIENT_S = 30  # with a source that a busy machine keeps from sending; a load's own deadline is what ends a wait then
+LEASE_S = 60  # outlives a machine that stands still for a while
 # Whoever was forked may wait for ever for the allocator of AddressSanitizer.
 _START = multiprocessing.get_context("spawn" if "san" in os.environ.get("LD_PRELOAD", "") else "forkserver")
 
@@ -104,7 +105,7 @@ class Commands:
         self.target = {}
 
     def _loader(self, settings):
-        settings = {"source_stall_s": PATIENT_S, **settings}
+        settings = {"source_stall_s": PATIENT_S, "lease_s": LEASE_S, **settings}
         loader = self.fl.FastLoader(self.fl.Config(worker=os.environ["NODE_WORKER"], **settings))
         self.loaders.append(loader)
         return loader
@@ -211,8 +212,7 @@ class Commands:
     def round(self, model, number, do):
         """Part of a long series, with one loader: publish and withdraw, or load. Returns what this process holds."""
         if not self.loaders:
-            # A lease that lasts while a machine stands still for a while.
-            self._loader({"hold": False, "lease_s": 60})
+            self._loader({"hold": False})
         wanted = self.weights(number % 3, 3, 1 << 20)
         equal = True
         if do == "publish":

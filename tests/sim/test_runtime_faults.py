@@ -100,15 +100,16 @@ def test_failing_and_dropped_transfers(end, fault, sent, received):
 
 
 def test_a_fault_of_a_later_send_leaves_those_before_it():
-    sent, received = pair(
-        SEND + "[ok(send(comm, a, 1000, s)) for _ in range(4)]; say(synchronize(s, 20000))",
+    with meet(
+        SEND + "told(); [ok(send(comm, a, 1000, s)) for _ in range(4)]; say(synchronize(s, 20000))",
         RECEIVE
-        + "c = [buffer(1000) for _ in range(4)]; [ok(receive(comm, x, 1000, s)) for x in c]; "
+        + "c = [buffer(1000) for _ in range(4)]; [ok(receive(comm, x, 1000, s)) for x in c]; say('posted'); "
         + "say([synchronize(s, 20000), [x.raw == pattern(1000, 1) for x in c]])",
-        YR_FASTLOAD_SIM_FAULTS="send@3:fail",
-    )
-    assert sent == [INTERNAL_ERROR]
-    assert received == [[REMOTE_ERROR, [True, True, False, False]]]
+        sender_environment={"YR_FASTLOAD_SIM_FAULTS": "send@3:fail"},
+    ) as (left, right):
+        left.tell(right.heard())  # a receive that is posted after the fault is refused at once
+        assert left.heard() == INTERNAL_ERROR
+        assert right.heard() == [REMOTE_ERROR, [True, True, False, False]]
 
 
 def test_delayed_and_corrupted_receives():
