@@ -37,6 +37,7 @@ class Publication:
         generation: Name of this version of the weights; every publish of changed weights makes a new one.
         joined: Whether the same bytes were published already, and this process only became one more source.
         seconds: Wall time of the publish.
+        failure: Why, where the state is ``failed``; else empty.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Publication:
         self._served = served
         self._settling: Settling | None = None
         self._digest = digest
-        self._failed = ""
+        self.failure = ""
         self._guard: Guard | None = None
         self._seen = served.versions if served is not None else None
         close_at_exit(self)
@@ -78,14 +79,14 @@ class Publication:
         self._settling = settling(self._give_up)
 
     def wait_settled(self, timeout_s: float) -> bool:
-        """Whether every chunk is served and its digest stored, at the latest after ``timeout_s``.
+        """Whether every chunk is served and its digest stored: as soon as that is known, and within ``timeout_s``.
 
         Readers need not wait for it, and get the same bytes before; they only wait for the digests themselves.
         """
         return self._settling is None or self._settling.wait(timeout_s)
 
     def _give_up(self, why: str) -> None:
-        self._failed = why
+        self.failure = why
         self.close()
 
     def _look(self) -> bool:
@@ -94,7 +95,7 @@ class Publication:
         if served is None:
             return False
         if self._settling is not None and not self._settling.wait(0):
-            return not self._failed  # it looks by itself
+            return not self.failure  # it looks by itself
         now = served.marks()
         if now == self._seen and not served.moved():
             return True
@@ -126,7 +127,7 @@ class Publication:
         """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it), ``left``, or
         ``failed`` (the chunks could not be served, or changed).
         """
-        return "failed" if self._failed else self._lease.status()[0]
+        return "failed" if self.failure else self._lease.status()[0]
 
     @property
     def lease_age_s(self) -> float:

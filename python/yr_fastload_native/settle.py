@@ -61,7 +61,8 @@ class Settling:
         ttl_s: int,
     ) -> None:
         self._stopped = threading.Event()
-        self._settled = threading.Event()
+        self._over = threading.Event()
+        self._settled = False
         self.digest: str | None = None
         self._arguments: Any = (
             catalogue,
@@ -79,8 +80,9 @@ class Settling:
         self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether the digests are stored, at the latest after ``timeout_s``."""
-        return self._settled.wait(timeout_s)
+        """Whether the digests are stored, as soon as that is known, at the latest after ``timeout_s``."""
+        self._over.wait(timeout_s)
+        return self._settled
 
     def stop(self) -> None:
         """Ask it to end early."""
@@ -113,10 +115,12 @@ class Settling:
             catalogue.store_digests(generation, digests, sha256, ttl_s=ttl_s, deadline=deadline)
             if sha256 is not None:
                 self.digest = generation.manifest.content_digest(generation.who, sha256)
-            self._settled.set()
+            self._settled = True
         except _StoppedError:
             return
         except Exception as error:
             if not self._stopped.is_set():
                 _log.error("withdrawing generation %s: %s", generation.manifest.generation, error)
                 give_up(str(error))
+        finally:
+            self._over.set()

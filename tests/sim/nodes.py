@@ -53,6 +53,7 @@ class Node:
         theirs.close()
 
     def start(self, name, **arguments):
+        self._what, self._asked = name, time.monotonic()
         self._calls.send((name, arguments))
 
     def finish(self, timeout_s=ANSWER_S):
@@ -62,8 +63,8 @@ class Node:
             answer = self._calls.recv()
         except (EOFError, ConnectionResetError):
             raise AssertionError("the process has ended") from None
-        if answer.get("error"):
-            sys.stdout.write(f"{self.process.name}: {answer}\n")  # shown where a test fails
+        took_s = time.monotonic() - self._asked
+        sys.stdout.write(f"{self.process.name}: {self._what} {took_s:.1f} s {answer}\n")  # shown where a test fails
         return answer
 
     def call(self, name, **arguments):
@@ -278,8 +279,8 @@ class Commands:
     def serving(self, model):
         return {"chunks": self.publications[model]._member.source.serving()}
 
-    def settled(self, model):
-        return {"settled": self.publications[model].wait_settled(30)}
+    def settled(self, model, wait_s=30):
+        return {"settled": self.publications[model].wait_settled(wait_s), "failure": self.publications[model].failure}
 
     def states(self):
         return {"states": [publication.state for publication in self.publications.values()]}

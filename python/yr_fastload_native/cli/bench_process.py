@@ -179,7 +179,8 @@ def _source(task: Mapping[str, Any], parent: Parent) -> None:
                 started = time.perf_counter()
                 publication = loader.publish(arrays, {"bench": run})
                 if not publication.wait_settled(plan.deadline_s):
-                    raise UnavailableError(f"the publication did not settle: {publication.state}", op="bench")
+                    why = publication.failure or publication.state
+                    raise UnavailableError(f"the publication did not settle: {why}", op="bench")
                 held.append(publication)
                 parent.send("done", seconds=publication.seconds, settled_s=time.perf_counter() - started)
             elif message["do"] == "withdraw":

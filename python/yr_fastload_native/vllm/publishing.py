@@ -17,7 +17,7 @@ import attrs
 import torch
 
 from yr_fastload_native.at_exit import close_at_exit
-from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
+from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import size
@@ -135,6 +135,8 @@ class RawWeights:
         publication = self._source.fast.publish(self._tensors, self._source.identity)
         if not publication.wait_settled(self._source.settings.transfer.publish_deadline_s):
             publication.close()
+            if publication.failure:
+                raise UnavailableError(publication.failure, op="publish")
             raise TransferTimeoutError("digests were not taken within publish_deadline_s", op="publish")
         self._source.say(publication, "")
         self._published = True
