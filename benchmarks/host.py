@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -26,6 +27,8 @@ __all__ = ["measure"]
 _COPIES = 9  # source, two in the worker, one in plain shared memory, two destinations, peers and the page cache
 _SHARD_BYTES = 512 << 20
 _OWN_THREADS = "own threads"
+# Short beside the others, and what targets are about: of each round the median of three counts.
+_THRICE = ("pull", "pull, layout only", f"memcpy, {_OWN_THREADS}")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -196,12 +199,14 @@ def measure(
             systems = {name: run for name, run in bench.systems().items() if only is None or name in only}
             for turn in range(rounds + 1):
                 note(f"{workload}: round {turn} of {rounds}" if turn else f"{workload}: warming up")
-                names = list(systems)
+                names = [*systems, *[name for name in _THRICE if name in systems] * 2]
                 shift = turn % len(names)  # nobody always comes first
+                took: dict[str, list[float]] = {}
                 for name in names[shift:] + names[:shift]:
-                    seconds = systems[name]()
-                    if turn:
-                        samples.setdefault(name, []).append(seconds)
+                    took.setdefault(name, []).append(systems[name]())
+                if turn:
+                    for name, seconds in took.items():
+                        samples.setdefault(name, []).append(statistics.median(seconds))
         finally:
             bench.close()
     return {
