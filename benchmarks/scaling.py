@@ -157,7 +157,7 @@ def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:
         ``d2d_chunk``.
     """
     return {
-        "readers": _readers(0.25 * scale, min(rounds, 3), note),
+        "readers": _readers(0.25 * scale, min(rounds, 2), note),
         "host_size": [_by_host(gib * scale, [0], min(rounds, 3), note)[0] for gib in GIB],
         "d2d_size": _by_devices([_plan(gib * scale) for gib in GIB], min(rounds, 3), note),
         "tensors": measure_tensors([max(1, int(count * scale)) for count in TENSORS], min(rounds, 3), note),
