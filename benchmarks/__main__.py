@@ -28,7 +28,7 @@ def _note(message: str) -> None:
 
 def _host(rounds: int, scale: float) -> dict[str, Any]:
     workloads = {"qwen2.5-7b": 0.1, "qwen3-30b-a3b": 0.008, "huge": 1.0, "tiny": 1.0}
-    few = min(rounds, 3)  # of the others, for time
+    few = min(rounds, 2)  # of the others, for time
     return {
         name: host.measure(name, share * scale, rounds if name == "qwen2.5-7b" else few, _note)
         for name, share in workloads.items()

@@ -159,7 +159,7 @@ def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:
     return {
         "readers": _readers(0.25 * scale, min(rounds, 2), note),
         "host_size": [_by_host(gib * scale, [0], min(rounds, 3), note)[0] for gib in GIB],
-        "d2d_size": _by_devices([_plan(gib * scale) for gib in GIB], min(rounds, 3), note),
+        "d2d_size": _by_devices([_plan(gib * scale) for gib in GIB], min(rounds, 2), note),
         "tensors": measure_tensors([max(1, int(count * scale)) for count in TENSORS], min(rounds, 3), note),
         "host_chunk": _by_host(0.5 * scale, [size * _MIB for size in CHUNK_MIB], rounds, note),
         "d2d_chunk": _by_devices([_plan(0.5 * scale, size * _MIB) for size in CHUNK_MIB], min(rounds, 2), note),
