@@ -108,8 +108,8 @@ def test_a_fault_of_a_later_send_leaves_those_before_it():
         sender_environment={"YR_FASTLOAD_SIM_FAULTS": "send@3:fail"},
     ) as (left, right):
         left.tell(right.heard())  # a receive that is posted after the fault is refused at once
-        assert left.heard() == INTERNAL_ERROR
-        assert right.heard() == [REMOTE_ERROR, [True, True, False, False]]
+        assert left.finish().said == [INTERNAL_ERROR]
+        assert right.finish().said == ["posted", [REMOTE_ERROR, [True, True, False, False]]]
 
 
 def test_delayed_and_corrupted_receives():
