@@ -13,6 +13,7 @@ import msgspec
 
 from yr_fastload_native import _core
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError, ResourceExhaustedError
+from yr_fastload_native.extra_state import find_extra_state, of_modules
 
 __all__ = ["Tensor", "TensorTable"]
 
@@ -89,8 +90,8 @@ def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[in
 @functools.lru_cache(maxsize=256)
 def _numpy_number(dtype: Any) -> tuple[str, int] | None:
     """Name and item size of a numpy dtype, None if it is no plain native number. Cached: numpy makes names slowly."""
-    # Kind V is a structure or raw bytes (type void), or a number of ml_dtypes.
-    number = dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type.__name__ != "void")
+    # Kind V is a structure, a record or raw bytes (types of void), or a number of ml_dtypes.
+    number = dtype.kind in "biufc" or (dtype.kind == "V" and not issubclass(dtype.type, sys.modules["numpy"].void))
     return (dtype.name, dtype.itemsize) if number and not dtype.hasobject and dtype.isnative else None
 
 
@@ -125,6 +126,8 @@ class _Reader:
 
     def read_all(self, names: list[str], values: list[Any]) -> list[Tensor]:
         """All of them: what is plain at once, where torch can say it so, and one after the other what is not."""
+        for index, why in find_extra_state(values):
+            raise self._refuse(names[index], why)
         api = getattr(self._torch_tensor, "__dlpack_c_exchange_api__", None)
         if api is None or self._torch_tensor is None:
             return list(map(self.read, names, values))
@@ -168,10 +171,9 @@ class _Reader:
     def _torch(self, name: str, value: Any) -> Tensor:
         if getattr(value, "materialize", None) is not None:
             raise self._refuse(name, "is not initialized yet")
-        if value.layout is not self._strided or value.is_quantized:
-            raise self._refuse(
-                name, f"has layout {value.layout}, quantized={value.is_quantized}; only strided ones move"
-            )
+        if value.layout is not self._strided or value.is_quantized or value.is_nested:
+            kind = "nested parts" if value.is_nested else f"layout {value.layout}, quantized={value.is_quantized}"
+            raise self._refuse(name, f"has {kind}; only strided ones move")
         place, npu = _torch_place(value.device)
         if place not in ("cpu", "npu"):
             raise DeviceError(
@@ -286,6 +288,12 @@ class TensorTable:
             DeviceError: A tensor is where the transport cannot reach.
             ResourceExhaustedError: More than ``max_tensors``.
         """
+        for name, why in of_modules(source):
+            raise InvalidArgumentError(
+                f"{name!r} {why} and would not move with them; pass a mapping of the tensors and see to it yourself",
+                op=op,
+                failed_keys=[name],
+            )
         self.index: dict[str, int] = {}
         values: list[Any] = []
         for name, value in _named(source, op):

@@ -84,3 +84,11 @@ def test_attributes_that_loading_sets_are_seen() -> None:
     made[0].weight.quant_state = "x"
     made[1].scale_float = 0.5
     assert attributes(made) - before == {"0.weight.quant_state", "1.scale_float"}
+
+
+def test_a_parameter_that_means_more_than_its_bytes_is_opaque() -> None:
+    made = model()
+    made[0].weight.quant_state = Holder(absmax=HIDDEN)
+    (found,) = Live.of(made).opaque
+    assert "0.weight" in found
+    assert "quant_state" in found

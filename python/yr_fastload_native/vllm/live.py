@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 import torch
 
+from yr_fastload_native.extra_state import find_extra_state
+
 __all__ = ["Live", "attributes", "storages"]
 
 _DEPTH = 6
@@ -58,7 +60,7 @@ class Live:
         seen: set[int] = set()
         for path, module in model.named_modules():
             for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-                live.tensors[f"{path}.{name}".lstrip(".")] = tensor.detach()
+                live._take(tensor, f"{path}.{name}".lstrip("."))
             for name, value in vars(module).items():
                 if name not in ("_parameters", "_buffers", "_modules"):
                     live._visit(value, f"{path}.{name}".lstrip("."), 0, seen)
@@ -78,7 +80,7 @@ class Live:
     def _visit(self, value: Any, path: str, depth: int, seen: set[int]) -> None:
         if isinstance(value, torch.Tensor):
             if value.numel() and value.device.type != "meta":
-                self.tensors.setdefault(path, value.detach())
+                self._take(value, path)
             return
         if isinstance(value, _SCALARS):
             self._scalar(value, path)
@@ -92,6 +94,10 @@ class Live:
         seen.add(id(value))
         for name, each in _parts(value):
             self._visit(each, f"{path}.{name}", depth + 1, seen)
+
+    def _take(self, tensor: torch.Tensor, path: str) -> None:
+        self.opaque.extend(f"{path}, which {why}," for _, why in find_extra_state([tensor]))
+        self.tensors.setdefault(path, tensor.detach())
 
     def _scalar(self, value: Any, path: str) -> None:
         word = path.rsplit(".", 1)[-1].lower()
