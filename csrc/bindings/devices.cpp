@@ -41,6 +41,8 @@ void register_devices(py::module_& module) {
       "A device of Ascend's runtime, real or simulated; raises DeviceError where there is none.");
   module.def("acl_device_count", &acl_device_count, py::call_guard<WithoutGil>(),
              "How many devices Ascend's runtime knows; 0 where it cannot be loaded. Loads it.");
+  module.def("current_acl_device", &current_acl_device, py::call_guard<WithoutGil>(),
+             "The device of this thread; -1 if it has none, or Ascend's runtime cannot be loaded. Loads it.");
 
   using Lease = PinnedPool::Lease;
   py::class_<Lease>(module, "PinnedLease", "Page-locked memory on loan; goes back with the object.")

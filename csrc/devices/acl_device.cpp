@@ -36,6 +36,7 @@ class Acl {
   }
 
   AclError (*set_device)(std::int32_t) = nullptr;
+  AclError (*get_device)(std::int32_t*) = nullptr;
   AclError (*device_count)(std::uint32_t*) = nullptr;
   AclError (*malloc)(void**, std::size_t, int) = nullptr;
   AclError (*free)(void*) = nullptr;
@@ -59,6 +60,7 @@ class Acl {
                   std::string("libascendcl.so cannot be loaded: ") + ::dlerror() +
                       "; source CANN's set_env.sh, or run under `yr-fastload sim --`");
     load(set_device, "aclrtSetDevice");
+    load(get_device, "aclrtGetDevice");
     load(device_count, "aclrtGetDeviceCount");
     load(malloc, "aclrtMalloc");
     load(free, "aclrtFree");
@@ -96,6 +98,27 @@ void check(AclError result, const char* call) {
   throw Error(code, "device", std::string(call) + " failed with ACL error " + std::to_string(result));
 }
 
+/// Makes a device the calling thread's own while it lives: a caller's thread keeps the device that it had. One that had
+/// none keeps this, as ACL has no way back.
+class ThreadDevice {
+ public:
+  explicit ThreadDevice(int index) noexcept {
+    if (acl_.get_device(&before_) != kSuccess) before_ = -1;
+    result_ = acl_.set_device(index);
+  }
+  ThreadDevice(const ThreadDevice&) = delete;
+  ThreadDevice& operator=(const ThreadDevice&) = delete;
+  ~ThreadDevice() {
+    if (before_ >= 0) static_cast<void>(acl_.set_device(before_));
+  }
+  AclError result() const noexcept { return result_; }
+
+ private:
+  const Acl& acl_ = Acl::instance();
+  std::int32_t before_ = -1;
+  AclError result_ = kSuccess;
+};
+
 class AclMemory final : public Memory {
  public:
   AclMemory(int device, std::size_t bytes, bool on_host) : device_(device), bytes_(bytes), on_host_(on_host) {
@@ -109,7 +132,7 @@ class AclMemory final : public Memory {
   }
   ~AclMemory() override {
     const Acl& acl = Acl::instance();
-    static_cast<void>(acl.set_device(device_));  // whichever thread drops the last owner
+    const ThreadDevice bound(device_);  // whichever thread drops the last owner
     static_cast<void>(on_host_ ? acl.free_host(data_) : acl.free(data_));
   }
   std::byte* data() const noexcept override { return data_; }
@@ -124,7 +147,8 @@ class AclMemory final : public Memory {
 
 class AclStream final : public Stream {
  public:
-  AclStream() {
+  explicit AclStream(int device) : bound_(device) {
+    check(bound_.result(), "aclrtSetDevice");
     check(acl_.create_stream(&stream_), "aclrtCreateStream");
     const AclError result = acl_.create_event(&event_);
     if (result != kSuccess) acl_.destroy_stream(stream_);
@@ -157,6 +181,7 @@ class AclStream final : public Stream {
   }
 
  private:
+  const ThreadDevice bound_;  ///< A stream is used by threads of its device, and destroyed by the one that made it.
   const Acl& acl_ = Acl::instance();
   void* stream_ = nullptr;
   void* event_ = nullptr;
@@ -165,7 +190,7 @@ class AclStream final : public Stream {
 
 class AclDevice final : public Device {
  public:
-  explicit AclDevice(int index) : index_(index) { bind_thread(); }
+  explicit AclDevice(int index) : index_(index) { check(ThreadDevice(index).result(), "aclrtSetDevice"); }
 
   const char* name() const noexcept override { return acl_.simulated ? "simulated-npu" : "npu"; }
   int index() const noexcept override { return index_; }
@@ -177,10 +202,7 @@ class AclDevice final : public Device {
   std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) override {
     return allocate(bytes, false, deadline);
   }
-  std::unique_ptr<Stream> make_stream() override {
-    bind_thread();
-    return std::make_unique<AclStream>();
-  }
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<AclStream>(index_); }
 
  private:
   /// On a thread that can be left behind: a device that hangs does not return from here.
@@ -209,6 +231,15 @@ unsigned acl_device_count() noexcept {
     return Acl::instance().device_count(&count) == kSuccess ? count : 0;
   } catch (...) {
     return 0;
+  }
+}
+
+int current_acl_device() noexcept {
+  try {
+    std::int32_t index = -1;
+    return Acl::instance().get_device(&index) == kSuccess ? index : -1;
+  } catch (...) {
+    return -1;
   }
 }
 

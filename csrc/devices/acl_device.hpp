@@ -13,4 +13,7 @@ std::unique_ptr<Device> open_acl_device(int index);
 /// How many devices the runtime knows; 0 where it cannot be loaded. Loads it.
 unsigned acl_device_count() noexcept;
 
+/// The device of the calling thread; -1 if it has none, or the runtime cannot be loaded. Loads it.
+int current_acl_device() noexcept;
+
 }  // namespace yr_fastload

@@ -37,6 +37,7 @@ __all__: list[str] = [
     "connections_left_behind",
     "copy_and_digest",
     "cpu_device",
+    "current_acl_device",
     "digest",
     "digest_backend",
     "digest_block_sums",
@@ -463,6 +464,11 @@ def copy_and_digest(destination: typing_extensions.Buffer, source: typing_extens
 def cpu_device() -> Device:
     """
     Tensors in ordinary memory.
+    """
+
+def current_acl_device() -> int:
+    """
+    The device of this thread; -1 if it has none, or Ascend's runtime cannot be loaded. Loads it.
     """
 
 def digest(data: typing_extensions.Buffer) -> int:

@@ -158,7 +158,8 @@ class Config:
     device_index: int = _setting(
         -1,
         _number(int, -1, 1023),
-        "NPU of this process; -1 takes that of the tensors, and the first one where devices are simulated.",
+        "NPU of this process; -1 takes that of the tensors, and where devices are simulated that of the calling thread "
+        "(`aclrtSetDevice`), or the first one if it has none.",
     )
     verify: str = _setting(
         "digest",

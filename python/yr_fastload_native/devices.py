@@ -47,9 +47,10 @@ class Sites:
         self._config = config
         self._connection = connection
         self._sites: dict[int, Site] = {}
+        self._first = -1  # device of the thread that prepared
 
     def of(self, table: TensorTable, op: str) -> Site:
-        """The device that holds these tensors. Under simulated devices CPU tensors are on one.
+        """The device that holds these tensors. Under simulated devices CPU tensors are on the calling thread's.
 
         Raises:
             DeviceError: They are on an NPU that cannot be used here.
@@ -57,17 +58,27 @@ class Sites:
         if table.npu is not None:
             return self._site(table.npu)
         if sim.active() and self._config.transport != "host":
-            return self._site(max(0, self._config.device_index))
+            return self._site(max(0, self._own_device()))
         return self._site(-1)
 
     def prepare(self) -> None:
         """Connect in the background for the device that tensors are likely to be on."""
         if self._config.transport == "host" or not has_npu():
             return
-        if sim.active() or self._config.device_index >= 0:
-            site = self._site(max(0, self._config.device_index))
+        self._first = self._own_device()
+        if sim.active() or self._first >= 0:
+            site = self._site(max(0, self._first))
             assert site.receiver is not None
             site.receiver.prepare()
+
+    def _own_device(self) -> int:
+        """The one of the settings, else of this thread (`aclrtSetDevice`, which `torch.npu.set_device` calls), else of
+        the thread that made the loader; -1 if there is none.
+        """
+        if self._config.device_index >= 0:
+            return self._config.device_index
+        current = _core.current_acl_device()
+        return current if current >= 0 else self._first
 
     def peak_bytes(self, pool: str) -> int:
         """The most that a pool of any device, ``staging`` or ``landing``, has held."""

@@ -33,6 +33,7 @@ from schedule import DATA_GRACE_S
 _PR_SET_PDEATHSIG = 1
 _KEPT = 3  # destinations of past loads that are looked at again and again
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_DEVICES = 8  # simulated ones; every node takes the next
 
 
 def private_bytes() -> int:
@@ -228,6 +229,7 @@ def serve(room: str, name: str) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     os.environ["YR_FASTLOAD_SIM_CONTROL"] = f"{room}/{name}.control"
     _LIBC.chaos_clock_use(f"{room}/{name}.clock".encode())
+    ctypes.CDLL("libascendcl.so").aclrtSetDevice(int(name.removeprefix("node")) % _DEVICES)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"{room}/nodes")
         calls = connection.makefile("r")

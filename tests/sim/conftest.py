@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # scripts and tests share module
 
 @pytest.fixture
 def node(worker, tmp_path):
-    """Makes processes with simulated devices; they end with the test."""
+    """Makes processes, each with a simulated device of its own; they end with the test."""
     from nodes import Node
 
     made = []
 
     def make(name, **environment):
-        made.append(Node(worker, tmp_path, name, **environment))
+        made.append(Node(worker, tmp_path, name, len(made) % 8, **environment))
         return made[-1]
 
     yield make

@@ -19,6 +19,7 @@ from nodes import Commands
 import yr_fastload_native as fl
 
 COUNT, SIZE = 12, 1 << 20
+_OF_A_READER = {"hold": False, "device_index": 1}  # in the same process, it stands for another
 PATTERN = 0x5A
 
 
@@ -93,7 +94,7 @@ class Life:
         gc.collect()
         heirs = filled(PATTERN)
         assert publication.wait_settled(30)
-        reader = fl.FastLoader(fl.Config(**self.settings | {"hold": False}))
+        reader = fl.FastLoader(fl.Config(**self.settings | _OF_A_READER))
         target = filled(0)
         reader.load(target, {"model": self.model})
         assert all(torch.equal(target[name], value) for name, value in weights().items())
@@ -133,7 +134,7 @@ class Life:
     def closes_a_publication_that_is_read(self):
         """Its reader, in the same process, ends with all bytes right or a typed error."""
         publication = self.publish()
-        reader = fl.FastLoader(fl.Config(**self.settings | {"hold": False}))
+        reader = fl.FastLoader(fl.Config(**self.settings | _OF_A_READER))
         moment, ended, target = Moment(), [], filled(0)
 
         def load():

@@ -37,14 +37,19 @@ def same_bytes(one, other):
 class Node:
     """A process; `call(name, ...)` runs a function of `Commands` in it."""
 
-    def __init__(self, worker, directory, name, **environment):
+    def __init__(self, worker, directory, name, device=0, **environment):
         from yr_fastload_native import sim
 
         self.control = Path(directory) / f"{name}.control"
         self.control.write_text("")
         base = {key: value for key, value in os.environ.items() if not key.startswith(("YR_FASTLOAD_", "HCCL_"))}
         simulated = sim.environment(base)
-        settings = {"YR_FASTLOAD_SIM_CONTROL": str(self.control), "NODE_WORKER": worker, **environment}
+        settings = {
+            "YR_FASTLOAD_SIM_CONTROL": str(self.control),
+            "NODE_WORKER": worker,
+            "NODE_DEVICE": str(device),
+            **environment,
+        }
         self._calls, theirs = _START.Pipe()
         self.process = _START.Process(target=_serve, args=(theirs, simulated | settings), name=name, daemon=True)
         with mock.patch.dict(os.environ, simulated, clear=True):
@@ -89,6 +94,11 @@ class Node:
         self.process.join()
         self.process.close()
         self._calls.close()
+
+
+def set_device(index):
+    """Of this thread, as `torch.npu.set_device` does; loaders take it."""
+    ctypes.CDLL("libascendcl.so").aclrtSetDevice(index)
 
 
 def DTYPES(torch):  # noqa: N802
@@ -294,6 +304,31 @@ class Commands:
     def check(self, model):
         return {"changed": self.loaders[0].check(self.publications[model]), **self.states()}
 
+    def load_from_threads(self, model, devices):
+        """With one loader of the main thread's, from a thread for each device; None: one without."""
+        loader, found = self._loader({"hold": False}), []
+
+        def load(device):
+            if device is not None:
+                set_device(device)
+            wanted = self.weights(1, 12, 1 << 20)
+            target = self.blank(wanted)
+            loader.load(target, {"model": model})
+            found.append(all(same_bytes(target[name], value) for name, value in wanted.items()))
+
+        for device in devices:
+            thread = threading.Thread(target=load, args=(device,))
+            thread.start()
+            thread.join()
+        return {"equal": found, "thread": self.devices()["thread"]}
+
+    def devices(self):
+        """Those that loaders of this process have used, and that of the main thread."""
+        from yr_fastload_native import _core
+
+        used = {name for loader in self.loaders for name in loader.stats()["devices"]}
+        return {"used": sorted(used), "thread": _core.current_acl_device()}
+
     def snapshot(self):
         self.before = {name: value.clone() for name, value in self.target.items()}
         return {}
@@ -316,6 +351,7 @@ class Commands:
 def _serve(calls, environment):
     os.environ.clear()
     os.environ.update(environment)
+    set_device(int(os.environ["NODE_DEVICE"]))
     commands = Commands()
     while True:
         try:

@@ -126,7 +126,7 @@ def test_a_worker_that_dies_and_comes_back(model, own_worker, start_again, tmp_p
 
     address = own_worker.address
     source = Node(address, tmp_path, "own-source", YR_FASTLOAD_SIM_LINK_GBPS="0.05")
-    reader = Node(address, tmp_path, "own-reader")
+    reader = Node(address, tmp_path, "own-reader", 1)
     try:
         source.call("publish", model=model, settings=SMALL_CHUNKS)
         settings = {"hold": False, "chunks_ahead": 2, "source_stall_s": 1.0, "rpc_timeout_s": 1.0}
@@ -155,7 +155,7 @@ def test_a_worker_that_freezes_keeps_no_load(model, own_worker, short_tmp, tmp_p
 
     status = fl.LocalWorker.status(short_tmp)
     source = Node(own_worker.address, tmp_path, "own-source", YR_FASTLOAD_SIM_LINK_GBPS="0.05")
-    reader = Node(own_worker.address, tmp_path, "own-reader")
+    reader = Node(own_worker.address, tmp_path, "own-reader", 1)
     try:
         source.call("publish", model=model, settings=SMALL_CHUNKS)
         reader.start("load", model=model, deadline_s=2.0, settings={"chunks_ahead": 2, "rpc_timeout_s": 30.0})
@@ -174,7 +174,10 @@ def test_keys_are_named_again_to_a_worker_that_was_out_of_breath(model, own_work
     from nodes import Node
 
     status = fl.LocalWorker.status(short_tmp)
-    source, reader = Node(own_worker.address, tmp_path, "own-source"), Node(own_worker.address, tmp_path, "own-reader")
+    source, reader = (
+        Node(own_worker.address, tmp_path, "own-source"),
+        Node(own_worker.address, tmp_path, "own-reader", 1),
+    )
     try:
         settings = {"chunk_bytes": 16 << 10, "rpc_timeout_s": 0.5}
         chunks = source.call("publish", model=model, settings=settings, wait_s=0)["chunks"]

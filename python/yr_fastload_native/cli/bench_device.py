@@ -18,7 +18,7 @@ import attrs
 from yr_fastload_native.cli.bench_process import Plan
 from yr_fastload_native.cli.child import Process
 from yr_fastload_native.cli.measuring import ratio
-from yr_fastload_native.cli.room import touch_memory
+from yr_fastload_native.cli.room import device_count, touch_memory
 from yr_fastload_native.timeline import Span, breakdown, write_trace
 
 __all__ = ["measure", "measure_fan_out", "measure_interference"]
@@ -55,10 +55,9 @@ def measure(
     samples: dict[str, list[float]] = {
         key: [] for key in ("load", "publish", "settled", "raw", "baseline_load", "baseline_publish", "first_load")
     }
-    task = attrs.asdict(plan)
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(Process("bench", _MODULE, "source", task, environment))
-        reader = stack.enter_context(Process("bench", _MODULE, "reader", {**task, "hold": False}, environment))
+        source = stack.enter_context(_process("source", plan, environment))
+        reader = stack.enter_context(_process("reader", plan, environment, device=1))
         memory = source.expect("ready", _STEP_S)
         reader.expect("ready", _STEP_S)
 
@@ -104,12 +103,12 @@ def measure_interference(
         environment: Of the processes.
         note: Says what goes on.
     """
-    task, run = attrs.asdict(plan), uuid.uuid4().hex
+    run = uuid.uuid4().hex
     rates: dict[str, list[float]] = {"alone": [], "beside loads": [], "beside copies": []}
     loads = 0
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(Process("bench", _MODULE, "source", task, environment))
-        reader = stack.enter_context(Process("bench", _MODULE, "reader", {**task, "hold": False}, environment))
+        source = stack.enter_context(_process("source", plan, environment))
+        reader = stack.enter_context(_process("reader", plan, environment, device=1))
         memory = source.expect("ready", _STEP_S)
         reader.expect("ready", _STEP_S)
         _ask(source, "publish", run)
@@ -155,7 +154,7 @@ def measure_fan_out(
     """
     found = []
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(Process("bench", _MODULE, "source", attrs.asdict(plan), environment))
+        source = stack.enter_context(_process("source", plan, environment))
         source.expect("ready", _STEP_S)
         for count in readers:
             note(f"{count} readers together")
@@ -170,6 +169,12 @@ def measure_fan_out(
             found.append({"readers": count, **medians, "slowest_load_s": slowest})
         source.end()
     return found
+
+
+def _process(role: str, plan: Plan, environment: Mapping[str, str], *, device: int = 0, hold: bool = False) -> Process:
+    """Each on a device of its own, as far as there are some."""
+    task = {"plan": attrs.asdict(plan), "device": device % device_count(environment), "hold": hold}
+    return Process("bench", _MODULE, role, task, environment)
 
 
 def _end(*processes: Process) -> None:
@@ -200,9 +205,11 @@ def _fan_out(
     """Readers that start together, each of which serves others: what does the publisher send?"""
     touch_memory(size)
     before = _ask(source, "counters")["sent"]
-    task = {**attrs.asdict(plan), "hold": True}
     with contextlib.ExitStack() as stack:
-        each = [stack.enter_context(Process("bench", _MODULE, "reader", task, environment)) for _ in range(readers)]
+        each = [
+            stack.enter_context(_process("reader", plan, environment, device=1 + number, hold=True))
+            for number in range(readers)
+        ]
         for process in each:
             process.expect("ready", _STEP_S)
         started = time.perf_counter()

@@ -60,8 +60,9 @@ class Plan:
         """Names and bytes of the tensors."""
         return sizes_of(self.shapes, self.scale)
 
-    def config(self, *, hold: bool) -> Config:
+    def config(self, *, hold: bool, device: int) -> Config:
         return Config(
+            device_index=device,
             worker=self.worker,
             transport=self.transport,
             deadline_s=self.deadline_s,
@@ -86,19 +87,19 @@ def _arrays(plan: Plan, seed: int | None) -> Arrays:
 class _Baseline:
     """One key a parameter, through openYuanrong's own Python client."""
 
-    def __init__(self, worker: str) -> None:
+    def __init__(self, worker: str, device: int) -> None:
         from yr.datasystem.hetero_client import HeteroClient
 
         host, port = parse_address(worker, op="bench")
-        _core.acl_device(0)  # this thread's device
+        self._device = device
+        _core.acl_device(device)  # from now on this thread's device
         self._client = HeteroClient(host, port)
         self._client.init()
 
-    @staticmethod
-    def _blobs(arrays: Arrays) -> list[Any]:
+    def _blobs(self, arrays: Arrays) -> list[Any]:
         from yr.datasystem.hetero_client import Blob, DeviceBlobList
 
-        return [DeviceBlobList(0, [Blob(value.ctypes.data, value.nbytes)]) for value in arrays.values()]
+        return [DeviceBlobList(self._device, [Blob(value.ctypes.data, value.nbytes)]) for value in arrays.values()]
 
     def publish(self, arrays: Arrays, run: str) -> float:
         keys, blobs = [f"{run}-{i}" for i in range(len(arrays))], self._blobs(arrays)
@@ -165,13 +166,18 @@ def _work(seconds: float) -> float:
     return done / took
 
 
+def _told(task: Mapping[str, Any]) -> tuple[Plan, int, bool]:
+    """The plan, the device of this process, and whether it serves what it has loaded."""
+    return Plan(**task["plan"]), task["device"], task["hold"]
+
+
 def _source(task: Mapping[str, Any], parent: Parent) -> None:
     """Publish, as often as told, in both ways."""
-    plan = Plan(**task)
+    plan, device, _ = _told(task)
     arrays = _arrays(plan, 1)
     baseline: _Baseline | None = None
     held: list[Any] = []
-    with FastLoader(plan.config(hold=True)) as loader:
+    with FastLoader(plan.config(hold=True, device=device)) as loader:
         parent.send("ready", pid=os.getpid(), addresses=[int(value.ctypes.data) for value in arrays.values()])
         while (message := parent.wait()) is not None:
             run = message["run"]
@@ -191,7 +197,7 @@ def _source(task: Mapping[str, Any], parent: Parent) -> None:
             elif message["do"] == "counters":
                 parent.send("done", sent=sum(sim.counters()["sent_bytes"].values()))
             elif message["do"] == "baseline":
-                baseline = baseline or _Baseline(plan.worker)
+                baseline = baseline or _Baseline(plan.worker, device)
                 parent.send("done", seconds=baseline.publish(arrays, run))
             elif message["do"] == "baseline-withdraw":
                 assert baseline is not None
@@ -203,8 +209,7 @@ def _reader(task: Mapping[str, Any], parent: Parent) -> None:
     """Load, as often as told, in both ways, and compare every byte."""
     import torch
 
-    hold = task["hold"]
-    plan = Plan(**{name: value for name, value in task.items() if name != "hold"})
+    plan, device, hold = _told(task)
     wanted, arrays = _arrays(plan, 1), _arrays(plan, None)
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     baseline: _Baseline | None = None
@@ -218,7 +223,7 @@ def _reader(task: Mapping[str, Any], parent: Parent) -> None:
                 value.fill(0xA5)
         parent.send("done", seconds=seconds, **more)
 
-    with FastLoader(plan.config(hold=hold)) as loader:
+    with FastLoader(plan.config(hold=hold, device=device)) as loader:
         parent.send("ready")
         while (message := parent.wait()) is not None:
             run = message["run"]
@@ -241,7 +246,7 @@ def _reader(task: Mapping[str, Any], parent: Parent) -> None:
             elif message["do"] == "raw":
                 check(_raw_copy_s(arrays, message["pid"], message["addresses"]))
             elif message["do"] == "baseline":
-                baseline = baseline or _Baseline(plan.worker)
+                baseline = baseline or _Baseline(plan.worker, device)
                 check(baseline.load(arrays, run))
 
 

@@ -78,7 +78,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
     from yr_fastload_native.checkpoint import fingerprint, make_qwen2, scan_directory
     from yr_fastload_native.cli.child import Process
     from yr_fastload_native.cli.demo_process import Task
-    from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
+    from yr_fastload_native.cli.room import device_count, device_environment, private_worker, require_memory
     from yr_fastload_native.config import Config
 
     with contextlib.ExitStack() as stack:
@@ -119,7 +119,8 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
         with output.progress_bar("publishing", total) as progress:
             published = source.expect("published", limit_s, progress)
         output.note("published; a second process pulls")
-        reader = stack.enter_context(Process("demo", module, "reader", attrs.asdict(task), environment))
+        second = attrs.evolve(task, device=1 % device_count(environment))
+        reader = stack.enter_context(Process("demo", module, "reader", attrs.asdict(second), environment))
         with output.progress_bar("pulling", total) as progress:
             reader.expect("pulled", limit_s, progress)
         output.note("pulled; comparing every byte with the files")

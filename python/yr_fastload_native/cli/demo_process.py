@@ -30,7 +30,11 @@ _GIB = 1 << 30
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """What a process is to do; the same for both."""
+    """What a process is to do; the same for both, but for their devices.
+
+    Attributes:
+        device: Number of the NPU that it uses, if the transport has some.
+    """
 
     directory: str
     worker: str
@@ -38,6 +42,7 @@ class Task:
     identity: dict[str, str]
     deadline_s: float
     progress: bool
+    device: int = 0
 
 
 def _source(task: Task, parent: Parent) -> None:
@@ -100,6 +105,7 @@ def _loader(task: Task) -> FastLoader:
     config = Config(
         worker=task.worker,
         transport=task.transport,
+        device_index=task.device if task.transport in ("d2d", "staged") else -1,
         deadline_s=task.deadline_s,
         publish_deadline_s=task.deadline_s,
         hold=False,

@@ -7,13 +7,13 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import ResourceExhaustedError
 
-__all__ = ["device_environment", "private_worker", "require_memory", "touch_memory"]
+__all__ = ["device_count", "device_environment", "private_worker", "require_memory", "touch_memory"]
 
 _MIB = 1 << 20
 _OVERHEAD_MB = 512  # interpreters, the worker, and room to breathe
@@ -62,6 +62,13 @@ def device_environment(transport: str) -> tuple[dict[str, str], bool]:
     if transport not in ("d2d", "staged") or (sim.real_device() is not None and not sim.active()):
         return dict(os.environ), False
     return sim.environment(), True
+
+
+def device_count(environment: Mapping[str, str]) -> int:
+    """How many devices processes with this environment have, at least one; simulated or of this machine."""
+    from yr_fastload_native import sim
+
+    return max(1, sim.device_count(environment))
 
 
 def touch_memory(size: int) -> None:

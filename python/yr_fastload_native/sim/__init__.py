@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["active", "counters", "environment", "library_directory", "real_device"]
+__all__ = ["active", "counters", "device_count", "environment", "library_directory", "real_device"]
 
 _MARK = "YR_FASTLOAD_SIM"
+_DEVICES = 8  # as csrc/sim/engine/settings.hpp
 _RUNTIME = "libascendcl.so"
 _SHIM = "libyrfl_davinci.so"
 # Where CANN is installed unless it is told otherwise; its set_env.sh names the place in these variables.
@@ -61,6 +62,14 @@ def real_device() -> str | None:
         if directory and Path(directory) != library_directory() and Path(directory, _RUNTIME).exists():
             return str(Path(directory, _RUNTIME))
     return None
+
+
+def device_count(base: Mapping[str, str]) -> int:
+    """How many devices a process with this environment has: simulated ones, or the nodes of real ones."""
+    if base.get(_MARK) == "1":
+        told = base.get("YR_FASTLOAD_SIM_DEVICES", "")
+        return int(told) if told.isdecimal() else _DEVICES  # the runtime refuses what is no number
+    return len(list(Path("/dev").glob("davinci[0-9]*")))
 
 
 def counters() -> dict[str, Any]:
