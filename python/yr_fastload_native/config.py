@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,16 @@ _MAX_TEXT = 255
 _TENANT = re.compile(r"[a-zA-Z0-9\-_!@#%^*()+=:;]{1,128}")  # what openYuanrong takes in a key
 _PIN = re.compile(r"[0-9a-f]{64}")
 TRANSPORTS = ("d2d", "staged", "host")  # from the fastest to the one that works everywhere
+
+# What Kubernetes puts into every container for a Service called yr-fastload or yr-fastload-...
+# Source: its documentation, Services, "Environment variables", and Docker's links, which these imitate.
+_SERVICE = re.compile(
+    r"YR_FASTLOAD_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://")  # of YR_FASTLOAD_..._PORT
+
+_log = logging.getLogger(__name__)
+_told: set[str] = set()
 
 _Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
@@ -271,7 +282,7 @@ class Config:
         """Make a config from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
 
         Raises:
-            InvalidArgumentError: A variable's text is not of its setting's type, or names no setting.
+            InvalidArgumentError: A variable's text is not of its setting's type. One that names no setting is warned of.
         """
         return cls(**_read(cls, environ, settings))
 
@@ -355,12 +366,23 @@ class ExchangeConfig:
         "Whether vLLM's own loaders exchange weights too, without a change of load format. Environment only.",
     )
 
+    @staticmethod
+    def patch_from_env(environ: Mapping[str, str] | None = None) -> bool:
+        """The setting ``patch`` alone: whether anybody asks for an exchange before a loader is made.
+
+        Raises:
+            InvalidArgumentError: Its text is not that of a boolean.
+        """
+        environ = os.environ if environ is None else environ
+        name = ENVIRONMENT_PREFIX + "PATCH"
+        return bool(_parse(name, environ.get(name, "0"), bool))
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> ExchangeConfig:
         """Make one from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
 
         Raises:
-            InvalidArgumentError: A variable's text is not of its setting's type, or names no setting.
+            InvalidArgumentError: A variable's text is not of its setting's type. One that names no setting is warned of.
         """
         return cls(**_read(cls, environ, settings))
 
@@ -372,13 +394,7 @@ SECRETS = frozenset(field.name for field in attrs.fields(Config) if isinstance(f
 def _read(cls: type, environ: Mapping[str, str] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments for a class of settings: those given, then those of the environment."""
     environ = os.environ if environ is None else environ
-    known = {
-        ENVIRONMENT_PREFIX + field.name.upper() for each in (Config, ExchangeConfig) for field in attrs.fields(each)
-    }
-    for name in environ:
-        of_simulator = name == _SIMULATED or name.startswith(_SIMULATED + "_")
-        if name.startswith(ENVIRONMENT_PREFIX) and name not in known and not of_simulator:
-            raise InvalidArgumentError(f"{name} names no setting; {allowed(name, known)}", op="config")
+    _warn_of_unknown(environ)
     values = dict(settings)
     for attribute in attrs.fields(cls):
         name = ENVIRONMENT_PREFIX + attribute.name.upper()
@@ -387,11 +403,34 @@ def _read(cls: type, environ: Mapping[str, str] | None, settings: Mapping[str, A
     return values
 
 
+def _warn_of_unknown(environ: Mapping[str, str]) -> None:
+    """Tell once a process of each variable that is likely to be a setting misspelt."""
+    known = {
+        ENVIRONMENT_PREFIX + field.name.upper() for each in (Config, ExchangeConfig) for field in attrs.fields(each)
+    }
+    for name, text in environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in known or name in _told or _is_of_others(name, text):
+            continue
+        _told.add(name)
+        hint = _near(name, known).strip() or "docs/settings.md has all"
+        _log.warning("%s names no setting and is ignored; %s", name, hint)
+
+
+def _is_of_others(name: str, text: str) -> bool:
+    of_simulator = name == _SIMULATED or name.startswith(_SIMULATED + "_")
+    is_url = name.endswith("_PORT") and _SERVICE_URL.match(text) is not None
+    return of_simulator or is_url or _SERVICE.fullmatch(name) is not None
+
+
 def allowed(name: str, known: Iterable[str]) -> str:
     """What may be meant by a name that is not known, for messages."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, 1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"allowed: {', '.join(names)}"
+    return f"{_near(name, names)}allowed: {', '.join(names)}"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _kind(attribute: attrs.Attribute[Any]) -> type:

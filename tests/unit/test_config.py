@@ -211,11 +211,30 @@ def test_what_is_given_wins_over_the_environment() -> None:
     assert (config.lease_s, config.max_blobs) == (5, 7)
 
 
-def test_a_variable_that_names_no_setting_is_refused() -> None:
-    with pytest.raises(
-        InvalidArgumentError, match="YR_FASTLOAD_CHUNK_BYTE names no setting; did you mean 'YR_FASTLOAD_CHUNK_BYTES'"
-    ):
-        Config.from_env({"YR_FASTLOAD_CHUNK_BYTE": "64"})
+def test_a_variable_that_names_no_setting_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert Config.from_env({"YR_FASTLOAD_CHUNK_BYTE": "64", "YR_FASTLOAD_WORKER_PORT": "31501"}) == Config()
+    assert [record.getMessage() for record in caplog.records] == [
+        "YR_FASTLOAD_CHUNK_BYTE names no setting and is ignored; did you mean 'YR_FASTLOAD_CHUNK_BYTES'?",
+        "YR_FASTLOAD_WORKER_PORT names no setting and is ignored; did you mean 'YR_FASTLOAD_WORKER'?",
+    ]
+
+
+@pytest.mark.parametrize("service", ["", "_SERVE", "_WORKER", "_LEASE_S"])
+def test_variables_of_kubernetes_services_are_others(service: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a Service called yr-fastload, or so in front."""
+    environ = {
+        "SERVICE_HOST": "10.96.0.7",
+        "SERVICE_PORT": "9000",
+        "SERVICE_PORT_HTTP": "9000",
+        "PORT": "tcp://10.96.0.7:9000",
+        "PORT_9000_TCP": "tcp://10.96.0.7:9000",
+        "PORT_9000_TCP_PROTO": "tcp",
+        "PORT_9000_TCP_PORT": "9000",
+        "PORT_9000_TCP_ADDR": "10.96.0.7",
+    }
+    assert Config.from_env({f"YR_FASTLOAD{service}_{name}": text for name, text in environ.items()}) == Config()
+    assert not caplog.records
 
 
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

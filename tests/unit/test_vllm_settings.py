@@ -9,6 +9,7 @@ import pytest
 
 from yr_fastload_native.config import Config, ExchangeConfig
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
+from yr_fastload_native.vllm import plugin
 from yr_fastload_native.vllm.settings import Settings
 
 
@@ -88,10 +89,23 @@ def test_variables_with_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YR_FASTLOAD_COLD_LOAD_EXTRA_CONFIG", "{")
     with pytest.raises(InvalidArgumentError, match="is not a JSON object"):
         Settings.of({})
-    monkeypatch.delenv("YR_FASTLOAD_COLD_LOAD_EXTRA_CONFIG")
-    monkeypatch.setenv("YR_FASTLOAD_PACTH", "1")
-    with pytest.raises(InvalidArgumentError, match="YR_FASTLOAD_PACTH names no setting"):
-        Settings.of({})
+
+
+@pytest.mark.parametrize("name", ["PORT", "LEASE_S", "STAGE", "PATCH", "NONSENSE"])
+def test_a_vllm_that_asks_for_nothing_starts_whatever_the_environment_holds(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "_register_load_format", lambda: None)
+    monkeypatch.setenv(f"YR_FASTLOAD_{name}", "tcp://10.96.0.7:9000")
+    plugin.register()
+
+
+def test_a_patch_that_is_asked_for_wants_settings_that_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "_register_load_format", lambda: None)
+    monkeypatch.setenv("YR_FASTLOAD_PATCH", "1")
+    monkeypatch.setenv("YR_FASTLOAD_STAGE", "late")
+    with pytest.raises(InvalidArgumentError, match="stage='late' is not allowed"):
+        plugin.register()
 
 
 def test_every_setting_says_what_it_means() -> None:

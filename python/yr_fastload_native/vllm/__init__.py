@@ -20,8 +20,7 @@ def register() -> None:
     something is not where it is expected gets a warning and goes on without.
 
     Raises:
-        InvalidArgumentError: A variable ``YR_FASTLOAD_...`` of the environment names no setting, or has a value that is
-            not allowed.
+        InvalidArgumentError: The patch is asked for, and a setting of the environment has a value that is not allowed.
     """
     from yr_fastload_native.vllm.plugin import register as run
 

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 from yr_fastload_native.config import ExchangeConfig
+from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.vllm import LOAD_FORMAT, compat
 
 __all__ = ["describe", "register"]
@@ -21,15 +22,27 @@ def register() -> None:
     """Register the load format and, if asked for, the patch. Idempotent; see `yr_fastload_native.vllm.register`.
 
     Raises:
-        InvalidArgumentError: A variable of the environment is none of ours, or has a value that is not allowed.
+        InvalidArgumentError: The patch is asked for, and a setting of the environment has a value that is not allowed.
     """
-    wants_patch = ExchangeConfig.from_env().patch
+    wants_patch = _wants_patch()
     try:
         _register_load_format()
         if wants_patch:
             importlib.import_module("yr_fastload_native.vllm.patch").patch()
     except Exception as error:
         _log.warning("weights are not exchanged, this vLLM is not as expected: %s: %s", type(error).__name__, error)
+
+
+def _wants_patch() -> bool:
+    """Whether the patch is asked for. A vLLM that asks for nothing starts whatever its environment holds."""
+    try:
+        wanted = ExchangeConfig.patch_from_env()
+    except InvalidArgumentError as error:
+        _log.warning("weights are not exchanged: %s", error)
+        return False
+    if wanted:
+        ExchangeConfig.from_env()
+    return wanted
 
 
 def describe() -> dict[str, Any]:
