@@ -17,6 +17,16 @@ import yr_fastload_native as fl
 _PRELOAD = os.environ.get("LD_PRELOAD")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def local_worker_of_the_session() -> Iterator[None]:
+    """Tests that run beside these, or somebody's work, have another one."""
+    home = tempfile.mkdtemp(prefix="yrfl-", dir="/tmp")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("YR_FASTLOAD_WORKER_HOME", home)
+        yield
+    shutil.rmtree(home, ignore_errors=True)
+
+
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
     """A private directory whose path leaves room for the names of the worker's sockets."""

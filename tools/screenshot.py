@@ -54,7 +54,8 @@ def service(python: str, model: Path, scratch: Path) -> Iterator[str]:
     """`yr-fastload serve`, and where it listens; its worker is private."""
     runtime = scratch / "runtime"
     runtime.mkdir(mode=0o700)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "XDG_RUNTIME_DIR": str(runtime)}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment["YR_FASTLOAD_WORKER_HOME"] = str(runtime)
     environment.pop("DS_WORKER_ADDR", None)
     command = [python, "-m", "yr_fastload_native", "serve", "--model", str(model), "--port", "0", "--json", "--", *VLLM]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)

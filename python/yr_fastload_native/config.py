@@ -275,6 +275,11 @@ class Config:
         "Shared memory of a worker started by `auto`; 0 takes half of the memory available then.",
         "MiB",
     )
+    worker_home: str = _setting(
+        "",
+        _path,
+        "Directory of a worker started by `auto`, and which one is meant; empty for the one of this machine and user.",
+    )
     worker_start_timeout_s: float = _setting(60.0, _number(float, 1, 3600), "Bound of starting a local worker.", "s")
 
     @classmethod
@@ -282,7 +287,7 @@ class Config:
         """Make a config from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
 
         Raises:
-            InvalidArgumentError: A variable's text is not of its setting's type. One that names no setting is warned of.
+            InvalidArgumentError: A variable's text is not of its setting's type. Unknown names are only warned of.
         """
         return cls(**_read(cls, environ, settings))
 
@@ -291,6 +296,12 @@ class Config:
         """The worker that ``DS_WORKER_ADDR`` names, None without it."""
         environ = os.environ if environ is None else environ
         return environ.get(_WORKER_VARIABLE) or None
+
+    @staticmethod
+    def worker_home_from_env(environ: Mapping[str, str] | None = None) -> str | None:
+        """The directory of the local worker that ``YR_FASTLOAD_WORKER_HOME`` names, None without it."""
+        environ = os.environ if environ is None else environ
+        return environ.get(ENVIRONMENT_PREFIX + "WORKER_HOME") or None
 
     @staticmethod
     def tenant_from_env(environ: Mapping[str, str] | None = None) -> str:
@@ -382,7 +393,7 @@ class ExchangeConfig:
         """Make one from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
 
         Raises:
-            InvalidArgumentError: A variable's text is not of its setting's type. One that names no setting is warned of.
+            InvalidArgumentError: A variable's text is not of its setting's type. Unknown names are only warned of.
         """
         return cls(**_read(cls, environ, settings))
 

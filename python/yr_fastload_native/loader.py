@@ -91,6 +91,7 @@ class FastLoader:
             address = Config.worker_from_env() or "auto"
         if address == "auto":
             local = LocalWorker(
+                home=self.config.worker_home or None,
                 memory_mb=self.config.worker_memory_mb,
                 start_timeout_s=self.config.worker_start_timeout_s,
                 curve_key_dir=self.config.curve_key_dir or None,

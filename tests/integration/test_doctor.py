@@ -30,9 +30,7 @@ def run(*options: str, healthy: bool) -> dict[str, dict[str, Any]]:
 def nobody_s_worker(monkeypatch: Environment, short_tmp: Path) -> None:
     for name in ("DS_WORKER_ADDR", "YR_FASTLOAD_WORKER"):
         monkeypatch.delenv(name, raising=False)
-    runtime = short_tmp / "r"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("YR_FASTLOAD_WORKER_HOME", str(short_tmp / "w"))
 
 
 @pytest.mark.worker

@@ -172,8 +172,7 @@ def test_a_damaged_manifest_hides_no_other(loader: fl.FastLoader, worker: str, i
 def test_no_worker_is_started_to_look(monkeypatch: pytest.MonkeyPatch, short_tmp: Path) -> None:
     for name in ("DS_WORKER_ADDR", "YR_FASTLOAD_WORKER"):
         monkeypatch.delenv(name, raising=False)
-    (short_tmp / "r").mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_tmp / "r"))
+    monkeypatch.setenv("YR_FASTLOAD_WORKER_HOME", str(short_tmp / "w"))
     for command in (["ls"], ["inspect", "x"], ["evict", "x"]):
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 1

@@ -11,7 +11,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import filelock
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -21,7 +20,7 @@ from yr_fastload_native.cli.worker import worker as command
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.worker import LocalWorker, launch
 from yr_fastload_native.worker.home import Home
-from yr_fastload_native.worker.process import kill_strays, start_ticks, strays
+from yr_fastload_native.worker.process import flags, kill_strays, start_ticks, strays
 
 from ..waiting import wait_until
 
@@ -97,10 +96,13 @@ def home():
 
 @pytest.fixture(scope="module")
 def running():
-    """A worker that the tests share, and that none of them may end."""
+    """A worker that the tests share, and that none of them may end. A proxy that nobody answers at is in their way."""
     directory = make_home()
-    with LocalWorker(home=directory, memory_mb=MEMORY_MB):
-        yield LocalWorker.status(directory)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+            environment.setenv(name, "http://127.0.0.1:9")
+        with LocalWorker(home=directory, memory_mb=MEMORY_MB):
+            yield LocalWorker.status(directory)
     clean(directory)
 
 
@@ -108,9 +110,13 @@ def gone(pid, within_s=15.0):
     return wait_until(lambda: start_ticks(pid) is None, within_s)
 
 
+def is_watcher(arguments, pid):
+    return len(arguments or ()) > 4 and arguments[3].endswith("watcher.py") and arguments[4] == str(pid)
+
+
 def assert_nothing_left(home, pid):
     assert gone(pid, within_s=0)
-    assert {path.name for path in home.iterdir()} <= {"worker.lock", "users.lock"}
+    assert list(home.iterdir()) == []
     assert strays(Home(home).ready) == []
     assert LocalWorker.status(home) is None
 
@@ -190,12 +196,45 @@ def test_larger_pool_than_the_running_worker_has_is_logged(running, caplog):
         assert f"has {MEMORY_MB} MiB, not {MEMORY_MB + 1}" in caplog.text
 
 
-def test_waiting_for_a_busy_lock_is_bounded(running):
-    with filelock.FileLock(running.home / "worker.lock"):
-        began = time.monotonic()
-        with pytest.raises(UnavailableError, match="another process has been starting or stopping"):
-            LocalWorker(home=running.home, start_timeout_s=0.3).start()
-        assert time.monotonic() - began < 2
+def test_who_joins_one_whose_directory_was_removed_is_told(home, caplog):
+    with LocalWorker(home=home, memory_mb=MEMORY_MB) as worker:
+        pid = LocalWorker.status(home).pid
+        shutil.rmtree(home)
+        with LocalWorker(home=home) as second, fl.FastLoader(fl.Config(worker=second.address)) as loader:
+            assert second.address == worker.address
+            assert f"somebody removed {home}" in caplog.text
+            loader.publish({"w": bytearray(b"weights")}, {"model": "removed"})
+            run_python(
+                "import yr_fastload_native as fl; target = bytearray(7)\n"
+                f"with fl.FastLoader(fl.Config(worker={second.address!r})) as loader:\n"
+                "    loader.load({'w': target}, {'model': 'removed'})\n"
+                "assert target == b'weights'"
+            )
+        assert LocalWorker.status(home).pid == pid
+    assert gone(pid, within_s=0)
+    home.mkdir(mode=0o700)
+
+
+def test_one_whose_watcher_was_killed_is_taken_over_and_not_killed(home):
+    def watcher(pid):
+        (found,) = [each for each in psutil.process_iter(["cmdline"]) if is_watcher(each.info["cmdline"], pid)]
+        return found
+
+    with LocalWorker(home=home, memory_mb=MEMORY_MB) as worker, fl.FastLoader(fl.Config(worker=worker.address)):
+        pid = LocalWorker.status(home).pid
+        first = watcher(pid)
+        first.kill()
+        assert gone(first.pid)
+        assert worker.is_lost
+        assert LocalWorker.status(home).pid == pid
+        with LocalWorker(home=home) as second:
+            assert second.address == worker.address
+        assert LocalWorker.status(home).pid == pid, "who came before the watcher uses it still"
+        worker.start()
+        assert not worker.is_lost
+        assert watcher(pid) != first
+    assert gone(pid)
+    assert_nothing_left(home, pid)
 
 
 def test_last_user_stops_it_and_nothing_is_left(home, user):
@@ -221,7 +260,7 @@ def test_users_that_start_together_get_one_worker_and_killing_them_ends_it(home,
 
 def test_start_clears_what_an_interrupted_start_left(home, user):
     interrupted = user(home)
-    while not (found := [each for each in strays(Home(home).ready) if "worker" in each.name()]):
+    while not (found := [each for each in strays(Home(home).ready) if flags(each)]):
         time.sleep(0.05)
     interrupted.kill()
     assert LocalWorker.status(home) is None
@@ -232,7 +271,6 @@ def test_start_clears_what_an_interrupted_start_left(home, user):
         os.kill(pid, signal.SIGKILL)
         assert gone(pid)
         assert LocalWorker.status(home) is None
-    assert not (home / "worker.json").exists()
     assert (home / "datasystem" / "logs").is_dir()
 
 
@@ -242,7 +280,6 @@ def test_worker_that_is_not_ready_in_time_is_ended(home):
         LocalWorker(home=home, memory_mb=MEMORY_MB, start_timeout_s=1).start()
     assert time.monotonic() - began < 5
     assert strays(Home(home).ready) == []
-    assert not (home / "worker.json").exists()
 
 
 def test_a_worker_with_enough_clients_says_so(home, monkeypatch):
@@ -259,7 +296,6 @@ def test_worker_that_dies_says_why(home, monkeypatch):
     with pytest.raises(UnavailableError, match=r"unknown command line flag 'nonsense'.*datasystem/logs"):
         LocalWorker(home=home, memory_mb=MEMORY_MB).start()
     assert strays(Home(home).ready) == []
-    assert not (home / "worker.json").exists()
 
 
 def test_ports_lost_to_somebody_else_are_picked_again(home, monkeypatch):
@@ -297,7 +333,7 @@ def test_command_line_keeps_the_worker_until_it_is_stopped(home):
 def test_a_loader_without_a_worker_starts_one_and_shares_it(home, monkeypatch):
     """`worker="auto"` without DS_WORKER_ADDR: one worker a machine and user, gone with its last loader."""
     monkeypatch.delenv("DS_WORKER_ADDR", raising=False)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
+    monkeypatch.setenv("YR_FASTLOAD_WORKER_HOME", str(home))
     config = fl.Config(worker_memory_mb=MEMORY_MB)
     first = fl.FastLoader(config)
     second = fl.FastLoader(config)

@@ -39,7 +39,7 @@ CHOICES = {
     "staging": ("auto", "always"),
 }
 SECRET_TEXTS = ("access_key", "secret_key", "token")
-PATHS = ("curve_key_dir", "access_key_file", "secret_key_file", "token_file")
+PATHS = ("worker_home", "curve_key_dir", "access_key_file", "secret_key_file", "token_file")
 SWITCHES = {"hold": ("0", False), "zero_copy": ("1", True), "publish_sha256": ("1", True)}
 TEXTS = {
     **{name: (str(high), high) for name, (_, high, _, _) in BOUNDS.items()},

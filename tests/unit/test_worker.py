@@ -1,19 +1,26 @@
 """What LocalWorker refuses or decides before any worker runs."""
 
+import importlib.util
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import msgspec
 import psutil
 import pytest
 
 from yr_fastload_native.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
 from yr_fastload_native.worker import LocalWorker, WorkerStatus, launch, memory
+from yr_fastload_native.worker.door import Door
 from yr_fastload_native.worker.home import Home
 from yr_fastload_native.worker.process import start_ticks
+
+from ..waiting import wait_until
 
 MIB = 1 << 20
 
@@ -23,19 +30,6 @@ def home(tmp_path):
     """A private directory with a short path, whatever the name of the test."""
     with tempfile.TemporaryDirectory(prefix="yrfl-", dir="/tmp") as directory:
         yield Path(directory)
-
-
-def write_state(home, **changed):
-    facts = {
-        "address": "127.0.0.1:1",
-        "metastore_address": "127.0.0.1:2",
-        "pid": os.getpid(),
-        "start_ticks": start_ticks(os.getpid()),
-        "memory_mb": 512,
-        "home": str(home),
-        "keep": False,
-    }
-    (home / "worker.json").write_bytes(msgspec.json.encode(facts | changed))
 
 
 @pytest.mark.parametrize("bad", [{"port": -1}, {"port": 65536}, {"memory_mb": -1}, {"start_timeout_s": 0}])
@@ -56,12 +50,34 @@ def test_home_with_characters_that_dscli_refuses():
         LocalWorker(home="/tmp/a$b")
 
 
-def test_default_home_prefers_the_runtime_directory(monkeypatch, home):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
-    assert Home(None).path == home / "yr-fastload"
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "missing"))
+def test_default_home_is_that_of_the_user_whatever_the_temporary_directory(monkeypatch, home):
+    monkeypatch.delenv("YR_FASTLOAD_WORKER_HOME", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(home))
-    assert Home(None).path == home / f"yr-fastload-{os.getuid()}"
+    first = Home(None)
+    assert first.path == home / f"yr-fastload-{os.getuid()}"
+    assert Home(first.path).key == first.key
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    assert Home(None).key == first.key != Home(home).key
+    monkeypatch.setenv("YR_FASTLOAD_WORKER_HOME", str(home / "other"))
+    assert Home(None).path == home / "other"
+
+
+def test_default_home_is_elsewhere_where_the_temporary_directory_is_no_place_for_sockets(monkeypatch, home):
+    monkeypatch.delenv("YR_FASTLOAD_WORKER_HOME", raising=False)
+    deep = home / ("d" * 80)
+    deep.mkdir()
+    for unfit in (str(deep), str(home / "missing")):
+        monkeypatch.setattr(tempfile, "tempdir", unfit)
+        assert Home(None).path == Path(f"/tmp/yr-fastload-{os.getuid()}")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UnavailableError, match=r"none of .*, /tmp.* can be written to.*TMPDIR"):
+        Home(None)
+
+
+def test_a_home_reached_by_a_link_is_the_same(home):
+    (home / "real").mkdir()
+    (home / "link").symlink_to(home / "real")
+    assert Home(home / "link" / "h").key == Home(home / "real" / "h").key
 
 
 @pytest.mark.parametrize("use", [LocalWorker.status, lambda home: LocalWorker(home=home).start()])
@@ -94,19 +110,107 @@ def test_nothing_runs_and_stop_is_harmless(home):
         _ = LocalWorker(home=absent).address
 
 
-def test_reused_pid_is_neither_taken_for_the_worker_nor_killed(home):
-    write_state(home)
-    assert LocalWorker.status(home).pid == os.getpid()
-    write_state(home, start_ticks=1)
-    assert LocalWorker.status(home) is None
+@pytest.fixture
+def watched(home):
+    """A process that stands for the worker of a home, with its watcher at the door."""
+    (home / "datasystem" / "uds").mkdir(parents=True)
+    door = Door(Home(home).key, UnavailableError)
+    process = subprocess.Popen(["sleep", "60"])
+    facts = {
+        "address": "127.0.0.1:1",
+        "metastore_address": "127.0.0.1:2",
+        "pid": process.pid,
+        "start_ticks": start_ticks(process.pid),
+        "memory_mb": 512,
+        "home": str(home),
+        "keep": False,
+    }
+    with door.bind() as listener:
+        lock = Home(home).hold(0, "")
+        door.leave_to_watcher(listener, lock, facts, data=home / "datasystem", adopted=False)
+        os.close(lock)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_worker_is_found_and_lives_though_its_directory_is_removed(home, watched):
+    first = LocalWorker(home=home).start()
+    shutil.rmtree(home)
+    with LocalWorker(home=home) as second:
+        assert second.address == first.address
+        assert LocalWorker.status(home).pid == watched.pid
+    assert watched.poll() is None
+    assert not first.is_lost
+    first.stop()
+    assert watched.wait(10) == -signal.SIGKILL
+
+
+def test_a_worker_goes_with_the_last_process_that_has_its_user_s_connection(home, watched):
+    worker = LocalWorker(home=home).start()
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    worker.stop()
+    assert watched.poll() is None
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert watched.wait(10) == -signal.SIGKILL
+
+
+def test_one_to_be_kept_outlives_its_users_until_it_is_stopped(home, watched):
+    LocalWorker(home=home, keep=True).start().stop()
+    assert LocalWorker.status(home).keep
+    assert watched.poll() is None
+    LocalWorker(home=home).stop()
+    assert watched.poll() is None
     LocalWorker(home=home).stop(force=True)
-    assert not (home / "worker.json").exists()
-
-
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"pid": "1"}', b"\xff" * 99])
-def test_broken_state_file_means_no_worker(home, text):
-    (home / "worker.json").write_bytes(text)
+    assert watched.wait(10) == -signal.SIGTERM
     assert LocalWorker.status(home) is None
+    assert not (home / "datasystem").exists()
+
+
+def test_a_user_learns_that_the_worker_died(home, watched):
+    worker = LocalWorker(home=home).start()
+    assert not worker.is_lost
+    watched.kill()
+    watched.wait()
+    assert wait_until(lambda: worker.is_lost, 5)
+    worker.stop()
+
+
+def test_a_directory_that_another_container_s_worker_uses_is_left_alone(home, monkeypatch):
+    held = Home(home).hold(0, "")
+    (home / "datasystem").mkdir()
+    with pytest.raises(UnavailableError, match=r"used by a worker that cannot be reached.*another TMPDIR"):
+        LocalWorker(home=home, start_timeout_s=0.1).start()
+    assert (home / "datasystem").exists()
+    os.close(held)
+
+
+def test_waiting_for_another_that_starts_or_stops_it_is_bounded(home):
+    with Door(Home(home).key, UnavailableError).bind():
+        began = time.monotonic()
+        with pytest.raises(UnavailableError, match="another process has been starting or stopping"):
+            LocalWorker(home=home, start_timeout_s=0.3).start()
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_a_name_that_somebody_else_has_taken_is_not_believed(home):
+    name = Door(Home(home).key, UnavailableError)._name
+    posing = (
+        "import os, socket, sys; os.setuid(12345); s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s.bind(bytes.fromhex(sys.argv[1])); s.listen(); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", posing, name.encode().hex()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(UnavailableError, match=f"taken by pid {other.pid} of user 12345"):
+            LocalWorker(home=home).start()
+        other.communicate()
 
 
 def test_status_knows_its_age():
@@ -124,17 +228,32 @@ def test_port_that_is_taken_is_named_with_its_listener(home):
 
 
 def test_missing_dscli_says_how_to_install_it(home, monkeypatch):
-    monkeypatch.setattr(launch.sys, "executable", str(home / "python"))
-    monkeypatch.setenv("PATH", str(home))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UnavailableError, match=r"pip install openyuanrong-datasystem==0\.8\.1"):
         LocalWorker(home=home, memory_mb=256).start()
 
 
-def test_dscli_is_found_beside_the_interpreter_of_a_virtual_environment(home, monkeypatch):
-    for name in ("python", "dscli"):
-        (home / name).touch(0o700)
-    monkeypatch.setattr(launch.sys, "executable", str(home / "python"))
-    assert launch.find_dscli() == str(home / "dscli")
+def test_dscli_is_that_of_the_package_wherever_it_lies(home):
+    """As `pip install --target` has it: a directory in sys.path alone, and no script that PATH finds."""
+    code = (
+        "import subprocess, sys; sys.path[:0] = sys.argv[1:]\n"
+        "from yr_fastload_native.worker import launch\n"
+        "sys.exit(subprocess.run([*launch.find_dscli(), 'start', '--help'], env=launch._environment()).returncode)"
+    )
+    places = {importlib.util.find_spec(name).origin for name in ("attrs", "yr.datasystem", "yr_fastload_native")}
+    paths = {str(Path(place).parents[2 if "datasystem" in place else 1]) for place in places}
+    command = [sys._base_executable, "-I", "-S", "-c", code, *paths]
+    done = subprocess.run(command, env={"PATH": "/nowhere"}, cwd=home, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--worker_address" in done.stdout + done.stderr or "usage" in done.stdout
+
+
+def test_no_proxy_is_asked_for_what_is_on_loopback(monkeypatch):
+    for name in ("http_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("PATH", "/here")
+    assert not {name for name in launch._environment() if name.lower().endswith("proxy")}
+    assert launch._environment()["PATH"] == "/here"
 
 
 def test_pool_larger_than_memory_is_refused_before_the_start(home):

@@ -1,29 +1,33 @@
-"""The private directory of a worker: what lies where, and the file that names the worker that runs."""
+"""The private directory of a worker: what lies where, and who may use it."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
-import msgspec
 
 from yr_fastload_native.config import Config
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
-from yr_fastload_native.worker.process import start_ticks
 
-__all__ = ["Home", "WorkerStatus", "check_path"]
+__all__ = ["Home", "WorkerStatus", "check_path", "short_directory"]
 
 _SOCKET_DIRECTORY_CHARS = 80  # of --unix_domain_socket_dir, which dscli makes HOME/datasystem/uds
+_HOME_CHARS = _SOCKET_DIRECTORY_CHARS - len("/datasystem/uds")
+_DEFAULT_KEY = "default"
+_PAUSE_S = 0.02
 _REFUSED_CHARS = frozenset(";&|`$()<>{}!*?\n\t\r\v\f'\"\\")  # DANGER in yr/datasystem/cli/common/util.py (0.8.1)
 
 
 @attrs.frozen
 class WorkerStatus:
-    """A running worker, as its state file tells and the process table confirms.
+    """A running worker, as who watches it tells.
 
     Attributes:
         address: ``HOST:PORT`` that clients connect to.
@@ -65,35 +69,71 @@ def check_path(what: str, path: Path) -> None:
         )
 
 
+def short_directory(chars: int) -> Path:
+    """A directory for what is temporary, whose path has at most so many characters: sockets need short ones.
+
+    Raises:
+        UnavailableError: There is none that can be written to.
+    """
+    places = [*_temporary(), "/tmp", "/var/tmp", str(Config.runtime_directory() or "/dev/shm"), "/dev/shm"]
+    for place in places:
+        if len(os.fsencode(place)) <= chars and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+            return Path(place)
+    raise UnavailableError(
+        f"none of {', '.join(dict.fromkeys(places))} can be written to and has a path of at most {chars} characters; "
+        "have TMPDIR name one that is so",
+        op="worker",
+    )
+
+
+def _temporary() -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError):
+        yield tempfile.gettempdir()
+
+
 def _default_path() -> Path:
-    runtime = Config.runtime_directory()
-    return runtime / "yr-fastload" if runtime else Path(tempfile.gettempdir()) / f"yr-fastload-{os.getuid()}"
+    name = f"yr-fastload-{os.getuid()}"
+    return short_directory(_HOME_CHARS - len(name) - 1) / name
 
 
 class Home:
-    """One worker's directory. Nothing is made or looked at before a method asks for it."""
+    """One worker's directory. Nothing is made or looked at before a method asks for it.
+
+    Attributes:
+        key: What processes that mean this worker have in common: its path; by default nothing but their user, whatever
+            directory for temporary files each of them has.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         """Name the directory; by default the one of this machine and user.
 
         Raises:
             InvalidArgumentError: The path cannot hold the worker's sockets.
+            UnavailableError: No path is given, and there is no directory for one.
         """
-        self.path = Path(os.path.abspath(path)) if path is not None else _default_path()
+        path = path if path is not None else Config.worker_home_from_env()
+        if path is None:
+            self.path, self.key = _default_path(), _DEFAULT_KEY
+        else:
+            self.path = Path(os.path.abspath(path))
+            self.key = self._key()
         self.data = self.path / "datasystem"
         self.logs = self.data / "logs"
         self.ready = self.data / "probe" / "ready"
-        self.lock = self.path / "worker.lock"
-        self.users = self.path / "users.lock"
-        self._state = self.path / "worker.json"
-        sockets = str(self.data / "uds")
-        excess = len(os.fsencode(sockets)) - _SOCKET_DIRECTORY_CHARS
+        excess = len(os.fsencode(self.path)) - _HOME_CHARS
         if excess > 0:
             raise InvalidArgumentError(
-                f"home {str(self.path)!r} is {excess} characters too long for the worker's sockets; use a shorter",
+                f"home {str(self.path)!r} is {excess} characters too long for the worker's sockets; use a shorter one, "
+                "such as one below /tmp",
                 op="worker",
             )
         check_path("home", self.path)
+
+    def _key(self) -> str:
+        with contextlib.suppress(UnavailableError):
+            if self.path == _default_path():
+                return _DEFAULT_KEY
+        return str(self.path.parent.resolve() / self.path.name)
 
     def make(self, op: str) -> None:
         """Make the directory if need be, private.
@@ -130,25 +170,29 @@ class Home:
         for directory, _, _ in os.walk(self.data):
             os.chmod(directory, 0o700)
 
-    def running(self) -> WorkerStatus | None:
-        """The worker the state file names, if that very process still runs."""
+    def hold(self, deadline: float, op: str) -> int:
+        """A descriptor that keeps other workers out of the directory while it, or a copy of it, is open.
 
-        def as_path(_: type, text: str) -> Path:
-            return Path(text)
+        A worker of another network namespace may have it, of a container for example; and systemd-tmpfiles clears no
+        directory that somebody holds so.
 
-        try:
-            status = msgspec.json.decode(self._state.read_bytes(), type=WorkerStatus, dec_hook=as_path)
-        except (FileNotFoundError, msgspec.DecodeError):
-            return None
-        return status if start_ticks(status.pid) == status.start_ticks else None
-
-    def write(self, status: WorkerStatus) -> None:
-        """Replace the state file at once: readers take no lock."""
-        fresh = self._state.with_suffix(".new")
-        fresh.touch(mode=0o600)
-        fresh.write_bytes(msgspec.json.encode(status, enc_hook=str))
-        fresh.replace(self._state)
-
-    def forget(self) -> None:
-        """Remove the state file."""
-        self._state.unlink(missing_ok=True)
+        Raises:
+            UnavailableError: Another worker has it, still at the deadline.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise UnavailableError(
+                        f"{self.path} is used by a worker that cannot be reached from here, as that of another "
+                        "container; use another home, or another TMPDIR",
+                        op=op,
+                    ) from None
+                time.sleep(_PAUSE_S)
+            except OSError:  # a file system without such locks
+                return descriptor
+            else:
+                return descriptor

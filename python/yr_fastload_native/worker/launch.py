@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import re
@@ -22,6 +23,8 @@ __all__ = ["HOST", "find_dscli", "run_dscli"]
 
 HOST = "127.0.0.1"
 _PORT_ATTEMPTS = 3
+_DSCLI = "import sys; from yr.datasystem.cli.command import main; sys.argv[0] = 'dscli'; sys.exit(main())"
+_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"})
 _FLAGS = {
     "start_metastore_service": "true",
     # Streams are not used here; without their threads an idle worker takes 5 % of a core instead of 10 % (measured).
@@ -38,12 +41,12 @@ _FLAGS = {
 
 
 def run_dscli(
-    dscli: str, home: Home, port: int, memory_mb: int, deadline: float, curve_key_dir: Path | None = None
+    dscli: list[str], home: Home, port: int, memory_mb: int, deadline: float, curve_key_dir: Path | None = None
 ) -> tuple[str, str]:
     """Start the worker and wait until it is ready.
 
     Args:
-        dscli: Path of the program.
+        dscli: Command of the program, from `find_dscli`.
         home: Directory of the worker; its data is made anew.
         port: Of the worker on loopback; 0 takes a free one.
         memory_mb: Size of the pool, MiB.
@@ -69,7 +72,7 @@ def run_dscli(
         }
         if curve_key_dir is not None:
             flags |= {"enable_curve_zmq": "true", "curve_key_dir": str(curve_key_dir)}
-        command = [dscli, "start", "-t", str(math.ceil(remaining_s)), "-d", str(home.path), "-w"]
+        command = [*dscli, "start", "-t", str(math.ceil(remaining_s)), "-d", str(home.path), "-w"]
         for name, value in flags.items():
             command += [f"--{name}", value]
         try:
@@ -82,6 +85,7 @@ def run_dscli(
                 errors="replace",
                 timeout=remaining_s + 1,
                 cwd=home.path,
+                env=_environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -100,16 +104,37 @@ def run_dscli(
     )
 
 
-def find_dscli() -> str:
-    # Beside the interpreter and not beside what it links to: a virtual environment that is not activated has it there.
-    beside = Path(sys.executable).with_name("dscli")
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("dscli")
-    if found is None:
+def find_dscli() -> list[str]:
+    """The command of openYuanrong's dscli, by the package that this process imports.
+
+    Its script may be elsewhere, or nowhere: `pip install --target` and `--user` put it where no PATH leads.
+
+    Raises:
+        UnavailableError: The package is not installed.
+    """
+    if _packages() is None:
         raise UnavailableError(
-            f"dscli is neither beside {sys.executable} nor on PATH; pip install openyuanrong-datasystem==0.8.1",
+            f"openYuanrong's datasystem is not installed for {sys.executable}; pip install "
+            "openyuanrong-datasystem==0.8.1",
             op="worker start",
         )
-    return found
+    return [sys.executable, "-c", _DSCLI]
+
+
+def _packages() -> Path | None:
+    """The directory that has openYuanrong's package."""
+    try:
+        found = importlib.util.find_spec("yr.datasystem.cli")
+    except ImportError:
+        return None
+    return None if found is None or found.origin is None else Path(found.origin).parents[3]
+
+
+def _environment() -> dict[str, str]:
+    """That of dscli and the worker. Both are on loopback, so that no proxy is for them: gRPC would ask it."""
+    kept = {name: text for name, text in os.environ.items() if name.lower() not in _PROXIES}
+    path = [str(_packages() or ""), kept.get("PYTHONPATH", "")]
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def _free_ports(port: int) -> tuple[int, int]:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
+import socket
+import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import attrs
-import filelock
+import msgspec
 
-from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, UnavailableError
+from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
 from yr_fastload_native.secret import Secret
+from yr_fastload_native.worker.door import Door, is_open
 from yr_fastload_native.worker.home import Home, WorkerStatus, check_path
 from yr_fastload_native.worker.launch import HOST, find_dscli, run_dscli
 from yr_fastload_native.worker.memory import pool_mb
-from yr_fastload_native.worker.process import end, kill_strays, start_ticks, strays
-from yr_fastload_native.worker.watcher import watch
+from yr_fastload_native.worker.process import flags, kill_strays, start_ticks, strays
+from yr_fastload_native.worker.watcher import has_clients
 
 __all__ = ["LocalWorker"]
 
-_GRACE_S = 10.0
+_FORCE_S = 75.0  # ten to end its calls, and a minute to give its memory back
+_STATUS_S = 2.0
+_PAUSE_S = 0.02
 logger = logging.getLogger(__name__)
 
 
@@ -33,12 +35,12 @@ class LocalWorker:
     """A real openYuanrong worker on loopback, at most one per home directory: by default one a machine and user.
 
     Use it as a context manager. The first user starts the worker, later ones join it, and the last one to leave stops
-    it; a user that is killed counts as gone, because its claim is a file lock that the kernel drops. A process forked
-    by a user shares its claim.
+    it; a user that is killed counts as gone, because its claim is a connection that the kernel closes. A process forked
+    by a user shares its claim. Nobody has to stay for the worker to live, nor any file.
 
     Args:
-        home: Private directory (mode 0700) of the worker; ``$XDG_RUNTIME_DIR/yr-fastload`` if that exists, else
-            ``yr-fastload-UID`` in the temporary directory.
+        home: Private directory (mode 0700) of the worker; by default what ``YR_FASTLOAD_WORKER_HOME`` names, else
+            ``yr-fastload-UID`` in the temporary directory of whoever starts it.
         port: Loopback port of a worker that is started; 0 picks a free one.
         memory_mb: Shared memory of a worker that is started, MiB; 0 takes half of what is available then, at least
             256. The pool is filled as objects arrive. A worker that runs already keeps its size.
@@ -74,7 +76,9 @@ class LocalWorker:
         if self._curve_key_dir is not None:
             check_path("curve_key_dir", self._curve_key_dir)
             Secret.from_file(self._curve_key_dir / "worker.key_secret", "curve_key_dir")
-        self._users: int | None = None
+        self._door = Door(self._home.key, self._busy)
+        self._lock = threading.Lock()
+        self._user: int | None = None
         self._status: WorkerStatus | None = None
 
     @property
@@ -100,19 +104,17 @@ class LocalWorker:
             ResourceExhaustedError: The pool would not fit into the memory that is available.
         """
         deadline = time.monotonic() + self._start_timeout_s
-        self._home.make("worker start")
-        with self._locked(deadline, "worker start"):
-            if self._users is not None:
-                return self
-            with contextlib.ExitStack() as undo:
-                users = self._open_users()
-                undo.callback(os.close, users)
-                fcntl.flock(users, fcntl.LOCK_SH)
-                running = self._home.running()
-                status = self._join(running) if running else self._launch(deadline)
-                undo.pop_all()
-            self._users, self._status = users, status
+        with self._lock:
+            if self._user is None or self.is_lost:
+                self._forget()
+                self._user, self._status = self._enter(deadline)
         return self
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the worker that this object joined has ended, or who watches it; `start` then joins or starts one."""
+        user = self._user
+        return user is not None and not is_open(user)
 
     def stop(self, *, force: bool = False) -> None:
         """Leave the worker; the last user to leave stops it unless it is to be kept.
@@ -123,23 +125,33 @@ class LocalWorker:
             force: Stop it also if it is to be kept or others use it; it gets 10 s to end their calls.
 
         Raises:
-            UnavailableError: Another process held the lock for ``start_timeout_s``, or the worker cannot be ended.
+            UnavailableError: Another process has been starting or stopping it for ``start_timeout_s``, or it cannot be
+                ended.
         """
-        users, self._users, self._status = self._users, None, None
-        if users is not None:
-            os.close(users)  # and no LOCK_UN: a process that was forked from this one may go on using the worker
-        if not self._home.path.exists():
-            return
-        self._home.check("worker stop")
-        with self._locked(time.monotonic() + self._start_timeout_s, "worker stop"):
-            status = self._home.running()
-            if status is not None and (force or (not status.keep and self._unused())):
-                # Without users there is no call to end and no data to save, and an orderly exit takes 5 s (measured).
-                end(status.pid, status.start_ticks, grace_s=_GRACE_S if force else 0)
+        with self._lock:
+            self._forget()
+        if self._home.path.exists():
+            self._home.check("worker stop")
+        deadline = time.monotonic() + self._start_timeout_s + (_FORCE_S if force else 0)
+        answer = self._door.ask("force" if force else "stop", deadline)
+        if answer is None:
+            self._stop_unwatched(force)
+        elif force and not answer["stopped"]:
+            raise UnavailableError(
+                f"worker pid {answer['pid']} outlives SIGKILL; see its kernel stack", op="worker stop"
+            )
+
+    def _forget(self) -> None:
+        user, self._user, self._status = self._user, None, None
+        if user is not None:
+            os.close(user)  # a process that was forked from this one may go on using the worker
+
+    def _stop_unwatched(self, force: bool) -> None:
+        listener = self._door.bind() if force and self._home.path.exists() else None
+        if listener is not None:
+            with listener:
+                kill_strays(self._home.ready)
                 shutil.rmtree(self._home.data, ignore_errors=True)
-                status = None
-            if status is None:  # where it died by itself its logs stay, until the next start
-                self._home.forget()
 
     def __enter__(self) -> LocalWorker:
         return self.start()
@@ -156,98 +168,144 @@ class LocalWorker:
         Raises:
             UnavailableError: The directory could have been written by somebody else.
         """
-        directory = Home(home)
-        if not directory.path.exists():
-            return None
-        directory.check("worker status")
-        return directory.running()
-
-    @contextlib.contextmanager
-    def _locked(self, deadline: float, op: str) -> Iterator[None]:
-        lock = filelock.FileLock(self._home.lock, timeout=max(0.0, deadline - time.monotonic()), mode=0o600)
+        worker = cls(home=home)
+        directory = worker._home
+        if directory.path.exists():
+            directory.check("worker status")
         try:
-            with lock:
-                yield
-        except filelock.Timeout:
-            raise UnavailableError(
-                f"another process has been starting or stopping the worker of {self._home.path} for "
-                f"{self._start_timeout_s:g} s; try again, or use another home",
-                op=op,
-            ) from None
-        except FastLoadError:
-            raise
-        except OSError as error:
-            raise UnavailableError(
-                f"{self._home.path}: {error}; repair the directory or use another home", op=op
-            ) from error
+            answer = worker._door.ask("status", time.monotonic() + _STATUS_S)
+        except UnavailableError:
+            return None  # one that is about to start, or to end
+        return _in_use(directory) if answer is None else _decode(answer)
 
-    def _open_users(self) -> int:
-        return os.open(self._home.users, os.O_RDWR | os.O_CREAT, 0o600)
+    def _busy(self) -> UnavailableError:
+        return UnavailableError(
+            f"another process has been starting or stopping the worker of {self._home.path} for "
+            f"{self._start_timeout_s:g} s; try again, or use another home",
+            op="worker start",
+        )
 
-    def _unused(self) -> bool:
-        users = self._open_users()
-        try:
-            # The watcher takes the exclusive lock once, for an instant, when the last user goes. If the first attempt
-            # met it, either it still has it (no shared lock to be had, so no users), or the second attempt succeeds.
-            exclusive, shared = fcntl.LOCK_EX, fcntl.LOCK_SH
-            return _try_lock(users, exclusive) or not _try_lock(users, shared) or _try_lock(users, exclusive)
-        finally:
-            os.close(users)
+    def _enter(self, deadline: float) -> tuple[int, WorkerStatus]:
+        """Become a user: the descriptor that says so, and of which worker."""
+        while True:
+            user = self._door.say(self._request, deadline)
+            if user is None:
+                listener = self._door.bind()
+                if listener is not None:
+                    with listener:
+                        return self._launch(listener, deadline)
+            else:
+                with contextlib.ExitStack() as undo:
+                    undo.enter_context(user)
+                    answer = self._door.hear(user, deadline)
+                    if answer is not None:
+                        status = _decode(answer)
+                        self._check_joined(status)
+                        undo.pop_all()
+                        return user.detach(), status
+            if time.monotonic() > deadline:
+                raise self._busy()
+            time.sleep(_PAUSE_S)
 
-    def _join(self, status: WorkerStatus) -> WorkerStatus:
+    @property
+    def _request(self) -> str:
+        return "keep" if self._keep else "use"
+
+    def _check_joined(self, status: WorkerStatus) -> None:
         if self._port and status.address != f"{HOST}:{self._port}":
             raise UnavailableError(
-                f"port {self._port} was asked for, but the worker of {self._home.path} runs at {status.address} (pid "
+                f"port {self._port} was asked for, but the worker of {status.home} runs at {status.address} (pid "
                 f"{status.pid}); leave the port away to join it, stop it first, or use another home",
                 op="worker start",
             )
         if self._curve_key_dir is not None and not status.curve:
             raise UnavailableError(
-                f"the worker of {self._home.path} (pid {status.pid}) runs without curve keys; stop it first, or use "
+                f"the worker of {status.home} (pid {status.pid}) runs without curve keys; stop it first, or use "
                 "another home",
                 op="worker start",
             )
         if self._memory_mb > status.memory_mb:
             logger.warning("joined worker %s has %d MiB, not %d", status.address, status.memory_mb, self._memory_mb)
-        if self._keep and not status.keep:
-            status = attrs.evolve(status, keep=True)
-            self._home.write(status)
-        return status
+        if not (status.home / "datasystem" / "uds").is_dir():
+            logger.warning(
+                "somebody removed %s: processes that join worker %s now get their bytes by TCP, not by shared memory, "
+                "until it was stopped and started again",
+                status.home,
+                status.address,
+            )
 
-    def _launch(self, deadline: float) -> WorkerStatus:
+    def _launch(self, listener: socket.socket, deadline: float) -> tuple[int, WorkerStatus]:
+        """Start the worker, or take over one in use that nobody watches any more."""
+        home = self._home
+        home.make("worker start")
+        with contextlib.ExitStack() as undo:
+            lock = home.hold(deadline, "worker start")
+            undo.callback(os.close, lock)
+            status = _in_use(home)
+            adopted = status is not None
+            if status is None:
+                status = self._run(deadline)
+                undo.callback(kill_strays, home.ready)
+            user = self._door.say(self._request, deadline)
+            assert user is not None  # to the listener of this process
+            undo.enter_context(user)
+            facts = msgspec.json.decode(msgspec.json.encode(status, enc_hook=str))
+            self._door.leave_to_watcher(listener, lock, facts, data=home.data, adopted=adopted)
+            listener.close()
+            if self._door.hear(user, deadline) is None:
+                raise UnavailableError(
+                    f"the worker died as soon as it was ready; its logs are in {home.logs}", op="worker start"
+                )
+            undo.pop_all()
+            os.close(lock)
+        if adopted:
+            self._check_joined(status)
+        return user.detach(), status
+
+    def _run(self, deadline: float) -> WorkerStatus:
+        home = self._home
         dscli = find_dscli()
         memory_mb = pool_mb(self._memory_mb)
-        kill_strays(self._home.ready)
+        kill_strays(home.ready)
         try:
-            worker, metastore = run_dscli(dscli, self._home, self._port, memory_mb, deadline, self._curve_key_dir)
-            pid = next((process.pid for process in strays(self._home.ready)), 0)
+            worker, metastore = run_dscli(dscli, home, self._port, memory_mb, deadline, self._curve_key_dir)
+            pid = next((process.pid for process in strays(home.ready)), 0)
             ticks = start_ticks(pid)
             if ticks is None:
                 raise UnavailableError(
-                    f"the worker died as soon as it was ready; its logs are in {self._home.logs}", op="worker start"
+                    f"the worker died as soon as it was ready; its logs are in {home.logs}", op="worker start"
                 )
-            self._home.close_off()
-            curve = self._curve_key_dir is not None
-            status = WorkerStatus(worker, metastore, pid, ticks, memory_mb, self._home.path, self._keep, curve)
-            self._home.write(status)
-            if not self._keep:
-                watch(self._home.path, self._home.users)
+            home.close_off()
         except BaseException:
-            kill_strays(self._home.ready)
-            self._home.forget()
+            kill_strays(home.ready)
             raise
         logger.info("started worker %s, pid %d, %d MiB", worker, pid, memory_mb)
-        return status
+        curve = self._curve_key_dir is not None
+        return WorkerStatus(worker, metastore, pid, ticks, memory_mb, home.path, self._keep, curve)
+
+
+def _decode(answer: dict[str, object]) -> WorkerStatus:
+    return msgspec.convert(answer, WorkerStatus, dec_hook=lambda _, text: Path(text))
+
+
+def _in_use(home: Home) -> WorkerStatus | None:
+    """A worker of this home that has clients though nobody answers for it: who did was killed."""
+    for process in strays(home.ready):
+        given, ticks = flags(process), start_ticks(process.pid)
+        if given and ticks is not None and has_clients(given["worker_address"]):
+            return WorkerStatus(
+                given["worker_address"],
+                given["metastore_address"],
+                process.pid,
+                ticks,
+                int(given["shared_memory_size_mb"]),
+                home.path,
+                keep=False,
+                curve=given.get("enable_curve_zmq") == "true",
+            )
+    return None
 
 
 def _require(condition: bool, detail: str) -> None:
     if not condition:
         raise InvalidArgumentError(detail, op="worker")
-
-
-def _try_lock(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

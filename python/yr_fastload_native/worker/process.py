@@ -1,49 +1,19 @@
-"""Processes by pid and start time: whether one still runs, how it is ended."""
+"""Processes of a home: which there are, what they serve, how they are ended."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import time
 from pathlib import Path
 
 import psutil
 
 from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.worker.watcher import start_ticks
 
-__all__ = ["end", "kill_strays", "start_ticks", "strays"]
+__all__ = ["flags", "kill_strays", "start_ticks", "strays"]
 
 _KILL_S = 60.0  # giving back a pool of hundreds of GiB takes the kernel a while
-
-
-def start_ticks(pid: int) -> int | None:
-    """Start of a live process in clock ticks since boot, None if it is gone; a zombie is.
-
-    Source: proc_pid_stat(5): fields 3 (state), 20 (threads) and 22 (start time).
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, threads, ticks = fields[0], int(fields[17]), int(fields[19])
-    # The first thread is a zombie while the others still hold the ports.
-    return None if state in "ZX" and threads <= 1 else ticks
-
-
-def end(pid: int, started: int, *, grace_s: float) -> None:
-    """End this process and wait until it is gone: by SIGTERM if it has ``grace_s`` seconds, then by SIGKILL."""
-    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_S)):
-        if not patience_s:
-            continue
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline:
-            if start_ticks(pid) != started:
-                return
-            time.sleep(0.02)
-    raise UnavailableError(f"worker pid {pid} outlives SIGKILL; see its kernel stack", op="worker stop")
 
 
 def strays(ready: Path) -> list[psutil.Process]:
@@ -58,8 +28,17 @@ def strays(ready: Path) -> list[psutil.Process]:
     return found
 
 
+def flags(process: psutil.Process) -> dict[str, str]:
+    """The flags that a worker was started with; of any other process, dscli's too, none."""
+    arguments = process.info["cmdline"] or [""]
+    if Path(arguments[0]).name != "datasystem_worker":
+        return {}
+    pairs = (argument.removeprefix("--").partition("=") for argument in arguments[1:])
+    return {name: value for name, _, value in pairs}
+
+
 def kill_strays(ready: Path) -> None:
-    """Kill what a failed or interrupted start of a home left: no state file names it."""
+    """Kill what a failed or interrupted start of a home left: nobody answers for it."""
     while found := strays(ready):
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,40 +1,170 @@
-"""Stops the worker once its last user is gone, however it went."""
+"""Stands beside a worker: tells who asks where it is, and ends it once nobody uses it.
+
+    python -I -S watcher.py PID TICKS FACTS
+
+Stdin is the listening socket of the worker's name. A connection that says ``use`` is a user for as long as it is open,
+in whatever process that inherited it: no file has to be there for that, and none that is deleted ends it. ``PID`` and
+``TICKS`` are the worker's, so that others can tell both by this process's arguments.
+
+It imports nothing of the package: it is a bare interpreter for as long as the worker runs.
+"""
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import struct
 import sys
-from pathlib import Path
+import time
 
-__all__ = ["watch"]
-
-# SIGKILL of the last user leaves nobody else to do so. A bare interpreter until then; forked, so that it is nobody's
-# child to reap.
-_WATCHER = """
-import fcntl, os, sys
-os.fork() and os._exit(0)
-users, packages, home = sys.argv[1:]
-while True:
-    with open(users) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    sys.path.insert(0, packages)
-    from yr_fastload_native.worker import LocalWorker
-    LocalWorker(home=home, start_timeout_s=3600).stop()
-    status = LocalWorker.status(home)
-    if status is None or status.keep:
-        break
-"""
+_LOOK_S = 1.0
+_GRACE_S = 10.0
+_KILL_S = 60.0  # giving back a pool of hundreds of GiB takes the kernel a while
+_MAX_REQUEST = 64
+_ESTABLISHED = "01"
 
 
-def watch(home: Path, users: Path) -> None:
-    """Leave a process behind that stops the worker of ``home`` once nobody holds the lock file ``users``."""
-    packages = Path(__file__).parents[2]
-    subprocess.run(
-        [sys.executable, "-c", _WATCHER, str(users), str(packages), str(home)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd="/",
-        check=True,
-    )
+def start_ticks(pid: int) -> int | None:
+    """Start of a live process in clock ticks since boot, None if it is gone; a zombie is.
+
+    Source: proc_pid_stat(5): fields 3 (state), 20 (threads) and 22 (start time).
+    """
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, threads, ticks = fields[0], int(fields[17]), int(fields[19])
+    # The first thread is a zombie while the others still hold the ports.
+    return None if state in "ZX" and threads <= 1 else ticks
+
+
+def end(pid: int, started: int, *, grace_s: float) -> bool:
+    """End this process, by SIGTERM if it has ``grace_s`` seconds, then by SIGKILL. Whether it is gone."""
+    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_S)):
+        if not patience_s:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            if start_ticks(pid) != started:
+                return True
+            time.sleep(0.02)
+    return False
+
+
+def has_clients(address: str) -> bool:
+    """Whether anybody is connected to this loopback address. Source: proc(5), /proc/net/tcp."""
+    port = f"{int(address.rpartition(':')[2]):04X}"
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table) as file:
+            for line in file:
+                _, local, _, state, *_ = line.split()
+                if state == _ESTABLISHED and local.endswith(f":{port}"):
+                    return True
+    return False
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end: of who connected, or of who began to listen."""
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
+
+
+class Watcher:
+    """Its users' connections, and the worker.
+
+    Args:
+        facts: ``status`` is told to who asks; ``data`` is removed with the worker; with ``adopted`` who is connected to
+            the worker itself is a user too: they came before this process.
+    """
+
+    def __init__(self, listener: socket.socket, pid: int, ticks: int, facts: dict[str, object]) -> None:
+        self._listener = listener
+        self._pid, self._ticks = pid, ticks
+        self._status = dict(facts["status"])  # type: ignore[call-overload]
+        self._data, self._adopted = str(facts["data"]), bool(facts["adopted"])
+        self._users: set[socket.socket] = set()
+        self._was_used = False
+        self._selector = selectors.DefaultSelector()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def run(self) -> None:
+        """Serve until the worker is gone."""
+        while start_ticks(self._pid) == self._ticks:
+            stoppers: list[tuple[socket.socket, bool]] = []
+            for key, _ in self._selector.select(_LOOK_S):
+                if key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._hear(key.fileobj, stoppers)
+            # After everything else that is known by now: who stops has let go of the worker before.
+            force = any(forced for _, forced in stoppers)
+            stopped = (force or self._is_unused()) and end(
+                # Without users there is no call to end and no data to save; an orderly exit takes 5 s (measured).
+                self._pid,
+                self._ticks,
+                grace_s=_GRACE_S if force else 0,
+            )
+            if stopped:
+                shutil.rmtree(self._data, ignore_errors=True)
+            for connection, _ in stoppers:
+                self._answer(connection, {"stopped": stopped, "pid": self._pid})
+
+    def _is_unused(self) -> bool:
+        if self._users or not self._was_used or self._status["keep"]:
+            return False
+        return not (self._adopted and has_clients(self._status["address"]))
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._listener.accept()
+            if peer(connection)[1] != os.getuid():
+                connection.close()
+                return
+            connection.setblocking(False)
+            self._selector.register(connection, selectors.EVENT_READ)
+
+    def _hear(self, connection: socket.socket, stoppers: list[tuple[socket.socket, bool]]) -> None:
+        try:
+            request = connection.recv(_MAX_REQUEST).decode("ascii", "replace")
+        except OSError:
+            request = ""
+        if request in ("use", "keep"):
+            self._users.add(connection)
+            self._was_used = True
+            self._status["keep"] = self._status["keep"] or request == "keep"
+            self._answer(connection, self._status)
+        elif request == "status":
+            self._answer(connection, self._status)
+        elif request in ("stop", "force"):
+            stoppers.append((connection, request == "force"))
+        else:
+            self._selector.unregister(connection)
+            self._users.discard(connection)
+            connection.close()
+
+    @staticmethod
+    def _answer(connection: socket.socket, facts: dict[str, object]) -> None:
+        with contextlib.suppress(OSError):  # who asked may be gone
+            connection.send(json.dumps(facts).encode())
+
+
+def main() -> None:
+    if os.fork():  # nobody's child to reap
+        os._exit(0)
+    os.setsid()
+    pid, ticks, facts = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    Watcher(socket.socket(fileno=0), pid, ticks, facts).run()
+
+
+if __name__ == "__main__":
+    main()

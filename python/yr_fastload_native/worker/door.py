@@ -1,0 +1,158 @@
+"""How processes of one user find the worker of a home: an abstract Unix socket, which no file stands for."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.worker import watcher
+
+__all__ = ["Door", "is_open"]
+
+_BACKLOG = 4096  # of processes that start together; the kernel takes what it allows
+_PAUSE_S = 0.02
+_MAX_ANSWER = 65536
+
+
+class Door:
+    """The socket behind one name. Whoever can bind it starts the worker; a `Watcher` answers at it afterwards.
+
+    The name holds the user and the mount namespace: a worker whose sockets cannot be seen from here is another's. Users
+    of network namespaces have doors of their own, as they have a loopback of their own.
+
+    Args:
+        key: What tells the workers of one user apart.
+        failed: Makes the error for a worker that nobody has told of by a deadline.
+    """
+
+    def __init__(self, key: str, failed: Callable[[], UnavailableError]) -> None:
+        try:
+            namespace = os.stat("/proc/self/ns/mnt").st_ino
+        except OSError:
+            namespace = 0
+        digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:16]
+        self._name = f"\0yr-fastload-{os.getuid()}-{namespace}-{digest}"
+        self._failed = failed
+
+    def bind(self) -> socket.socket | None:
+        """Take the name, and the duty to start a worker; None if somebody has it."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            listener.bind(self._name)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return None
+        return listener
+
+    def say(self, request: str, deadline: float) -> socket.socket | None:
+        """A connection at which this was said; None if nobody listens.
+
+        Raises:
+            UnavailableError: Nobody took it by the deadline, or somebody else's process has the name.
+        """
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                connection.setblocking(False)
+                connection.connect(self._name)
+                self._check(connection)
+                connection.send(request.encode())
+            except BlockingIOError:  # more wait than the kernel lets
+                connection.close()
+            except OSError as error:
+                connection.close()
+                if error.errno not in (errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+                    raise
+                return None
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection
+            if time.monotonic() > deadline:
+                raise self._failed()
+            time.sleep(_PAUSE_S)
+
+    def hear(self, connection: socket.socket, deadline: float) -> dict[str, Any] | None:
+        """The answer; None if there is none any more, since who would have given it has ended.
+
+        Raises:
+            UnavailableError: There is none by the deadline.
+        """
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            answer = connection.recv(_MAX_ANSWER)
+        except TimeoutError:
+            raise self._failed() from None
+        except OSError:
+            return None
+        return msgspec.json.decode(answer, type=dict[str, Any]) if answer else None
+
+    def ask(self, request: str, deadline: float) -> dict[str, Any] | None:
+        """Say and hear, at a connection of its own; None if nobody answers.
+
+        Raises:
+            UnavailableError: Somebody listens, and has not answered by the deadline.
+        """
+        connection = self.say(request, deadline)
+        if connection is None:
+            return None
+        with connection:
+            return self.hear(connection, deadline)
+
+    def leave_to_watcher(
+        self, listener: socket.socket, lock: int, status: dict[str, Any], *, data: Path, adopted: bool
+    ) -> None:
+        """Have a process of nobody's answer from now on, and end the worker after its last user.
+
+        Args:
+            listener: From `bind`.
+            lock: A descriptor that it holds open.
+            status: Of the worker, plain types.
+            data: Removed with the worker.
+            adopted: Whether the worker is older than this door.
+        """
+        facts = msgspec.json.encode({"status": status, "data": str(data), "adopted": adopted}).decode()
+        script = str(Path(watcher.__file__).resolve())
+        subprocess.run(
+            [sys.executable, "-I", "-S", script, str(status["pid"]), str(status["start_ticks"]), facts],
+            stdin=listener.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            cwd="/",
+            check=True,
+        )
+
+    def _check(self, connection: socket.socket) -> None:
+        pid, uid = watcher.peer(connection)
+        if uid != os.getuid():
+            raise UnavailableError(
+                f"the name of the local worker is taken by pid {pid} of user {uid}; end that process, or name a worker "
+                "by DS_WORKER_ADDR",
+                op="worker start",
+            )
+
+
+def is_open(connection: int) -> bool:
+    """Whether the other end of a user's connection is still there."""
+    with contextlib.suppress(BlockingIOError):
+        copy = socket.socket(fileno=os.dup(connection))
+        with copy:
+            return bool(copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    return True
