@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -211,3 +212,35 @@ def test_a_keeper_passes_the_status_on() -> None:
         command = [sys.executable, "-I", keeper.__file__, "1", sys.executable, "-c", code]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
             assert process.wait(WAIT_S) == status
+
+
+def test_a_keeper_leaves_a_worker_that_others_may_use(short_tmp: Path) -> None:
+    from yr_fastload_native.service import keeper
+    from yr_fastload_native.worker import LocalWorker
+    from yr_fastload_native.worker.process import start_ticks
+
+    code = """
+import subprocess, sys
+from yr_fastload_native.worker.door import Door
+from yr_fastload_native.worker.home import Home
+from yr_fastload_native.worker.process import start_ticks
+home = Home(sys.argv[1])
+for _ in range(2):
+    pid = int(subprocess.run(["sh", "-c", "sleep 60 >&- & echo $!"], stdout=subprocess.PIPE).stdout)
+    print(pid, flush=True)
+status = {"address": "h:1", "metastore_address": "h:2", "pid": pid, "start_ticks": start_ticks(pid), "memory_mb": 1}
+status |= {"home": sys.argv[1], "keep": False}
+door = Door(home.key, RuntimeError)
+door.leave_to_watcher(door.bind(), home.hold(0, ""), status, data=home.data, adopted=False)
+"""
+    command = [sys.executable, "-I", keeper.__file__, "1", sys.executable, "-c", code, str(short_tmp)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.wait(WAIT_S) == 0
+        assert process.stdout is not None
+        orphan, shared = map(int, process.stdout.read().split())
+    assert start_ticks(orphan) is None
+    with LocalWorker(home=short_tmp):
+        status = LocalWorker.status(short_tmp)
+        assert status is not None
+        assert status.pid == shared
+    assert start_ticks(shared) is None

@@ -4,8 +4,9 @@
 
 Stdin is the line to whoever asked: its end, or SIGTERM, asks the command to end, and ``GRACE_S`` seconds later kills
 it. Everything that the command started and left behind becomes a child of this process, however it was started
-(PR_SET_CHILD_SUBREAPER), and is killed when the command has ended. Exits with the command's status, 128 + n for a
-command that signal n ended.
+(PR_SET_CHILD_SUBREAPER), and is killed when the command has ended; but for a worker that others may use, and who
+watches it: that one ends it after its last user. Exits with the command's status, 128 + n for a command that signal n
+ended.
 
 It is two processes. The first only stands for the second, so that who kills his children when he goes, as Ray's workers
 do, kills that one: the other is asked to end by it, and ends in order.
@@ -16,6 +17,7 @@ It imports nothing of the package: it has to be there at once, and to stay small
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import select
 import signal
@@ -29,6 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _KILL_S = 10.0  # for killed processes to be gone: one in the kernel ends when that lets it
+_WATCHER = "/yr_fastload_native/worker/watcher.py"
 _TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -45,6 +48,20 @@ def _stand_for(keeper: int) -> int:
 
 def _status(exit_code: int) -> int:
     return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def _shared(processes: list[psutil.Process]) -> set[int]:
+    """Workers that others may use, and who watches them, by the arguments of worker/watcher.py."""
+    found: set[int] = set()
+    for process in processes:
+        try:
+            arguments = process.cmdline()
+        except psutil.Error:
+            continue
+        for script, pid in itertools.pairwise(arguments):
+            if script.endswith(_WATCHER) and pid.isdecimal():
+                found |= {process.pid, int(pid)}
+    return found
 
 
 class Keeper:
@@ -95,7 +112,9 @@ class Keeper:
     def _kill_the_rest() -> None:
         deadline = time.monotonic() + _KILL_S
         while time.monotonic() < deadline:
-            rest = psutil.Process().children(recursive=True)
+            children = psutil.Process().children(recursive=True)
+            shared = _shared(children)
+            rest = [process for process in children if process.pid not in shared]
             if not rest:
                 return
             for process in rest:
