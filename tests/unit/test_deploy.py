@@ -34,6 +34,17 @@ def test_pods_find_the_worker() -> None:
     assert mounts["worker"] == sockets == chart["ipc"]["udsDir"]
 
 
+def test_variables_of_services_are_none_of_ours() -> None:
+    """Kubernetes makes NAME_PORT=tcp://... of a service's name, in pods that do not refuse it."""
+    made = [one.values[0] for one in MANIFESTS]
+    names = [one["metadata"]["name"].upper().replace("-", "_") for one in made if one["kind"] == "Service"]
+    assert names
+    assert not [name for name in names if f"{name}_".startswith(("VLLM_", "YR_", "DS_", "SERVER_", "RAY_"))]
+    pods = [one["spec"]["template"]["spec"] for one in made if one["kind"] == "Deployment"]
+    assert pods
+    assert not any(pod["enableServiceLinks"] for pod in pods)
+
+
 def test_the_chart_knows_these_values() -> None:
     import yr.datasystem
 
