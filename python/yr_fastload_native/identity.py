@@ -15,7 +15,9 @@ import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
 
-__all__ = ["Identity", "entry_keys"]
+__all__ = ["ABOUT", "Identity", "entry_keys", "what"]
+
+ABOUT = "about"  # the field that people read and nothing follows from: names, and settings that decide about no byte
 
 _PREFIX = "yrfl1"
 _MAX_DEPTH = 16
@@ -31,6 +33,11 @@ def _entry_key(number: int) -> str:
 def entry_keys() -> list[str]:
     """What may hold the digest of an identity that is published: openYuanrong cannot list its keys."""
     return [_entry_key(number) for number in range(_ENTRIES)]
+
+
+def what(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that make an identity: all but `ABOUT`."""
+    return {name: value for name, value in fields.items() if name != ABOUT}
 
 
 def _text(value: str, path: str, op: str) -> str:
@@ -75,7 +82,7 @@ class Identity:
 
     Attributes:
         fields: The identity in clear, plain JSON types.
-        digest: SHA-256 of its canonical JSON (sorted keys, ASCII), 64 hex digits.
+        digest: SHA-256 of the canonical JSON (sorted keys, ASCII) of all fields but ``about``, 64 hex digits.
     """
 
     fields: dict[str, Any]
@@ -88,14 +95,18 @@ class Identity:
         Raises:
             InvalidArgumentError: It is empty, or holds something that has no one JSON form.
         """
-        if not isinstance(fields, Mapping) or not fields:
+        if not isinstance(fields, Mapping) or not what(fields):
             raise InvalidArgumentError("identity must be a mapping that says at least which model it is", op=op)
         plain = _plain(fields, "", 0, op)
         try:
-            text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            text = json.dumps(what(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
         except ValueError as error:
             raise InvalidArgumentError(f"identity has no canonical form: {error}", op=op) from None
         return cls(plain, hashlib.sha256(text.encode("ascii")).hexdigest())
+
+    def is_of(self, fields: Mapping[str, Any]) -> bool:
+        """Whether plain fields are of this identity, whatever they say about it."""
+        return what(fields) == what(self.fields)
 
     @property
     def head_key(self) -> str:

@@ -6,19 +6,21 @@ its digest. Of many hundreds of identities some may find no free one: they are n
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from typing import Any
 
 import attrs
 
 from yr_fastload_native.catalogue import Catalogue
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.errors import InvalidArgumentError, NotPublishedError
+from yr_fastload_native.errors import IntegrityError, InvalidArgumentError, NotPublishedError, ResourceExhaustedError
 from yr_fastload_native.identity import Identity, entry_keys
-from yr_fastload_native.manifest import Manifest, decode_head, decode_manifest, identity_in
+from yr_fastload_native.manifest import Head, Manifest, decode_head, decode_manifest, identity_in
 from yr_fastload_native.publisher import data_keys
 
-__all__ = ["Listed", "digests", "evict", "find", "look"]
+__all__ = ["Listed", "digests", "evict", "find", "identities", "look"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -86,6 +88,31 @@ def look(catalogue: Catalogue, digest: str, deadline: Deadline, *, op: str) -> L
             sources = tuple(owner.decode(errors="replace") for owner in owners if owner is not None)
             return Listed(who, head, manifest, tuple(names.transports), sources)
     raise NotPublishedError(f"nothing is published of identity {digest[:12]}", op=op, failed_keys=[keys.head_key])
+
+
+def identities(catalogue: Catalogue, deadline: Deadline, *, op: str) -> list[Identity]:
+    """What is published, by four calls however much that is; what is damaged or withdrawn meanwhile is left out.
+
+    Raises:
+        UnavailableError: The worker does not answer.
+        TransferTimeoutError: Not done in time.
+    """
+    store, most = catalogue.store, catalogue.config.max_manifest_bytes
+    found = [Identity({}, digest) for digest in digests(catalogue, deadline)]
+    heads: list[tuple[Identity, Head]] = []
+    for each, body in zip(found, _values(store, [each.head_key for each in found], deadline), strict=True):
+        with contextlib.suppress(IntegrityError):
+            heads += [(each, decode_head(body, op=op))] if body is not None else []
+    whole = []
+    keys = [each.manifest_key(head.generation) for each, head in heads]
+    for (each, head), body in zip(heads, _values(store, keys, deadline), strict=True):
+        with contextlib.suppress(IntegrityError, ResourceExhaustedError):
+            whole += [identity_in(body, head, each.digest, max_bytes=most, op=op)] if body is not None else []
+    return whole
+
+
+def _values(store: Any, keys: list[str], deadline: Deadline) -> list[bytes | None]:
+    return store.get_many(keys, deadline_s=deadline.left()) if keys else []
 
 
 def find(catalogue: Catalogue, beginning: str, deadline: Deadline, *, op: str) -> str:

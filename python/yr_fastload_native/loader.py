@@ -26,6 +26,7 @@ from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
+from yr_fastload_native.listing import identities
 from yr_fastload_native.metrics import Metrics, count, counted
 from yr_fastload_native.publication import LEAVE_S, Publication
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
@@ -133,7 +134,8 @@ class FastLoader:
             model: ``torch.nn.Module``, or mapping of names to anything with DLPack or the buffer protocol. Dense
                 tensors in CPU memory, or all on one NPU; tied tensors and views of others move once, empty ones never.
             identity: What makes these weights these weights: model, revision, checkpoint fingerprint, dtype,
-                quantisation, ranks and sizes, stage, ... Plain JSON types.
+                quantisation, ranks and sizes, stage, ... Plain JSON types. A field ``about`` is shown with it and is no
+                part of it.
             publish_as: Transports to offer, as in the config; by default ``config.publish_as``.
             progress: Called with bytes done and in total, from this thread, at most 20 times a second: while `host`
                 copies, that is, not by `staged`, nor by `d2d`, which copies nothing.
@@ -263,6 +265,17 @@ class FastLoader:
         except NotPublishedError:
             return False
         return True
+
+    def identities(self, *, deadline_s: float | None = None) -> list[dict[str, Any]]:
+        """The identities that are published at the worker, as far as they are listed: see `yr-fastload ls`.
+
+        Raises:
+            UnavailableError: The worker does not answer.
+            TransferTimeoutError: Not known within ``deadline_s``, by default ``config.deadline_s``.
+        """
+        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "identities")
+        found = identities(self._worker("identities").catalogue, deadline, op="identities")
+        return [each.fields for each in found]
 
     @under_way()
     def digests(self, model: Any) -> dict[str, tuple[int, ...]]:

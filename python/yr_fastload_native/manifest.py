@@ -431,7 +431,7 @@ def _check_frame(manifest: Manifest, head: Head, identity: Identity, op: str) ->
     """All but that each tensor's entry is right. Returns the plan that they give."""
     if manifest.digest != _DIGEST:
         raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version knows {_DIGEST!r}", op=op)
-    if manifest.identity != identity.fields or manifest.generation != head.generation:
+    if not identity.is_of(manifest.identity) or manifest.generation != head.generation:
         raise _refuse("it is of another identity or generation", op)
     if len({chunk.digest is None for chunk in manifest.chunks}) > 1:
         raise _refuse("some of its chunks have a digest and some have none", op)

@@ -67,6 +67,21 @@ def test_what_is_published_is_listed(
     assert listed(worker, identity) is None
 
 
+def test_what_is_said_about_weights_is_shown_and_keeps_nobody_from_them(
+    loader: fl.FastLoader, other_loader: fl.FastLoader, worker: str, identity: dict[str, Any]
+) -> None:
+    identity.pop("model", None)
+    mine = identity | {"about": {"model": "some/model", "max_model_len": 128}}
+    loader.publish({"a": BASE}, mine)
+    target = {"a": np.empty_like(BASE)}
+    other_loader.load(target, identity | {"about": "another's"})
+    assert (target["a"] == BASE).all()
+    assert wait_until(lambda: listed(worker, mine) is not None)
+    digest = Identity.of(identity, op="test").digest
+    assert any("some/model" in line for line in run("ls", worker).stdout.splitlines() if digest[:12] in line)
+    assert mine in other_loader.identities()
+
+
 def test_a_tensor_table(loader: fl.FastLoader, worker: str, identity: dict[str, Any]) -> None:
     loader.publish(WEIGHTS, identity)
     digest = Identity.of(identity, op="test").digest
@@ -163,6 +178,8 @@ def test_a_damaged_manifest_hides_no_other(loader: fl.FastLoader, worker: str, i
     store = _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))
     store.set(who.manifest_key(publication.generation), b"{}", ttl_s=60, deadline_s=5)
     found = answer("ls", worker)
+    assert identity in loader.identities()
+    assert damaged not in loader.identities()
     assert "not the one that the head names" in found["damaged"][who.digest]
     assert listed(worker, identity) is not None
     assert f"{who.digest[:12]} cannot be read" in run("ls", worker).stdout

@@ -25,7 +25,7 @@ text = st.text(st.characters(codec="utf-8"), max_size=30)
 leaves = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | text
 leaves |= st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4))
-identities = st.dictionaries(text, values, min_size=1, max_size=5)
+identities = st.dictionaries(text.filter(lambda name: name != "about"), values, min_size=1, max_size=5)
 
 
 def of(fields: Any) -> Identity:
@@ -108,6 +108,20 @@ def test_no_two_keys_are_the_same() -> None:
 )
 def test_what_differs_has_another_digest(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert of(one).digest != of(two).digest
+
+
+@given(identities, values)
+def test_what_is_said_about_an_identity_does_not_make_it(fields: dict[str, Any], about: Any) -> None:
+    one, two = of(fields), of(fields | {"about": about})
+    assert one.digest == two.digest
+    assert two.fields["about"] == about
+    assert one.is_of(two.fields)
+    assert not one.is_of(two.fields | {"more": 1})
+
+
+def test_an_identity_is_more_than_what_is_said_about_it() -> None:
+    with pytest.raises(InvalidArgumentError, match="at least which model"):
+        of({"about": {"model": "a"}})
 
 
 class Colour(str, enum.Enum):

@@ -8,6 +8,7 @@ import attrs
 import click
 
 from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.identity import ABOUT
 
 if TYPE_CHECKING:
     from yr_fastload_native.catalogue import Catalogue
@@ -59,7 +60,9 @@ def model_of(fields: dict[str, object]) -> str:
         for name, place in (ranks.items() if isinstance(ranks, dict) else ())
         if isinstance(place, list) and len(place) == 2 and place[1] != 1
     ]
-    return " ".join([str(fields.get("model", "-")), *places])
+    about = fields.get(ABOUT)
+    named = {**(about if isinstance(about, dict) else {}), **fields}
+    return " ".join([str(named.get("model", "-")), *places])
 
 
 def facts(listed: Listed) -> dict[str, object]:
