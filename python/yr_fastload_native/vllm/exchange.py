@@ -20,9 +20,12 @@ from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.metrics import count
 from yr_fastload_native.report import LoadReport, size
 from yr_fastload_native.vllm import compat, session
-from yr_fastload_native.vllm.identity import identity_of
+from yr_fastload_native.vllm.as_made import AsMade
+from yr_fastload_native.vllm.identity import checkpoint_of, files_of, identity_of
 from yr_fastload_native.vllm.live import SCALARS, Live, attributes
-from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final
+from yr_fastload_native.vllm.near_misses import near_miss
+from yr_fastload_native.vllm.publishing import RawWeights, Source, exchanged_tensors, guard, publish_final
+from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
 
 __all__ = ["Exchange", "exchanged", "unwrapped"]
@@ -88,6 +91,7 @@ class Exchange:
         self._settings = settings
         self._load_format = load_format
         self._stage = settings.exchange.stage
+        self._making = Watch()  # of what is read while the model is made
         self._identity: dict[str, Any] | None = None
         self._fast: FastLoader | None = None
         self._report: LoadReport | None = None
@@ -118,7 +122,8 @@ class Exchange:
         registered = compat.Registered(self._call.vllm_config)
         dtype = torch.get_default_dtype()
         try:
-            model = self._shadowed(load_model, self._load_weights)
+            with self._making:
+                model = self._shadowed(load_model, self._load_weights)
             self._finish(model)
         except _AfreshError:
             model = None  # no memory of it may be held when the next one is made
@@ -151,6 +156,7 @@ class Exchange:
 
     def _load_weights(self, model: Any, model_config: Any) -> None:
         """What vLLM calls in the place of its loader's method."""
+        self._making.end()
         started = time.perf_counter()
         written = False
         has_weights = False
@@ -216,15 +222,16 @@ class Exchange:
             return False
         exchange = self._settings.exchange
         try:
+            self._fast = session.loader_of(self._settings.transfer)
             self._identity = identity_of(
                 self._call,
-                self._cold,
                 stage=self._stage,
-                fingerprint=exchange.fingerprint,
+                checkpoint=checkpoint_of(self._call, self._cold, exchange.fingerprint),
                 load_format=self._load_format,
+                made=AsMade.of(model, exchanged_tensors(model), self._fast.digests),
+                read_elsewhere=self._making.contents(),
             )
             self._outcome["identity"] = self._identity
-            self._fast = session.loader_of(self._settings.transfer)
         except FastLoadError as error:
             self._identity = None
             self._fall_back(error, time.perf_counter() - started)
@@ -248,6 +255,9 @@ class Exchange:
             waited_s = self._settings.exchange.wait_for_publisher_s
             if 0 < waited_s <= self._outcome["waited_s"]:
                 reason += f", nor did the instance that reads them within {waited_s:g} s"
+            if self._fast is not None and self._identity is not None:
+                near = near_miss(self._fast, self._identity)
+                reason += f"; {near}" if near else ""
         self._outcome["fallback"] = error.code
         count(lambda metrics: metrics.fallbacks.labels(error.code).inc())
         self._outcome["fallback_reason"] = reason
@@ -257,10 +267,19 @@ class Exchange:
         """As vLLM would have."""
         before = attributes(model)
         started = time.perf_counter()
-        self._cold_weights(model, model_config)
+        with Watch() as reading:
+            self._cold_weights(model, model_config)
         self._outcome["cold_load_s"] = time.perf_counter() - started
         self._read_from_disk = True
         if self._fast is None or self._identity is None or self._settings.exchange.publish == "off":
+            return
+        others = self._read_besides(reading)
+        if others:
+            self._source().refuse(
+                f"the weights were read from {others[0]} too, which their fingerprint does not cover; set fingerprint "
+                "to a text that names all of them"
+            )
+            self._outcome["published"] = f"no: {others[0]}"
             return
         more = sorted(attributes(model) - before)
         if more:
@@ -273,6 +292,15 @@ class Exchange:
             self._raw = RawWeights(self._source(), model)
             self._raw.before_processing()
             self._outcome["publish_s"] += time.perf_counter() - started
+
+    def _read_besides(self, reading: Watch) -> list[str]:
+        """Files that weights were read from though their fingerprint does not cover them."""
+        if self._settings.exchange.fingerprint != "files":
+            return []  # whoever vouches for the weights does so for all that `load_weights` reads
+        try:
+            return reading.others(files_of(self._call, self._cold))
+        except FastLoadError as error:  # the files are gone, and the weights are there
+            return [str(error)]
 
     def _pulled(self, report: LoadReport) -> None:
         self._report = report

@@ -5,81 +5,134 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.fingerprint import fingerprint_files, weight_files
+from yr_fastload_native.identity import ABOUT
 from yr_fastload_native.vllm import compat
+from yr_fastload_native.vllm.as_made import AsMade
 
-__all__ = ["identity_of"]
+__all__ = ["checkpoint_of", "files_of", "identity_of"]
 
 # Formats that read the same files into the same tensors; any other is part of the identity.
 _EQUAL_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
-_WHERE_FROM = ("_name_or_path", "transformers_version")  # of a model's config: not what it is
+# Of a model's config, at any depth: where it comes from, and what only shows in tensors (`AsMade`) if it does anywhere.
+_NO_MATTER = ("_name_or_path", "_commit_hash", "auto_map", "transformers_version", "max_model_len", "rotary_kwargs")
+_GIVEN = "given:"  # how a checkpoint is called for which somebody vouches
+_SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/[^/]+/?$")  # of Hugging Face's cache
 
 
-def identity_of(call: compat.Call, loader: Any, *, stage: str, fingerprint: str, load_format: str) -> dict[str, Any]:
+def identity_of(
+    call: compat.Call,
+    *,
+    stage: str,
+    checkpoint: str,
+    load_format: str,
+    made: AsMade,
+    read_elsewhere: Sequence[str],
+) -> dict[str, Any]:
     """The identity under which weights are exchanged.
 
     Whatever decides about the bytes of a tensor is part of it, also where shapes would not tell: overrides of the
-    model's config change tables of rotary embeddings, and the placement of experts decides which expert lies where.
+    model's config, the class that reads the files, and the placement of experts, which decides which expert lies where.
+    What decides about none stands in ``about``, for people: the model's name where its files tell it from others, and
+    settings whose every effect shows in the model as it was made.
 
     Args:
         call: Of ``load_model``.
-        loader: What reads the weights from disk; asked to fetch them where no files are found.
         stage: ``raw`` or ``final``.
-        fingerprint: ``files``, or a text that stands for them.
+        checkpoint: What the files of the weights are called.
         load_format: Of the cold path.
-
-    Raises:
-        InvalidArgumentError: The files of the weights cannot be found or read.
-        IntegrityError: One of them is damaged.
+        made: The model before its weights are loaded.
+        read_elsewhere: What was read of files when it was made, from `Watch.contents`.
     """
     model, parallel = call.model_config, call.vllm_config.parallel_config
     hf_config = model.hf_config
-    from_files = fingerprint == "files"
-    identity: dict[str, Any] = {
+    shown = {
+        "max_model_len": model.max_model_len,
+        "kv_cache_dtype": str(getattr(getattr(call.vllm_config, "cache_config", None), "cache_dtype", None)),
+        "runner": str(getattr(model, "runner_type", None)),
+        "convert": str(getattr(model, "convert_type", None)),
+    }
+    named = {"model": _name(getattr(model, "model_weights", "") or model.model), "revision": model.revision}
+    identity: dict[str, Any] = dict(named) if checkpoint.startswith(_GIVEN) else {}
+    identity |= {
         "engine": "vllm",
         "engine_version": compat.version(),
         "platform": compat.platform(),
-        "model": _name(model.model, whole=not from_files),
-        "revision": model.revision,
-        "checkpoint": _of_files(model, call, loader) if from_files else f"given:{fingerprint}",
+        "checkpoint": checkpoint,
+        "read_elsewhere": list(read_elsewhere),
         "architectures": list(getattr(hf_config, "architectures", None) or []),
         "config": _config_digest(hf_config),
+        **attrs.asdict(made),
         "dtype": str(model.dtype),
         "quantization": model.quantization,
         "quantization_config": _digest(getattr(model, "quantization_config", None)),
-        "kv_cache_dtype": str(getattr(getattr(call.vllm_config, "cache_config", None), "cache_dtype", None)),
-        "max_model_len": model.max_model_len,
         "prefix": call.prefix,
         "is_draft": model is not call.vllm_config.model_config,
         "stage": stage,
-        "experts": {
-            "parallel": bool(getattr(parallel, "enable_expert_parallel", False)),
-            "balanced": bool(getattr(parallel, "enable_eplb", False)),
-            "placement": str(getattr(parallel, "expert_placement_strategy", "linear")),
-            "redundant": str(
-                getattr(parallel, "num_redundant_experts", getattr(parallel, "eplb_config", None)) or "none"
-            ),
-        },
+        "experts": _experts(parallel),
         "ranks": {name: list(place) for name, place in compat.ranks().items()},
+        ABOUT: {**named, **shown},
     }
+    if stage == "final":  # processing for kernels may look at any of them
+        identity |= shown
     if load_format not in _EQUAL_FORMATS:
         identity["load_format"] = load_format
     return identity
 
 
-def _name(model: str, *, whole: bool) -> str:
-    """Of a model: its last part where its files tell it apart, all of it where only the name does."""
+def _experts(parallel: Any) -> dict[str, Any]:
+    of_balancing = getattr(parallel, "eplb_config", None)
+    return {
+        "parallel": bool(getattr(parallel, "enable_expert_parallel", False)),
+        "balanced": bool(getattr(parallel, "enable_eplb", False)),
+        "placement": str(getattr(parallel, "expert_placement_strategy", "linear")),
+        "redundant": getattr(of_balancing, "num_redundant_experts", getattr(parallel, "num_redundant_experts", 0)) or 0,
+    }
+
+
+def _name(model: str) -> str:
+    """Of a model, wherever it lies: what the hub calls it, or the name of its folder."""
+    cached = _SNAPSHOT.search(str(model))
+    if cached is not None:
+        return cached[1].replace("--", "/")
     if os.path.isabs(model) or Path(model).exists():
         return Path(model).resolve().name
-    return model if whole else model.rstrip("/").rsplit("/", 1)[-1]
+    return str(model)
 
 
-def _of_files(model: Any, call: compat.Call, loader: Any) -> str:
+def checkpoint_of(call: compat.Call, loader: Any, fingerprint: str) -> str:
+    """What the files of the weights are called.
+
+    Args:
+        call: Of ``load_model``.
+        loader: What reads the weights from disk; asked to fetch them where no files are found.
+        fingerprint: ``files``, or a text that stands for them.
+
+    Raises:
+        InvalidArgumentError: The files of the weights cannot be found or read.
+        IntegrityError: One of them is damaged.
+    """
+    return f"files:{fingerprint_files(files_of(call, loader))}" if fingerprint == "files" else _GIVEN + fingerprint
+
+
+def files_of(call: compat.Call, loader: Any) -> list[Path]:
+    """The files from which a fingerprint is taken; fetched where they are missing.
+
+    Raises:
+        InvalidArgumentError: There are none.
+    """
+    return weight_files(_folder(call.model_config, call, loader))
+
+
+def _folder(model: Any, call: compat.Call, loader: Any) -> Path:
     path = Path(model.model)
     if not path.exists():
         found = _snapshot(model, call)
@@ -94,7 +147,7 @@ def _of_files(model: Any, call: compat.Call, loader: Any) -> str:
                 failed_keys=[str(model.model)],
             )
         path = found
-    return f"files:{fingerprint_files(weight_files(path))}"
+    return path
 
 
 def _snapshot(model: Any, call: compat.Call) -> Path | None:
@@ -115,10 +168,15 @@ def _snapshot(model: Any, call: compat.Call) -> Path | None:
 
 
 def _config_digest(hf_config: Any) -> str:
-    fields = dict(hf_config.to_dict())
-    for name in _WHERE_FROM:
-        fields.pop(name, None)
-    return _digest(fields)
+    return _digest(_without_place(hf_config.to_dict()))
+
+
+def _without_place(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_place(item) for key, item in value.items() if key not in _NO_MATTER}
+    if isinstance(value, (list, tuple)):
+        return [_without_place(item) for item in value]
+    return value
 
 
 def _digest(value: object) -> str:

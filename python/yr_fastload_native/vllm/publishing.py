@@ -25,7 +25,7 @@ from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 
-__all__ = ["RawWeights", "Source", "guard", "publish_final"]
+__all__ = ["RawWeights", "Source", "exchanged_tensors", "guard", "publish_final"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
@@ -115,7 +115,7 @@ class RawWeights:
 
     def __init__(self, source: Source, model: torch.nn.Module) -> None:
         self._source = source
-        self._tensors = _exchanged_tensors(model)
+        self._tensors = exchanged_tensors(model)
         self._digests: dict[str, tuple[int, ...]] = {}
         self._published = False
 
@@ -186,7 +186,7 @@ class RawWeights:
         self._source.say(publication, ", in the background")
 
 
-def _exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by every name that they have, each an alias that keeps its memory where it is."""
     pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {name: tensor.detach() for name, tensor in pairs}

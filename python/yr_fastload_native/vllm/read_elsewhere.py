@@ -1,0 +1,170 @@
+"""Weights that vLLM reads by other ways than `load_weights`, found by watching which files are opened.
+
+Some models read a part of their weights when they are made: the projector of a sentence transformer, an adapter, an
+audio tokenizer. Where its files are missing, vLLM goes on without that part, so nobody else would notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+from yr_fastload_native.errors import InvalidArgumentError
+
+__all__ = ["Watch"]
+
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npy", ".npz", ".h5")
+_OUR_THREADS = "yr-fastload"  # how the names of this package's threads begin
+_BLOCK_BYTES = 8 << 20
+
+_lock = threading.Lock()
+_watching: list[Watch] = []
+_is_hooked = False
+
+
+@attrs.frozen
+class _State:
+    """What changes with the content of a file."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> _State:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Watch:
+    """Notes each file of weights that is opened for reading in this process while it is on.
+
+    An audit hook sees what Python opens, and torch and numpy with it; safetensors opens by itself, so its ``safe_open``
+    is another function meanwhile, wherever a module has it.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[Path, _State] = {}
+        self._names: dict[Path, str] = {}
+
+    def __enter__(self) -> Watch:
+        global _is_hooked
+        with _lock:
+            if not _is_hooked:  # for ever: an audit hook cannot be taken out
+                sys.addaudithook(_audit)
+                _is_hooked = True
+            _watching.append(self)
+            if len(_watching) == 1:
+                _exchange_safe_open(*_safe_open())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Watch no longer. Idempotent."""
+        with _lock:
+            if self not in _watching:
+                return
+            _watching.remove(self)
+            if not _watching:
+                original, noting = _safe_open()
+                _exchange_safe_open(noting, original)
+
+    def note(self, path: object) -> None:
+        """Take down a file that is about to be opened; anything else is left out."""
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return
+        name = os.fsdecode(path)
+        if not name.endswith(_SUFFIXES) or threading.current_thread().name.startswith(_OUR_THREADS):
+            return
+        with contextlib.suppress(OSError, ValueError):  # not there: whoever opens it will know
+            real = Path(os.path.realpath(name))
+            self._states.setdefault(real, _State.of(real.stat()))
+            self._names.setdefault(real, os.path.basename(name))
+
+    def others(self, known: Iterable[Path]) -> list[str]:
+        """Names of the files that were opened and are not among those known."""
+        there = {Path(os.path.realpath(path)) for path in known}
+        return sorted(str(path) for path in self._states if path not in there)
+
+    def contents(self) -> list[str]:
+        """Name and SHA-256 of each file that was opened, without its folder.
+
+        Raises:
+            InvalidArgumentError: One is not what it was when it was opened, or cannot be read.
+        """
+        return sorted({f"{self._names[path]}:{_sha256(path, state)}" for path, state in self._states.items()})
+
+
+def _sha256(path: Path, state: _State) -> str:
+    total = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(_BLOCK_BYTES):
+                total.update(block)
+            same = _State.of(os.fstat(file.fileno())) == state
+    except OSError as error:
+        raise _refused(path, f"cannot be read: {error.strerror}") from error
+    if not same:
+        raise _refused(path, "was written to or replaced meanwhile")
+    return total.hexdigest()
+
+
+def _refused(path: Path, why: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{path}, from which this model read weights when it was made, {why}; start again when nobody changes it",
+        op="fingerprint",
+        failed_keys=[str(path)],
+    )
+
+
+def _note(path: object) -> None:
+    for watch in tuple(_watching):
+        watch.note(path)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _watching and not _writes(arguments[2]):
+        _note(arguments[0])
+
+
+def _writes(flags: object) -> bool:
+    return isinstance(flags, int) and flags & os.O_ACCMODE == os.O_WRONLY
+
+
+@functools.cache
+def _safe_open() -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
+    """That of safetensors, and one that notes what it opens."""
+    try:
+        original = importlib.import_module("safetensors").safe_open
+    except ImportError:
+        return None, None
+
+    @functools.wraps(original, updated=())
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        _note(args[0] if args else next(iter(kwargs.values()), None))
+        return original(*args, **kwargs)
+
+    return original, noting
+
+
+def _exchange_safe_open(there: Callable[..., Any] | None, instead: Callable[..., Any] | None) -> None:
+    """Wherever modules have one, let them have the other: many import it, by this name."""
+    if there is None:
+        return
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        if names.get("safe_open") is there:
+            names["safe_open"] = instead

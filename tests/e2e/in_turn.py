@@ -1,0 +1,50 @@
+"""One rank that loads models by vLLM, one after the other, and runs none: which of them share their weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+from yr_fastload_native.cli.child import Parent, main
+from yr_fastload_native.cli.vllm_process import door
+
+
+def _loads(task: dict[str, Any], parent: Parent) -> None:
+    """Load by each of the arguments, and say how that went and what the tensors held."""
+    import torch
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import parallel_state
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.model_loader import get_model
+    from vllm.plugins import load_general_plugins
+
+    from yr_fastload_native.vllm import publishing, session
+
+    if hasattr(torch, "accelerator"):  # as vLLM's runner on a CPU does
+        torch.accelerator.empty_cache = lambda: None
+    load_general_plugins()
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    for number, arguments in enumerate(task["instances"]):
+        settings = {**task["settings"], **arguments.pop("settings", {})}
+        config = EngineArgs(enforce_eager=True, **arguments, **door(settings)).create_engine_config()
+        with set_current_vllm_config(config):
+            if number == 0:
+                parallel_state.init_distributed_environment(1, 0, task["meet"], local_rank=0, backend="gloo")
+                parallel_state.initialize_model_parallel(1, 1)
+            model = get_model(vllm_config=config)
+        assert publishing.wait(60)
+        outcome = next(each for each in reversed(session.outcomes()) if each["event"] == "loaded")
+        parent.send("loaded", outcome=outcome, digest=_digest(model))
+    parent.wait()
+
+
+def _digest(model: Any) -> str:
+    total = hashlib.sha256()
+    for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
+        total.update(name.encode() + bytes(tensor.detach().contiguous().view(-1).untyped_storage()))
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    main({"loads": _loads})
