@@ -319,6 +319,18 @@ class Config:
         path = environ.get("XDG_RUNTIME_DIR")
         return Path(path) if path and Path(path).is_dir() else None
 
+    @staticmethod
+    def cache_directory(environ: Mapping[str, str] | None = None) -> Path | None:
+        """The user's directory for what can be made again, None where the user has no home.
+
+        ``XDG_CACHE_HOME`` and ``HOME`` belong to the system and are no settings of this package.
+        """
+        environ = os.environ if environ is None else environ
+        named, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
+        if os.path.isabs(named):
+            return Path(named)
+        return Path(home) / ".cache" if os.path.isabs(home) and home != "/" else None
+
 
 @attrs.frozen(kw_only=True)
 class ExchangeConfig:
@@ -345,9 +357,23 @@ class ExchangeConfig:
     fingerprint: str = _setting(
         "files",
         _text,
-        "What tells checkpoints apart: `files` takes names, sizes, headers and a sample of the data of the weights' "
-        "files; any other text is taken as it is, for example a revision. Whoever gives the same text for different "
-        "weights mixes them; an instance that gives one needs no weights on its disk.",
+        "What tells checkpoints apart. `files`: names, sizes, headers and a sample of every tensor of the files that "
+        "are read, and their SHA-256 sums where both sides know them. `files:full`: their sums, for which a file is "
+        "read whole once a machine and user. Any other text is taken as it is, for example a revision: whoever gives "
+        "the same text for different weights mixes them; an instance that gives one needs no weights on its disk.",
+    )
+    verify_files: str = _setting(
+        "background",
+        _one_of("background", "off"),
+        "Whether files of which only a sample was read before weights were exchanged (`files`) are read whole "
+        "afterwards, once a machine, user and state of the file, and compared with the publisher's: at the lowest "
+        "priority of CPU and disk, and without a trace in the page cache.",
+    )
+    on_wrong: str = _setting(
+        "log",
+        _one_of("log", "exit"),
+        "What follows if files turn out to be others than those of the weights that were pulled: `log` says so at "
+        "CRITICAL, and this process is no source of them any more; `exit` also ends the process, with status 65.",
     )
     fallback: str = _setting(
         "cold",

@@ -113,7 +113,7 @@ def _make(directory: Path, architecture: str, size_mb: int | None) -> Path:
 
 def _drop_cache(model: Path) -> None:
     from yr_fastload_native.checkpoint import drop_page_cache
-    from yr_fastload_native.fingerprint import weight_files
+    from yr_fastload_native.checkpoints.weight_files import weight_files
 
     for path in weight_files(model):
         drop_page_cache(path)
@@ -122,10 +122,10 @@ def _drop_cache(model: Path) -> None:
 def _verify(
     model: Path, tp: int, dtype: str, tokens: int, settings: Mapping[str, Any], stack: contextlib.ExitStack
 ) -> dict[str, Any]:
+    from yr_fastload_native.checkpoints.weight_files import weight_files
     from yr_fastload_native.cli.child import Process
     from yr_fastload_native.cli.room import device_environment, private_worker
     from yr_fastload_native.config import Config
-    from yr_fastload_native.fingerprint import weight_files
 
     total = sum(path.stat().st_size for path in weight_files(model))
     worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total))

@@ -21,7 +21,8 @@ from yr_fastload_native.metrics import count
 from yr_fastload_native.report import LoadReport, size
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.as_made import AsMade
-from yr_fastload_native.vllm.identity import checkpoint_of, files_of, identity_of
+from yr_fastload_native.vllm.files_read import Checkpoint
+from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.live import SCALARS, Live, attributes
 from yr_fastload_native.vllm.near_misses import near_miss
 from yr_fastload_native.vllm.publishing import RawWeights, Source, exchanged_tensors, guard, publish_final
@@ -92,6 +93,7 @@ class Exchange:
         self._load_format = load_format
         self._stage = settings.exchange.stage
         self._making = Watch()  # of what is read while the model is made
+        self._checkpoint = Checkpoint("")
         self._identity: dict[str, Any] | None = None
         self._fast: FastLoader | None = None
         self._report: LoadReport | None = None
@@ -223,10 +225,17 @@ class Exchange:
         exchange = self._settings.exchange
         try:
             self._fast = session.loader_of(self._settings.transfer)
+            self._checkpoint = Checkpoint.of(
+                exchange.fingerprint,
+                self._cold,
+                model,
+                self._call.model_config,
+                deadline_s=self._settings.transfer.deadline_s,
+            )
             self._identity = identity_of(
                 self._call,
                 stage=self._stage,
-                checkpoint=checkpoint_of(self._call, self._cold, exchange.fingerprint),
+                checkpoint=self._checkpoint.text,
                 load_format=self._load_format,
                 made=AsMade.of(model, exchanged_tensors(model), self._fast.digests),
                 read_elsewhere=self._making.contents(),
@@ -273,13 +282,10 @@ class Exchange:
         self._read_from_disk = True
         if self._fast is None or self._identity is None or self._settings.exchange.publish == "off":
             return
-        others = self._read_besides(reading)
-        if others:
-            self._source().refuse(
-                f"the weights were read from {others[0]} too, which their fingerprint does not cover; set fingerprint "
-                "to a text that names all of them"
-            )
-            self._outcome["published"] = f"no: {others[0]}"
+        why = self._unlike_fingerprint(reading, model, model_config)
+        if why:
+            self._source().refuse(why)
+            self._outcome["published"] = f"no: {why}"
             return
         more = sorted(attributes(model) - before)
         if more:
@@ -293,14 +299,21 @@ class Exchange:
             self._raw.before_processing()
             self._outcome["publish_s"] += time.perf_counter() - started
 
-    def _read_besides(self, reading: Watch) -> list[str]:
-        """Files that weights were read from though their fingerprint does not cover them."""
-        if self._settings.exchange.fingerprint != "files":
-            return []  # whoever vouches for the weights does so for all that `load_weights` reads
-        try:
-            return reading.others(files_of(self._call, self._cold))
-        except FastLoadError as error:  # the files are gone, and the weights are there
-            return [str(error)]
+    def _unlike_fingerprint(self, reading: Watch, model: Any, model_config: Any) -> str:
+        """Why what was read is not what the fingerprint was taken of; empty if it is."""
+        files = self._checkpoint.files
+        if files is None:
+            return ""  # whoever vouches for the weights does so for all that `load_weights` reads
+        changed = self._checkpoint.changed(self._cold, model, model_config)
+        if changed:
+            return f"{changed[0]} changed while the weights were read: nobody knows which of its versions they are"
+        others = reading.others(file.path for file in files.files)
+        if others:
+            return (
+                f"the weights were read from {others[0]} too, which their fingerprint does not cover; set fingerprint "
+                "to a text that names all of them"
+            )
+        return ""
 
     def _pulled(self, report: LoadReport) -> None:
         self._report = report

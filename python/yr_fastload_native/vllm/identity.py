@@ -12,13 +12,11 @@ from typing import Any
 
 import attrs
 
-from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.fingerprint import fingerprint_files, weight_files
 from yr_fastload_native.identity import ABOUT
 from yr_fastload_native.vllm import compat
 from yr_fastload_native.vllm.as_made import AsMade
 
-__all__ = ["checkpoint_of", "files_of", "identity_of"]
+__all__ = ["identity_of"]
 
 # Formats that read the same files into the same tensors; any other is part of the identity.
 _EQUAL_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
@@ -106,65 +104,6 @@ def _name(model: str) -> str:
     if os.path.isabs(model) or Path(model).exists():
         return Path(model).resolve().name
     return str(model)
-
-
-def checkpoint_of(call: compat.Call, loader: Any, fingerprint: str) -> str:
-    """What the files of the weights are called.
-
-    Args:
-        call: Of ``load_model``.
-        loader: What reads the weights from disk; asked to fetch them where no files are found.
-        fingerprint: ``files``, or a text that stands for them.
-
-    Raises:
-        InvalidArgumentError: The files of the weights cannot be found or read.
-        IntegrityError: One of them is damaged.
-    """
-    return f"files:{fingerprint_files(files_of(call, loader))}" if fingerprint == "files" else _GIVEN + fingerprint
-
-
-def files_of(call: compat.Call, loader: Any) -> list[Path]:
-    """The files from which a fingerprint is taken; fetched where they are missing.
-
-    Raises:
-        InvalidArgumentError: There are none.
-    """
-    return weight_files(_folder(call.model_config, call, loader))
-
-
-def _folder(model: Any, call: compat.Call, loader: Any) -> Path:
-    path = Path(model.model)
-    if not path.exists():
-        found = _snapshot(model, call)
-        if found is None:
-            loader.download_model(model)
-            found = _snapshot(model, call)
-        if found is None:
-            raise InvalidArgumentError(
-                f"no files of {model.model!r} were found to tell its weights apart; set fingerprint to a text that "
-                "names them, for example their revision",
-                op="fingerprint",
-                failed_keys=[str(model.model)],
-            )
-        path = found
-    return path
-
-
-def _snapshot(model: Any, call: compat.Call) -> Path | None:
-    """Where Hugging Face's hub keeps the model's files on this machine."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(
-            model.model,
-            revision=model.revision,
-            cache_dir=call.vllm_config.load_config.download_dir,
-            local_files_only=True,
-        )
-        return Path(found) if weight_files(found) else None
-    except (LocalEntryNotFoundError, HFValidationError, InvalidArgumentError):
-        return None
 
 
 def _config_digest(hf_config: Any) -> str:

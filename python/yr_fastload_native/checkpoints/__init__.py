@@ -1,0 +1,1 @@
+"""What the files of a checkpoint are, and what tells them from those of another."""

@@ -1,0 +1,120 @@
+"""The files of one checkpoint: what identifies them, and whether they are still what they were."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import attrs
+
+from yr_fastload_native.checkpoints import known_digests
+from yr_fastload_native.checkpoints.file_state import FileState
+from yr_fastload_native.checkpoints.sample import Sampled, sample
+from yr_fastload_native.checkpoints.weight_files import NamedFile
+from yr_fastload_native.checkpoints.whole_file import ChangedError, sum_of
+from yr_fastload_native.errors import InvalidArgumentError
+
+__all__ = ["ReadFiles", "differing", "digest_of_sums"]
+
+_THREADS = 8
+
+
+def differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Names of files of which both sides know the sum, and not the same."""
+    return sorted(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
+
+
+def digest_of_sums(sums: Mapping[str, str]) -> str:
+    """SHA-256 of names and sums, hexadecimal."""
+    return _digest([(name, sums[name]) for name in sorted(sums)])
+
+
+def _digest(parts: Sequence[tuple[str, str]]) -> str:
+    return hashlib.sha256("".join(f"{len(name)}:{name}:{digest}\n" for name, digest in parts).encode()).hexdigest()
+
+
+@attrs.define
+class ReadFiles:
+    """Files as they were when their sample was taken.
+
+    Attributes:
+        files: Sorted by name.
+        sampled: Of each.
+        sums: SHA-256 by name, of those that are known: for nothing, or since `read_whole`.
+    """
+
+    files: tuple[NamedFile, ...]
+    sampled: tuple[Sampled, ...]
+    sums: dict[str, str]
+
+    @classmethod
+    def of(cls, files: Sequence[NamedFile], *, deadline_s: float) -> ReadFiles:
+        """Take their sample.
+
+        Raises:
+            InvalidArgumentError: One cannot be read.
+            TransferTimeoutError: Not done in time.
+        """
+        files = sorted(files)
+        sampled = sample([file.path for file in files], deadline_s=deadline_s)
+        sums = {}
+        for file, found in zip(files, sampled, strict=True):
+            known = found.digest if found.whole else known_digests.remembered(found.state)
+            known = known or known_digests.claimed(file.path)
+            if known:
+                sums[file.name] = known
+        return cls(tuple(files), tuple(sampled), sums)
+
+    def fingerprint(self) -> str:
+        """The digest of names and samples: the same on every host that holds the same files, whatever it knows."""
+        return _digest([(file.name, found.digest) for file, found in zip(self.files, self.sampled, strict=True)])
+
+    def changed(self, now: Sequence[NamedFile]) -> list[str]:
+        """Names of files that are not what they were.
+
+        Args:
+            now: What would be read now.
+        """
+        before = {file: found.state for file, found in zip(self.files, self.sampled, strict=True)}
+        wrong = {file.name for file in before.keys() ^ set(now)}
+        wrong |= {file.name for file, state in before.items() if _state(file) != state}
+        return sorted(wrong)
+
+    def unknown(self) -> list[tuple[NamedFile, FileState]]:
+        """Those of which no sum is known."""
+        pairs = zip(self.files, self.sampled, strict=True)
+        return [(file, found.state) for file, found in pairs if file.name not in self.sums]
+
+    def read_whole(self) -> str:
+        """Read each file whose sum is not known; the digest of all names and sums.
+
+        Raises:
+            InvalidArgumentError: One cannot be read, or is being written to.
+        """
+
+        def one(pair: tuple[NamedFile, FileState]) -> str:
+            return _sum(pair[0], pair[1], lambda: None)
+
+        unknown = self.unknown()
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="yr-fastload-fingerprint") as pool:
+            for (file, _), digest in zip(unknown, pool.map(one, unknown), strict=True):
+                self.sums[file.name] = digest
+        return digest_of_sums(self.sums)
+
+
+def _sum(file: NamedFile, state: FileState, go_on: Callable[[], None]) -> str:
+    try:
+        return sum_of(file.path, state, go_on)
+    except ChangedError:
+        why = "is being written to; start again when it is whole"
+    except OSError as error:
+        why = f"cannot be read: {error.strerror}; check its permissions"
+    raise InvalidArgumentError(f"{file.path} {why}", op="fingerprint", failed_keys=[str(file.path)])
+
+
+def _state(file: NamedFile) -> FileState | None:
+    try:
+        return FileState.of(file.path)
+    except OSError:
+        return None

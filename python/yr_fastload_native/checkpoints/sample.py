@@ -1,0 +1,237 @@
+"""Which bytes of a checkpoint's files tell it from another at once, and their digest.
+
+Two fine-tunings of one model have files of the same names, sizes and headers: only their data differs, perhaps in a few
+rows. Reading all of it would take as long as loading it. So small files are read whole, and of the others both ends of
+every tensor and blocks spread over it: a pure function of the sizes, the same on every host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from yr_fastload_native.checkpoints.file_state import FileState
+from yr_fastload_native.errors import InvalidArgumentError, TransferTimeoutError
+
+__all__ = ["Sampled", "sample"]
+
+_T = TypeVar("_T")
+
+_BLOCK_BYTES = 4096
+_BLOCKS = 4096  # of all tensors, while each has two
+_LEAST, _MOST = 2, 16  # blocks of a tensor; the last of one and the first of the next are one read
+_OTHER_BLOCKS = 256  # of a file whose tensors are not known
+_TAIL_BYTES = 1 << 20  # and its end: an archive of torch has the checksum of each tensor there
+_GAP_BYTES = 32 << 10  # reading so much more is cheaper than another read
+_WHOLE_BYTES = 32 << 20  # of all files together, each of which may be 1 MiB anyhow
+_LEAST_WHOLE_BYTES = 1 << 20
+_READ_BYTES = 4 << 20
+_HEADER_BYTES = 256 << 10  # read at first
+_MOST_HEADER_BYTES = 100 << 20  # as safetensors has it
+_RANGES_A_TASK = 16
+_THREADS = 64  # a slow file system answers many reads in the time of one
+
+_Range = tuple[int, int]  # offset and bytes
+
+
+@attrs.frozen
+class Sampled:
+    """What was read of one file.
+
+    Attributes:
+        state: Before anything was read.
+        digest: SHA-256 of the sample; of the file if ``whole``.
+    """
+
+    state: FileState
+    digest: str
+    whole: bool
+
+
+@attrs.define
+class _Opened:
+    path: Path
+    descriptor: int
+    state: FileState
+    ends: float  # of time.monotonic()
+    header: bytes = b""
+    tensors: list[_Range] | None = None
+
+    def read(self, start: int, count: int) -> bytes:
+        """Bytes from ``start`` on; fewer where the file became shorter, which its state will tell."""
+        pieces = []
+        while count:
+            if time.monotonic() > self.ends:
+                raise _too_late()
+            try:
+                piece = os.pread(self.descriptor, count, start)
+            except OSError as error:
+                raise _unreadable(self.path, error) from error
+            if not piece:
+                break
+            pieces.append(piece)
+            start, count = start + len(piece), count - len(piece)
+        return b"".join(pieces)
+
+
+def sample(paths: Sequence[Path], *, deadline_s: float) -> list[Sampled]:
+    """Take the sample of each file of a checkpoint.
+
+    Args:
+        paths: All of them: how much is read of one depends on how many there are, and on their tensors.
+        deadline_s: Bound, seconds; a read that is under way then is waited for.
+
+    Raises:
+        InvalidArgumentError: A file cannot be read.
+        TransferTimeoutError: Not done in time.
+    """
+    ends = time.monotonic() + deadline_s
+    whole_bytes = max(_LEAST_WHOLE_BYTES, _WHOLE_BYTES // max(1, len(paths)))
+    opening: list[Future[_Opened]] = []
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="yr-fastload-fingerprint")
+    try:
+        opening += [pool.submit(_open, path, whole_bytes, ends) for path in paths]
+        return _sampled(pool, _results(opening), whole_bytes)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for each in opening:
+            if not each.cancelled() and each.exception() is None:
+                os.close(each.result().descriptor)
+
+
+def _sampled(pool: ThreadPoolExecutor, opened: list[_Opened], whole_bytes: int) -> list[Sampled]:
+    tensors = sum(len(each.tensors or ()) for each in opened)
+    blocks = min(_MOST, max(_LEAST, _BLOCKS // max(1, tensors)))
+    tasks: list[list[Future[str]]] = []
+    for file in opened:
+        if file.state.size <= whole_bytes:
+            tasks.append([pool.submit(_digest_whole, file)])
+            continue
+        os.posix_fadvise(file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no reading ahead of small blocks
+        ranges = list(_merged(_ranges(file, blocks)))
+        tasks.append(
+            [
+                pool.submit(_digest, file, ranges[first : first + _RANGES_A_TASK])
+                for first in range(0, len(ranges), _RANGES_A_TASK)
+            ]
+        )
+    _results([task for of_file in tasks for task in of_file])
+    found = []
+    for file, of_file in zip(opened, tasks, strict=True):
+        digests = [task.result() for task in of_file]
+        if file.state.size <= whole_bytes:
+            found.append(Sampled(file.state, digests[0], whole=True))
+            continue
+        total = hashlib.sha256(f"{file.state.size}:{len(file.header)}:".encode() + file.header)
+        total.update("".join(digests).encode())
+        found.append(Sampled(file.state, total.hexdigest(), whole=False))
+    return found
+
+
+def _results(futures: Sequence[Future[_T]]) -> list[_T]:
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)  # each ends by its deadline
+    for each in done:
+        each.result()  # raises what it raised
+    return [each.result() for each in futures]
+
+
+def _too_late() -> TransferTimeoutError:
+    return TransferTimeoutError(
+        "the sample of the weights' files was not read in time: their file system is slow; set fingerprint to a text "
+        "that names these weights, or a longer deadline_s",
+        op="fingerprint",
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"{path} cannot be read: {error.strerror}; check its permissions", op="fingerprint", failed_keys=[str(path)]
+    )
+
+
+def _open(path: Path, whole_bytes: int, ends: float) -> _Opened:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for ever
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        file = _Opened(path, descriptor, FileState.of(descriptor), ends)
+        if file.state.size > whole_bytes and path.suffix == ".safetensors":
+            _read_header(file)
+        return file
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _read_header(file: _Opened) -> None:
+    """Where the tensors lie, by the file's own words; unknown where it makes no sense. Loading judges it, not this."""
+    start = file.read(0, _HEADER_BYTES)
+    size = int.from_bytes(start[:8], "little")
+    if not 2 <= size <= min(file.state.size - 8, _MOST_HEADER_BYTES):
+        return
+    header = start[: 8 + size] if len(start) >= 8 + size else start + file.read(len(start), 8 + size - len(start))
+    file.header = header
+    try:
+        entries = json.loads(header[8:])
+        entries.pop("__metadata__", None)
+        spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
+        last = file.state.size - 8 - size
+        if all(0 <= begin <= end <= last for begin, end in spans):
+            file.tensors = [(8 + size + begin, end - begin) for begin, end in spans if end > begin]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return
+
+
+def _ranges(file: _Opened, blocks: int) -> Iterator[_Range]:
+    """What to read of a file, in its order; ranges may touch or overlap."""
+    if file.tensors is not None:
+        for offset, count in file.tensors:
+            yield from _spread(offset, count, blocks)
+        return
+    tail = min(_TAIL_BYTES, file.state.size)
+    yield from _spread(0, file.state.size - tail, _OTHER_BLOCKS)
+    yield file.state.size - tail, tail
+
+
+def _spread(offset: int, count: int, blocks: int) -> Iterator[_Range]:
+    """Blocks spread over some bytes, both ends among them; all of it where that is no more."""
+    if count <= blocks * _BLOCK_BYTES:
+        yield offset, count
+        return
+    for block in range(blocks):
+        yield offset + block * (count - _BLOCK_BYTES) // (blocks - 1), _BLOCK_BYTES
+
+
+def _merged(ranges: Iterator[_Range]) -> Iterator[_Range]:
+    """Ranges with little between them as one."""
+    start, end = -1, -1
+    for offset, count in ranges:
+        if start >= 0 and offset <= end + _GAP_BYTES and offset + count - start <= _READ_BYTES:
+            end = max(end, offset + count)
+            continue
+        if start >= 0:
+            yield start, end - start
+        start, end = offset, offset + count
+    if start >= 0:
+        yield start, end - start
+
+
+def _digest(file: _Opened, ranges: Sequence[_Range]) -> str:
+    total = hashlib.sha256()
+    for offset, count in ranges:
+        total.update(file.read(offset, count))
+    return total.hexdigest()
+
+
+def _digest_whole(file: _Opened) -> str:
+    pieces = range(0, file.state.size, _READ_BYTES)
+    return _digest(file, [(start, min(_READ_BYTES, file.state.size - start)) for start in pieces])

@@ -1,0 +1,177 @@
+"""Which files a loader of vLLM reads for a model, by its own rules, and what tells them from others."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import string
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from yr_fastload_native.checkpoints.read_files import ReadFiles
+from yr_fastload_native.checkpoints.weight_files import INDEXES, NamedFile, named, weight_files
+from yr_fastload_native.errors import FastLoadError, InvalidArgumentError
+
+__all__ = ["Checkpoint", "files_read"]
+
+_SHARDS = ("model-rank-{rank}-part-{part}.safetensors", "model-pp-{pp_rank}-tp-{tp_rank}-part-{part}.safetensors")
+
+
+@attrs.frozen
+class Checkpoint:
+    """What a model's weights are read from.
+
+    Attributes:
+        text: What it is called in the identity.
+        files: None where somebody vouches for it.
+    """
+
+    text: str
+    files: ReadFiles | None = None
+
+    @classmethod
+    def of(cls, fingerprint: str, loader: Any, model: Any, model_config: Any, *, deadline_s: float) -> Checkpoint:
+        """Find and sample the files; read them whole for ``files:full``.
+
+        Args:
+            fingerprint: The setting.
+            loader: What would read the weights from disk; fetches them where they are missing.
+            model: The model that it would read them for.
+            model_config: Its config.
+            deadline_s: Bound of taking the sample, seconds.
+
+        Raises:
+            InvalidArgumentError: The files cannot be found or read.
+            TransferTimeoutError: The sample was not taken in time.
+        """
+        if fingerprint not in ("files", "files:full"):
+            return cls(f"given:{fingerprint}")
+        files = ReadFiles.of(files_read(loader, model, model_config), deadline_s=deadline_s)
+        if fingerprint == "files:full":
+            return cls(f"sha256:{files.read_whole()}", files)
+        return cls(f"files:{files.fingerprint()}", files)
+
+    def changed(self, loader: Any, model: Any, model_config: Any) -> list[str]:
+        """Names of files that are not what they were when the sample was taken; asked after they were read."""
+        if self.files is None:
+            return []
+        try:
+            return self.files.changed(files_read(loader, model, model_config))
+        except Exception as error:  # the weights are read; only nobody can tell from what
+            return [str(error)]
+
+
+@attrs.frozen
+class _Source:
+    """Weights that are read: of the model, or of a part of it that has its own."""
+
+    name: str
+    revision: str | None
+    subfolder: str | None
+    fall_back_to_pt: bool
+    patterns: list[str] | None
+
+
+def files_read(loader: Any, model: Any, model_config: Any) -> list[NamedFile]:
+    """The files that a loader would read for a model, fetched if need be, and the index that picks them.
+
+    Raises:
+        InvalidArgumentError: There are none, or not on a file system.
+    """
+    found: list[NamedFile] = []
+    for number, source in enumerate(_sources(loader, model, model_config)):
+        if "://" in source.name:
+            raise InvalidArgumentError(
+                f"the files of {source.name!r} are in object storage and cannot be told from others; set fingerprint "
+                "to a text that names these weights, for example their version",
+                op="fingerprint",
+            )
+        try:
+            files = _files_of(loader, source)
+        except FastLoadError:
+            raise
+        except (RuntimeError, OSError, ValueError, KeyError) as error:  # as vLLM and the hubs' clients refuse
+            raise InvalidArgumentError(
+                f"the files of {source.name!r} were not found: {error}; set fingerprint to a text that names these "
+                "weights, for example their revision",
+                op="fingerprint",
+                failed_keys=[source.name],
+            ) from error
+        found += [attrs.evolve(file, name=f"{number}/{file.name}") if number else file for file in files]
+    return found
+
+
+def _sources(loader: Any, model: Any, model_config: Any) -> Iterable[_Source]:
+    name = model_config.model
+    if "fall_back_to_pt" not in _asks_for(loader):  # formats that may read from elsewhere than the model's config
+        name = getattr(model_config, "model_weights", None) or name
+    yield _Source(
+        str(name),
+        model_config.revision,
+        None,
+        getattr(model, "fall_back_to_pt_during_load", True),
+        getattr(model, "allow_patterns_overrides", None),
+    )
+    for each in getattr(model, "secondary_weights", ()) if hasattr(loader, "Source") else ():
+        yield _Source(
+            str(each.model_or_path),
+            each.revision,
+            getattr(each, "subfolder", None),
+            getattr(each, "fall_back_to_pt", True),
+            getattr(each, "allow_patterns_overrides", None),
+        )
+
+
+def _asks_for(loader: Any) -> list[str]:
+    prepare = getattr(loader, "_prepare_weights", None)
+    return [] if prepare is None else list(inspect.signature(prepare).parameters)
+
+
+def _files_of(loader: Any, source: _Source) -> list[NamedFile]:
+    """0.10.0 to 0.32.0: ``_prepare_weights`` answers a directory with its files, only these, or only the directory."""
+    known = {
+        "model_name_or_path": source.name,
+        "revision": source.revision,
+        "subfolder": source.subfolder,
+        "fall_back_to_pt": source.fall_back_to_pt,
+        "allow_patterns_overrides": source.patterns,
+    }
+    asked = _asks_for(loader)
+    if not asked or set(asked) - known.keys():
+        return _of_directory(loader, Path(source.name))
+    answer = loader._prepare_weights(**{name: known[name] for name in asked})
+    if isinstance(answer, str):
+        return _of_directory(loader, Path(answer))
+    files = [Path(file) for file in (answer if isinstance(answer, list) else answer[1])]
+    root = Path(os.path.commonpath([file.parent for file in files]) if isinstance(answer, list) else answer[0])
+    if str(getattr(loader.load_config.load_format, "value", loader.load_config.load_format)) == "npcache":
+        files = _in_numpy_cache(root) or files
+    indexes = [root / name for name in INDEXES if (root / name).is_file()]
+    return named({*files, *(indexes if any(file.suffix == ".safetensors" for file in files) else ())}, root)
+
+
+def _in_numpy_cache(root: Path) -> list[Path]:
+    """What vLLM reads in the place of the files, once it has converted them."""
+    names = root / "np" / "weight_names.json"
+    return [names, *(root / "np" / name for name in json.loads(names.read_bytes()))] if names.is_file() else []
+
+
+def _of_directory(loader: Any, path: Path) -> list[NamedFile]:
+    """Of a directory, the shards of all ranks if it holds such; else what anybody would read of it."""
+    if path.is_file():
+        return named([path], path.parent)
+    own = getattr(loader, "pattern", None)
+    for pattern in (own,) if isinstance(own, str) else _SHARDS:
+        files = [file for file in path.glob(_any(pattern)) if file.is_file()]
+        if files:
+            return named(files, path)
+    return named(weight_files(path), path)
+
+
+def _any(pattern: str) -> str:
+    """A pattern of names with ``*`` for each field."""
+    return "".join(text + ("" if field is None else "*") for text, field, *_ in string.Formatter().parse(pattern))
