@@ -27,6 +27,14 @@ def local_worker_of_the_session() -> Iterator[None]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests and their processes remember of files is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
     """A private directory whose path leaves room for the names of the worker's sockets."""
