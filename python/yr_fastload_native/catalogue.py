@@ -20,9 +20,11 @@ from yr_fastload_native.manifest import (
     Manifest,
     Taken,
     decode_digests,
+    decode_files,
     decode_head,
     decode_manifest,
     encode_digests,
+    encode_files,
     encode_manifest,
 )
 from yr_fastload_native.tensors import TensorTable
@@ -68,6 +70,8 @@ class Generation:
         head: The bytes that the head holds while this version is the current one.
         transports: By which it can be read.
         digests: None if the publisher had not taken them yet.
+        files: SHA-256 sums of files that it was read from, by name, as far as its publisher knew them; None if it says
+            nothing of files.
     """
 
     who: Identity
@@ -75,6 +79,7 @@ class Generation:
     head: bytes
     transports: tuple[str, ...]
     digests: Taken | None
+    files: dict[str, str] | None = None
 
     @property
     def first_slot(self) -> str:
@@ -133,8 +138,9 @@ class Catalogue:
             IntegrityError: It is damaged, or of another format.
             ResourceExhaustedError: It is beyond a bound.
         """
-        keys = [who.manifest_key(names.generation), who.digests_key(names.generation), *beside]
-        body, digests, *values = self.store.get_many(keys, deadline_s=deadline.left())
+        name = names.generation
+        keys = [who.manifest_key(name), who.digests_key(name), who.files_key(name), *beside]
+        body, digests, files, *values = self.store.get_many(keys, deadline_s=deadline.left())
         if body is None:
             raise SupersededError
         self.usage.note("manifest_bytes", len(body))
@@ -150,7 +156,27 @@ class Catalogue:
         found = manifest.digests()
         if found is None:
             found = self._digests(digests, manifest, op)
-        return Generation(who, manifest, head, tuple(names.transports), found), values
+        told = None if files is None else self._files(files, name, op)
+        return Generation(who, manifest, head, tuple(names.transports), found, told), values
+
+    def _files(self, body: bytes, generation: str, op: str) -> dict[str, str]:
+        return decode_files(body, generation, max_bytes=self.config.max_manifest_bytes, op=op)
+
+    def files(self, who: Identity, generation: str, deadline: Deadline, *, op: str) -> dict[str, str] | None:
+        """The sums of files that a generation was read from, as far as they are known; None if it is gone.
+
+        Raises:
+            IntegrityError: They are damaged.
+        """
+        body = self.store.get(who.files_key(generation), deadline_s=deadline.left())
+        return None if body is None else self._files(body, generation, op)
+
+    def tell_files(self, who: Identity, generation: str, files: dict[str, str], deadline: Deadline) -> None:
+        """Add sums to what is known of a generation's files; what its publisher said of a file stays."""
+        known = self.files(who, generation, deadline, op="tell_files")
+        if known is not None and files.keys() - known.keys():
+            body = encode_files(generation, {**files, **known})
+            self.store.set(who.files_key(generation), body, ttl_s=self.data_ttl_s, deadline_s=deadline.left())
 
     @staticmethod
     def _digests(body: bytes | None, manifest: Manifest, op: str) -> Taken | None:
@@ -192,11 +218,13 @@ class Catalogue:
         """Whether the head still names this generation."""
         return self.store.get(generation.who.head_key, deadline_s=deadline.left()) == generation.head
 
-    def describe(self, who: Identity, manifest: Manifest, transports: list[str]) -> tuple[Generation, bytes]:
+    def describe(
+        self, who: Identity, manifest: Manifest, transports: list[str], files: dict[str, str] | None
+    ) -> tuple[Generation, bytes]:
         """A generation to be, and its encoded manifest."""
         body, head = encode_manifest(manifest, max_bytes=self.config.max_manifest_bytes, transports=transports)
         self.usage.note("manifest_bytes", len(body))
-        return Generation(who, manifest, head, tuple(transports), manifest.digests()), body
+        return Generation(who, manifest, head, tuple(transports), manifest.digests(), files), body
 
     def announce(
         self,
@@ -225,6 +253,8 @@ class Catalogue:
         values = {who.manifest_key(name): body, generation.first_slot: _owner()}
         if generation.manifest.digests() is None:
             values[who.digests_key(name)] = _PENDING
+        if generation.files is not None:
+            values[who.files_key(name)] = encode_files(name, generation.files)
         if place[0]:
             values[place[0]] = place[1]
         ttl_s = self.config.lease_s
@@ -279,13 +309,20 @@ class Catalogue:
     def _kept(self, generation: Generation, data_keys: list[str]) -> list[str]:
         who, manifest = generation.who, generation.manifest
         beside = [who.digests_key(manifest.generation)] if manifest.digests() is None else []
+        if generation.files is not None:
+            beside.append(who.files_key(manifest.generation))
         return [who.manifest_key(manifest.generation), *beside, *data_keys]
 
     def erase_data(self, who: Identity, generation: str, data_keys: list[str], deadline: Deadline) -> None:
         """Erase manifest and chunks of a generation that no head names. Never raises: they end with their TTL too."""
         try:
             self.store.erase(
-                [who.manifest_key(generation), who.digests_key(generation), *data_keys],
+                [
+                    who.manifest_key(generation),
+                    who.digests_key(generation),
+                    who.files_key(generation),
+                    *data_keys,
+                ],
                 deadline_s=deadline.spare(_ERASE_S),
             )
         except FastLoadError as error:

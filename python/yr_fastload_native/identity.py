@@ -132,6 +132,10 @@ class Identity:
     def digests_key(self, generation: str) -> str:
         return f"{_PREFIX}-digests-{self.digest}-{generation}"
 
+    def files_key(self, generation: str) -> str:
+        """Of the sums of the files that a generation's weights were read from."""
+        return f"{_PREFIX}-files-{self.digest}-{generation}"
+
     def staged_prefix(self, generation: str) -> str:
         return f"{_PREFIX}-staged-{self.digest}-{generation}-"
 

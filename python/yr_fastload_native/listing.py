@@ -142,7 +142,7 @@ def evict(catalogue: Catalogue, listed: Listed, deadline: Deadline) -> None:
     """
     store, who, name = catalogue.store, listed.who, listed.manifest.generation
     # The manifest first: without it no source sets the head again.
-    store.erase([who.manifest_key(name), who.digests_key(name)], deadline_s=deadline.left())
+    store.erase([who.manifest_key(name), who.digests_key(name), who.files_key(name)], deadline_s=deadline.left())
     if store.get(who.head_key, deadline_s=deadline.left()) == listed.head:
         store.erase([who.head_key], deadline_s=deadline.left())
     chunks = len(listed.manifest.chunks)

@@ -27,6 +27,7 @@ from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPu
 from yr_fastload_native.gc_pause import gc_paused
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.listing import identities
+from yr_fastload_native.manifest import check_files
 from yr_fastload_native.metrics import Metrics, count, counted
 from yr_fastload_native.publication import LEAVE_S, Publication
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
@@ -122,6 +123,7 @@ class FastLoader:
         *,
         publish_as: str | None = None,
         progress: Progress | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> Publication:
         """Publish every parameter and buffer; returns when another process can load them.
 
@@ -139,6 +141,8 @@ class FastLoader:
             publish_as: Transports to offer, as in the config; by default ``config.publish_as``.
             progress: Called with bytes done and in total, from this thread, at most 20 times a second: while `host`
                 copies, that is, not by `staged`, nor by `d2d`, which copies nothing.
+            files: SHA-256 sums, by name, of files that the weights were read from, as far as they are known; others may
+                be told later (`tell_files`). A reader that knows its own refuses those of others.
 
         Raises:
             InvalidArgumentError: A tensor cannot be moved, or the identity cannot be hashed.
@@ -156,7 +160,8 @@ class FastLoader:
             deadline = Deadline(self.config.publish_deadline_s, "publish")
             table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
             self._usage.note("tensors", len(table.tensors))
-            publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress)
+            told = None if files is None else check_files(files, op="publish")
+            publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress, told)
             publication = publisher.publish(started)
         finally:
             self._release(who)
@@ -296,6 +301,55 @@ class FastLoader:
         site = self._sites.of(table, "digests")
         return of_tensors(site, table, self._copy_threads, self.config.publish_deadline_s)
 
+    # -- the files that weights were read from ------------------------------------------------------------------
+
+    def files(
+        self, identity: Mapping[str, Any], generation: str | None = None, *, deadline_s: float | None = None
+    ) -> dict[str, str] | None:
+        """SHA-256 sums, by name, of files that published weights were read from, as far as their publisher knows them.
+
+        Args:
+            identity: As in `load`.
+            generation: Which version of the weights; by default the current one.
+            deadline_s: Bound, seconds; by default ``config.deadline_s``.
+
+        Returns:
+            None if that is not published any more, or says nothing of files.
+
+        Raises:
+            IntegrityError: They are damaged.
+            UnavailableError: The worker does not answer.
+            TransferTimeoutError: Not known in time.
+            InvalidArgumentError: The identity cannot be hashed.
+        """
+        who = Identity.of(identity, op="files")
+        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "files")
+        catalogue = self._worker("files").catalogue
+        if generation is None:
+            try:
+                generation = catalogue.head(who, deadline, op="files")[1].generation
+            except NotPublishedError:
+                return None
+        return catalogue.files(who, generation, deadline, op="files")
+
+    def tell_files(self, publication: Publication, files: Mapping[str, str], *, deadline_s: float = 60.0) -> None:
+        """Tell sums of files that were not known when their weights were published.
+
+        Args:
+            publication: Of this process, made with ``files``.
+            files: SHA-256 sums by name; what is known already stays.
+            deadline_s: Bound, seconds.
+
+        Raises:
+            UnavailableError: The worker does not answer.
+            TransferTimeoutError: Not done in time.
+            InvalidArgumentError: A name or a sum is none.
+        """
+        who = Identity.of(publication.identity, op="tell_files")
+        told = check_files(files, op="tell_files")
+        deadline = Deadline(deadline_s, "tell_files")
+        self._worker("tell_files").catalogue.tell_files(who, publication.generation, told, deadline)
+
     # -- load ---------------------------------------------------------------------------------------------------
 
     @counted(Metrics.loaded, Metrics.load_failed)
@@ -311,6 +365,7 @@ class FastLoader:
         progress: Progress | None = None,
         trusted_digests: str | Iterable[str] | None = None,
         zero_copy: bool | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> LoadReport:
         """Fill every parameter and buffer in place with what is published under ``identity``.
 
@@ -331,10 +386,12 @@ class FastLoader:
                 as in the config. Then no byte moves: a parameter's data lies where all readers have it until somebody
                 writes to it, who gets a copy of that page. ``LoadReport.bytes_aliased`` tells how much that was; the
                 rest was copied.
+            files: SHA-256 sums, by name, of files that hold these weights here, as far as they are known: nothing is
+                loaded that was read from others.
 
         Raises:
             NotPublishedError: No live source publishes this identity.
-            LayoutMismatchError: The tensors are not those that were published; nothing was written.
+            LayoutMismatchError: The tensors, or ``files``, are not those that were published; nothing was written.
             DeviceError: No transport of the publication can reach these tensors.
             IntegrityError: Manifest or bytes are damaged, and stayed so when asked for again; or they are none of the
                 trusted ones.
@@ -355,7 +412,8 @@ class FastLoader:
         self._usage.note("tensors", len(table.tensors))
         trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
         pins = None if trusted is None else check_trusted(trusted, op="load")
-        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins, timeline)
+        known = check_files(files or {}, op="load")
+        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins, timeline, known)
         try:
             pulled = self._pull(puller)
         except FastLoadError as error:

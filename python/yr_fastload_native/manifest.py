@@ -12,6 +12,7 @@ import socket
 import time
 import weakref
 from array import array
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -34,10 +35,13 @@ __all__ = [
     "Manifest",
     "Taken",
     "build_manifest",
+    "check_files",
     "decode_digests",
+    "decode_files",
     "decode_head",
     "decode_manifest",
     "encode_digests",
+    "encode_files",
     "encode_manifest",
     "identity_in",
 ]
@@ -82,6 +86,14 @@ class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     generation: _Generation
     chunks: list[_Hex64]
     sha256: list[_Sha256] | None = None
+
+
+class Files(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SHA-256 sums of the files that the publisher read its weights from, of those that it knows."""
+
+    format: int
+    generation: _Generation
+    files: dict[_Name, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]]
 
 
 class Taken(NamedTuple):
@@ -415,6 +427,40 @@ def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> Taken:
         raise IntegrityError("the list of digests is of another generation or format", op=op)
     _check_sums(manifest, digests.sha256, op)
     return Taken(array("Q", [int(value, 16) for value in digests.chunks]), digests.sha256)
+
+
+def check_files(files: Mapping[str, str], *, op: str) -> dict[str, str]:
+    """Sums of files as they can be published.
+
+    Raises:
+        InvalidArgumentError: A name or a sum is none.
+    """
+    try:
+        return msgspec.convert({"format": FORMAT, "generation": "0" * 8, "files": dict(files)}, Files).files
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"files is not a mapping of names to SHA-256 sums: {error}", op=op) from None
+
+
+def encode_files(generation: str, files: dict[str, str]) -> bytes:
+    return msgspec.json.encode(Files(FORMAT, generation, files))
+
+
+def decode_files(data: bytes, generation: str, *, max_bytes: int, op: str) -> dict[str, str]:
+    """Parse the sums that belong to a generation.
+
+    Raises:
+        IntegrityError: They are damaged, or of another generation or format.
+        ResourceExhaustedError: There are too many.
+    """
+    if len(data) > max_bytes:
+        raise ResourceExhaustedError(
+            f"the sums of files have {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op=op
+        )
+    files = _decode(data, Files, "the list of files", op)
+    assert isinstance(files, Files)
+    if files.generation != generation:
+        raise IntegrityError("the list of files is of another generation", op=op)
+    return files.files
 
 
 def _check_sums(manifest: Manifest, sha256: list[str] | None, op: str) -> None:

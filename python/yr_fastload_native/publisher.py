@@ -71,6 +71,7 @@ class Publisher:
         site: Site,
         deadline: Deadline,
         progress: Progress | None,
+        files: dict[str, str] | None,
     ) -> None:
         self._worker = worker
         self._catalogue = worker.catalogue
@@ -80,6 +81,7 @@ class Publisher:
         self._site = site
         self._deadline = deadline
         self._progress = progress
+        self._files = files
         self._offers = to_offer(worker.config, is_npu=site.is_npu)
         self._versions = versions(table)
         self._sha256: list[str] | None = None
@@ -241,7 +243,7 @@ class Publisher:
             digests = self._store_chunks(job)
             sha256 = None if digests is None else self._sums()
             manifest = build_manifest(who, name, table, plan, digests, limits, sha256)
-            made, body = catalogue.describe(who, manifest, self._offers)
+            made, body = catalogue.describe(who, manifest, self._offers, self._files)
             place = member.held if member is not None else ("", b"")
             if catalogue.announce(made, body, deadline, place=place, replace=False):
                 return _Made(made, False, member, self._digest())

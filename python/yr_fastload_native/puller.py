@@ -13,6 +13,7 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation, SupersededError
 from yr_fastload_native.chain import Candidate, to_try
+from yr_fastload_native.checkpoints.sums import differing
 from yr_fastload_native.content import sums
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
@@ -20,6 +21,7 @@ from yr_fastload_native.errors import (
     DeviceError,
     FastLoadError,
     IntegrityError,
+    LayoutMismatchError,
     NotPublishedError,
     PartialTransferError,
     ResourceExhaustedError,
@@ -134,6 +136,7 @@ class Puller:
         progress: Progress | None,
         trusted: frozenset[str] | None,
         timeline: Timeline,
+        files: dict[str, str],
     ) -> None:
         self._worker = worker
         self._config = worker.config
@@ -143,6 +146,7 @@ class Puller:
         self._deadline = deadline
         self._progress = progress
         self._trusted = trusted
+        self._files = files
         self.timeline = timeline
         self.steps: list[dict[str, Any]] = []
         self.memory_written = False
@@ -173,6 +177,7 @@ class Puller:
                 self._who, head, names, deadline, op="load", mine=self._table, beside=beside
             )
         try:
+            self._check_files(generation)
             trust = None if self._trusted is None else self._check_trusted(generation, self._trusted)
             if member is not None:
                 with self.timeline.stage("setup"):
@@ -198,6 +203,16 @@ class Puller:
                 catalogue, generation, self._table, self._site, self._worker.copy_threads, versions(self._table)
             )
         return Pulled(generation, transport, retried, member, served, None if trust is None else trust.digest)
+
+    def _check_files(self, generation: Generation) -> None:
+        """Refuse weights that were read from other files than this process has, where both are known."""
+        wrong = differing(self._files, generation.files or {})
+        if wrong:
+            raise LayoutMismatchError(
+                f"{len(wrong)} of {len(self._files)} files are not those that were published, such as {wrong[0]!r}",
+                op="load",
+                failed_keys=wrong,
+            )
 
     def _check_trusted(self, generation: Generation, trusted: frozenset[str]) -> _Trust:
         """What the bytes have to be, before the first of them is asked for."""

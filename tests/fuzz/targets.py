@@ -20,9 +20,11 @@ from yr_fastload_native.manifest import (
     Head,
     build_manifest,
     decode_digests,
+    decode_files,
     decode_head,
     decode_manifest,
     encode_digests,
+    encode_files,
     encode_manifest,
 )
 from yr_fastload_native.tensors import TensorTable
@@ -151,6 +153,15 @@ def digests(data: bytes) -> None:
     assert len(taken.chunks) == _PLAN.chunks
 
 
+def files(data: bytes) -> None:
+    """Sums of files: refused, or what would be written."""
+    try:
+        told = decode_files(data, GENERATION, max_bytes=1 << 16, op="fuzz")
+    except FastLoadError:
+        return
+    assert decode_files(encode_files(GENERATION, told), GENERATION, max_bytes=1 << 20, op="fuzz") == told
+
+
 def plan(data: bytes) -> None:
     """Every byte of every tensor is in one blob, blobs lie apart in their chunks, and chunks keep their bounds."""
     numbers = array("Q")
@@ -186,6 +197,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "fields": fields,
     "head": head,
     "digests": digests,
+    "files": files,
     "plan": plan,
 }
 SEEDS: dict[str, list[bytes]] = {
@@ -193,6 +205,7 @@ SEEDS: dict[str, list[bytes]] = {
     "fields": [bytes(range(8)), bytes(range(100, 164))],
     "head": [HEAD_BYTES],
     "digests": [DIGESTS_BYTES],
+    "files": [encode_files(GENERATION, {"model.safetensors": "0" * 64})],
     "plan": [
         array("Q", [256, 3, 600, 28, 0, 8, 5]).tobytes(),
         array("Q", [64, 1, (1 << 63) - 1]).tobytes(),

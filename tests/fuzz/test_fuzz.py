@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE))  # targets are shared with the fuzzer, a script
 
 from targets import SEEDS, TARGETS  # noqa: E402
 
-RUNS = {"manifest": 50_000, "fields": 20_000, "head": 50_000, "digests": 50_000, "plan": 2_000}
+RUNS = {"manifest": 50_000, "fields": 20_000, "head": 50_000, "digests": 50_000, "files": 20_000, "plan": 2_000}
 
 
 @pytest.mark.parametrize("name", TARGETS)

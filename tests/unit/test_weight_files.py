@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from yr_fastload_native.checkpoints import sample as sampling
-from yr_fastload_native.checkpoints.read_files import ReadFiles, differing
+from yr_fastload_native.checkpoints.read_files import ReadFiles
+from yr_fastload_native.checkpoints.sums import differing
 from yr_fastload_native.checkpoints.weight_files import INDEXES, named, weight_files
 from yr_fastload_native.errors import IntegrityError, InvalidArgumentError, TransferTimeoutError
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
@@ -11,27 +10,14 @@ import attrs
 from yr_fastload_native.checkpoints import known_digests
 from yr_fastload_native.checkpoints.file_state import FileState
 from yr_fastload_native.checkpoints.sample import Sampled, sample
+from yr_fastload_native.checkpoints.sums import digest_of
 from yr_fastload_native.checkpoints.weight_files import NamedFile
 from yr_fastload_native.checkpoints.whole_file import ChangedError, sum_of
 from yr_fastload_native.errors import InvalidArgumentError
 
-__all__ = ["ReadFiles", "differing", "digest_of_sums"]
+__all__ = ["ReadFiles"]
 
 _THREADS = 8
-
-
-def differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """Names of files of which both sides know the sum, and not the same."""
-    return sorted(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
-
-
-def digest_of_sums(sums: Mapping[str, str]) -> str:
-    """SHA-256 of names and sums, hexadecimal."""
-    return _digest([(name, sums[name]) for name in sorted(sums)])
-
-
-def _digest(parts: Sequence[tuple[str, str]]) -> str:
-    return hashlib.sha256("".join(f"{len(name)}:{name}:{digest}\n" for name, digest in parts).encode()).hexdigest()
 
 
 @attrs.define
@@ -68,7 +54,7 @@ class ReadFiles:
 
     def fingerprint(self) -> str:
         """The digest of names and samples: the same on every host that holds the same files, whatever it knows."""
-        return _digest([(file.name, found.digest) for file, found in zip(self.files, self.sampled, strict=True)])
+        return digest_of([(file.name, found.digest) for file, found in zip(self.files, self.sampled, strict=True)])
 
     def changed(self, now: Sequence[NamedFile]) -> list[str]:
         """Names of files that are not what they were.
@@ -100,7 +86,7 @@ class ReadFiles:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="yr-fastload-fingerprint") as pool:
             for (file, _), digest in zip(unknown, pool.map(one, unknown), strict=True):
                 self.sums[file.name] = digest
-        return digest_of_sums(self.sums)
+        return digest_of(sorted(self.sums.items()))
 
 
 def _sum(file: NamedFile, state: FileState, go_on: Callable[[], None]) -> str:

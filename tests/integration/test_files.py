@@ -1,0 +1,91 @@
+"""What a publication says of the files that its weights were read from; through a real worker."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import numpy as np
+import pytest
+
+import yr_fastload_native as fl
+from yr_fastload_native.identity import Identity
+
+pytestmark = pytest.mark.worker
+
+
+def weights(value: int = 0) -> dict[str, np.ndarray]:
+    return {"a": np.full(4096, value, np.uint8)}
+
+
+def sum_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_weights_of_other_files_are_refused(
+    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str]
+) -> None:
+    files = {"a.safetensors": sum_of("a"), "b.safetensors": sum_of("b")}
+    loader.publish(weights(1), identity, files=files)
+    target = weights()
+    with pytest.raises(fl.LayoutMismatchError, match=r"1 of 2 files are not those.*'b\.safetensors'"):
+        other_loader.load(target, identity, files={**files, "b.safetensors": sum_of("other")})
+    assert not target["a"].any()
+    for known in (files, {}, {"a.safetensors": sum_of("a")}, {"c.safetensors": sum_of("c")}):
+        other_loader.load(target, identity, files=known)
+        assert target["a"].all()
+
+
+def test_what_was_not_known_is_told_later(
+    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str]
+) -> None:
+    """And what was, stays."""
+    publication = loader.publish(weights(1), identity, files={"a.safetensors": sum_of("a")})
+    loader.tell_files(publication, {"a.safetensors": sum_of("other"), "b.safetensors": sum_of("b")})
+    told = {"a.safetensors": sum_of("a"), "b.safetensors": sum_of("b")}
+    assert other_loader.files(identity) == told
+    assert other_loader.files(identity, publication.generation) == told
+    publication.close()
+    assert other_loader.files(identity) is None
+    loader.tell_files(publication, {"c.safetensors": sum_of("c")})  # nobody would read it
+    assert other_loader.files(identity, publication.generation) is None
+
+
+def test_it_lives_as_long_as_the_weights(worker: str, identity: dict[str, str]) -> None:
+    """Renewed by readers too, once the publisher has gone."""
+    config = fl.Config(worker=worker, lease_s=2)
+    with fl.FastLoader(config) as first, fl.FastLoader(config) as second:
+        publication = first.publish(weights(1), identity, files={"a": sum_of("a")})
+        second.load(weights(), identity)
+        publication.close()
+        time.sleep(1)
+        assert second.files(identity, publication.generation) == {"a": sum_of("a")}
+        second.publication(identity).close()
+        key = Identity.of(identity, op="test").files_key(publication.generation)
+        assert second._store.get(key, deadline_s=5) is None
+
+
+def test_weights_that_say_nothing_of_files(
+    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str]
+) -> None:
+    publication = loader.publish(weights(1), identity)
+    loader.tell_files(publication, {"a": sum_of("a")})
+    assert other_loader.files(identity) is None
+    other_loader.load(weights(), identity, files={"a": sum_of("a")})
+
+
+@pytest.mark.parametrize("files", [{"a": "x"}, {"": sum_of("a")}, {1: sum_of("a")}, "text"])
+def test_what_is_no_sum(loader: fl.FastLoader, identity: dict[str, str], files: object) -> None:
+    with pytest.raises(fl.InvalidArgumentError, match="SHA-256"):
+        loader.publish(weights(1), identity, files=files)
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"format":1,"generation":"00000000","files":{}}', b"[]"])
+def test_a_damaged_list(
+    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str], body: bytes
+) -> None:
+    publication = loader.publish(weights(1), identity, files={})
+    key = Identity.of(identity, op="test").files_key(publication.generation)
+    loader._store.set(key, body, ttl_s=60, deadline_s=5)
+    with pytest.raises(fl.IntegrityError):
+        other_loader.load(weights(), identity)
