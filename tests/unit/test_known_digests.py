@@ -26,6 +26,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+class Forgetful(dict[str, str]):
+    def __setitem__(self, key: str, value: str) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was read was read by another process."""
+    monkeypatch.setattr(known_digests, "_here", Forgetful())
+
+
 @pytest.fixture
 def aged(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Lets time pass, as the file system's clock has it."""
@@ -130,6 +141,9 @@ def test_where_nothing_can_be_remembered(cache: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("HOME", "/")
     remember(state, SUM)
     assert remembered(state) == ""
+    monkeypatch.setattr(known_digests, "_here", {})
+    remember(state, SUM)
+    assert remembered(state) == SUM  # by this process itself
 
 
 def test_what_others_may_write_to_is_not_believed(cache: Path, tmp_path: Path) -> None:

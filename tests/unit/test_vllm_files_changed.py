@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from yr_fastload_native.errors import NotPublishedError
+from yr_fastload_native.checkpoints.sums import differing
+from yr_fastload_native.errors import NotPublishedError, UnavailableError
 from yr_fastload_native.vllm import compat, exchange, session
 from yr_fastload_native.vllm.settings import Settings
 
@@ -22,13 +24,23 @@ class Fast:
     """A `FastLoader` of which every wait is the test's, and nothing is published by anybody else."""
 
     def __init__(self) -> None:
+        self.others: dict[str, str] = {}  # files that somebody else has read
         self.meanwhile: Callable[[], None] = lambda: None
         self.published: list[Mapping[str, Any]] = []
         self.released = 0
 
     def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
         self.meanwhile()
+        if self.others and "files" not in identity:
+            return
         raise NotPublishedError("nobody does", op="load")
+
+    def files(self, identity: Mapping[str, Any]) -> dict[str, str]:
+        return {} if "files" in identity else self.others
+
+    def load(self, model: Any, identity: Mapping[str, Any], *, files: Mapping[str, str]) -> Any:
+        assert not differing(files, self.others)
+        raise UnavailableError("it went", op="load")
 
     def release(self, identity: Mapping[str, Any]) -> None:
         self.released += 1
@@ -113,3 +125,16 @@ def test_a_file_that_is_replaced_before_it_is_read_is_not_published(
     assert not fast.published
     assert fast.released
     assert "not published: model.safetensors changed while the weights were read" in caplog.text
+
+
+def test_what_others_read_from_other_files_is_passed_by(fast: Fast, tmp_path: Path) -> None:
+    """Though both have one fingerprint: neither pushes the other out."""
+    path = tmp_path / "model.safetensors"
+    write(path, 1)
+    fast.others = {path.name: "0" * 64}
+    assert load(path) == [1] * 4
+    (identity,) = fast.published
+    assert identity["files"]
+    fast.others = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert load(path) == [1] * 4
+    assert "files" not in fast.published[1]

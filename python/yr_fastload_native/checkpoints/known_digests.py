@@ -7,6 +7,7 @@ from what this user's processes remember of files that they once read whole. Mod
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -17,15 +18,16 @@ from pathlib import Path
 from yr_fastload_native.checkpoints.file_state import FileState
 from yr_fastload_native.config import Config
 
-__all__ = ["SHA256", "claimed", "directory", "remember", "remembered"]
+__all__ = ["claimed", "one_at_a_time", "remember", "remembered"]
 
 _log = logging.getLogger(__name__)
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DOWNLOADS = Path(".cache", "huggingface", "download")
 _CLOCK_S = 1.0  # as huggingface_hub allows
 _MOST = 4096  # sums that are kept
 _MOST_BYTES = 256  # of a file of which three lines are read
+_here: dict[str, str] = {}  # what this process read itself, wherever it may write to
 
 
 def claimed(path: Path) -> str:
@@ -43,7 +45,7 @@ def _of_blob(path: Path) -> str:
     if not path.is_symlink():
         return ""
     blob = path.resolve()
-    if blob.parent.name != "blobs" or not SHA256.fullmatch(blob.name):  # git's own sums are shorter
+    if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):  # git's own sums are shorter
         return ""
     return blob.name if blob.stat().st_mtime <= path.lstat().st_mtime + _CLOCK_S else ""  # linked once it was there
 
@@ -59,11 +61,11 @@ def _of_download(path: Path) -> str:
         with beside.open(encoding="utf-8") as file:
             _, etag, written = file.read(_MOST_BYTES).splitlines()[:3]
         fresh = path.stat().st_mtime - _CLOCK_S <= float(written)
-        return etag if fresh and SHA256.fullmatch(etag) else ""
+        return etag if fresh and _SHA256.fullmatch(etag) else ""
     return ""
 
 
-def directory() -> Path | None:
+def _directory() -> Path | None:
     """Where sums are remembered; None where that is not possible, or others could write there."""
     root = Config.cache_directory()
     if root is None:
@@ -80,20 +82,21 @@ def directory() -> Path | None:
 
 def remembered(state: FileState) -> str:
     """The sum of a file in this state; empty if it is not known."""
-    where = directory()
-    if where is None:
-        return ""
+    where = _directory()
+    if state.key in _here or where is None:
+        return _here.get(state.key, "")
     try:
         with (where / state.key).open(encoding="ascii") as file:
             text = file.read(_MOST_BYTES).strip()
     except (OSError, ValueError):
         return ""
-    return text if SHA256.fullmatch(text) else ""
+    return text if _SHA256.fullmatch(text) else ""
 
 
 def remember(state: FileState, sha256: str) -> None:
     """Keep the sum of a file that had one state while it was read, and before. Never raises."""
-    where = directory()
+    _here[state.key] = sha256
+    where = _directory()
     if where is None:
         return
     try:
@@ -102,6 +105,28 @@ def remember(state: FileState, sha256: str) -> None:
         _forget_oldest(where)
     except OSError as error:
         _log.debug("a sum was not remembered: %s", error)
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[bool]:
+    """Whether it is this process's turn to read a file whole; of this user's, only one has it, while this is open."""
+    where = _directory()
+    try:
+        descriptor = -1 if where is None else os.open(where / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        descriptor = -1
+    if descriptor < 0:
+        yield True  # nobody can be asked
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = True
+    except OSError:
+        mine = False
+    try:
+        yield mine
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -119,7 +144,7 @@ def _replacing(path: Path) -> Iterator[tempfile._TemporaryFileWrapper[bytes]]:
 
 
 def _forget_oldest(where: Path) -> None:
-    kept = [Path(entry.path) for entry in os.scandir(where) if SHA256.fullmatch(entry.name)]
+    kept = [Path(entry.path) for entry in os.scandir(where) if _SHA256.fullmatch(entry.name)]
     if len(kept) <= _MOST:
         return
     kept.sort(key=lambda path: path.stat().st_mtime_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,8 @@ from yr_fastload_native.errors import InvalidArgumentError
 __all__ = ["ReadFiles"]
 
 _THREADS = 8
+_POLL_S = 0.2
+_SETTLES = 15
 
 
 @attrs.define
@@ -72,6 +75,23 @@ class ReadFiles:
         pairs = zip(self.files, self.sampled, strict=True)
         return [(file, found.state) for file, found in pairs if file.name not in self.sums]
 
+    def read_afterwards(self, go_on: Callable[[], None]) -> list[str]:
+        """Read each file whose sum is not known, while no other process of this user reads one.
+
+        Args:
+            go_on: Called again and again; raises to end it.
+
+        Returns:
+            Names of files that cannot be read, or are not what they were.
+        """
+        lost = []
+        for file, state in self.unknown():
+            try:
+                self.sums[file.name] = _in_turn(file, state, go_on)
+            except (ChangedError, OSError):
+                lost.append(file.name)
+        return lost
+
     def read_whole(self) -> str:
         """Read each file whose sum is not known; the digest of all names and sums.
 
@@ -87,6 +107,21 @@ class ReadFiles:
             for (file, _), digest in zip(unknown, pool.map(one, unknown), strict=True):
                 self.sums[file.name] = digest
         return digest_of(sorted(self.sums.items()))
+
+
+def _in_turn(file: NamedFile, state: FileState, go_on: Callable[[], None]) -> str:
+    for _ in range(_SETTLES):  # a sum of a file that was only just written could not be remembered
+        if state.settled:
+            break
+        go_on()
+        time.sleep(_POLL_S)
+    while True:
+        go_on()
+        with known_digests.one_at_a_time() as mine:
+            known = known_digests.remembered(state)
+            if known or mine:
+                return known or sum_of(file.path, state, go_on)
+        time.sleep(_POLL_S)
 
 
 def _sum(file: NamedFile, state: FileState, go_on: Callable[[], None]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from yr_fastload_native.checkpoints.sums import differing, digest_of
 from yr_fastload_native.errors import FastLoadError, LayoutMismatchError, NotPublishedError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.metrics import count
@@ -28,6 +29,7 @@ from yr_fastload_native.vllm.near_misses import near_miss
 from yr_fastload_native.vllm.publishing import RawWeights, Source, exchanged_tensors, guard, publish_final
 from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
+from yr_fastload_native.vllm.verifying import compare_later
 
 __all__ = ["Exchange", "exchanged", "unwrapped"]
 
@@ -167,6 +169,8 @@ class Exchange:
             assert self._identity is not None
             try:
                 self._await_publisher()
+                if self._has_other_files():
+                    self._await_publisher()
                 if self._stage == "final":
                     # Pulled when vLLM has processed what is there.
                     has_weights = self._fast.is_published(self._identity)
@@ -174,7 +178,7 @@ class Exchange:
                         raise NotPublishedError("no live source publishes this identity", op="load")
                 else:
                     written = True
-                    self._pulled(self._fast.load(model, self._identity))
+                    self._pulled(self._fast.load(model, self._identity, files=self._checkpoint.sums))
                     # Identity and connecting too.
                     self._outcome["pull_s"] = time.perf_counter() - started - self._outcome["waited_s"]
                     has_weights = True
@@ -202,6 +206,17 @@ class Exchange:
             self._fast.wait_for_publisher(self._identity, timeout_s=exchange.wait_for_publisher_s)
         finally:
             self._outcome["waited_s"] = time.perf_counter() - started
+
+    def _has_other_files(self) -> bool:
+        """Whether what is published was read from other files of the same sample: then sums tell them apart."""
+        assert self._fast is not None
+        assert self._identity is not None
+        mine = self._checkpoint.sums
+        wrong = differing(mine, self._fast.files(self._identity) or {}) if mine else []
+        if wrong:
+            _log.warning("%s is not the file of that name that others have read: exchanged apart from them", wrong[0])
+            self._outcome["identity"] = self._identity = {**self._identity, "files": digest_of(sorted(mine.items()))}
+        return bool(wrong)
 
     def _agree(self, has_weights: bool) -> bool:
         """Whether this rank need not read from disk: it has its weights, and none waits for it to read with it."""
@@ -343,7 +358,7 @@ class Exchange:
     def _source(self) -> Source:
         assert self._fast is not None
         assert self._identity is not None
-        return Source(self._fast, self._identity, self._settings)
+        return Source(self._fast, self._identity, self._settings, self._checkpoint.files)
 
     def _finish(self, model: Any) -> None:
         if self._fast is None or self._identity is None:
@@ -355,6 +370,8 @@ class Exchange:
             self._raw.after_processing(model, self._outcome)
         elif self._report is not None:
             guard(self._source(), model)
+        if self._report is not None:
+            compare_later(self._source(), self._report.generation)
         if self._read_from_disk:
             self._outcome["publish_s"] += time.perf_counter() - started
 
@@ -372,7 +389,8 @@ class Exchange:
                 raise LayoutMismatchError(f"stage=final is refused: {live.opaque[0]} may hold weights", op="load")
             digest = live.digest()
             mine = digest.clone()
-            report = self._fast.load({**live.tensors, SCALARS: digest}, self._identity)
+            tensors = {**live.tensors, SCALARS: digest}
+            report = self._fast.load(tensors, self._identity, files=self._checkpoint.sums)
             if not bool((digest == mine).all()):
                 raise LayoutMismatchError("stage=final is refused: numbers beside the tensors differ", op="load")
             self._pulled(report)

@@ -55,6 +55,11 @@ class Checkpoint:
             return cls(f"sha256:{files.read_whole()}", files)
         return cls(f"files:{files.fingerprint()}", files)
 
+    @property
+    def sums(self) -> dict[str, str]:
+        """SHA-256 of files by name, as far as they are known."""
+        return {} if self.files is None else dict(self.files.sums)
+
     def changed(self, loader: Any, model: Any, model_config: Any) -> list[str]:
         """Names of files that are not what they were when the sample was taken; asked after they were read."""
         if self.files is None:

@@ -17,6 +17,7 @@ import attrs
 import torch
 
 from yr_fastload_native.at_exit import close_at_exit
+from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.publication import Publication
@@ -24,6 +25,7 @@ from yr_fastload_native.report import size
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
+from yr_fastload_native.vllm.verifying import tell_later
 
 __all__ = ["RawWeights", "Source", "exchanged_tensors", "guard", "publish_final"]
 
@@ -81,6 +83,12 @@ class Source:
     fast: FastLoader
     identity: dict[str, Any]
     settings: Settings
+    files: ReadFiles | None = None  # where the weights are read from; None if somebody vouches for them
+
+    @property
+    def sums(self) -> dict[str, str] | None:
+        """Of the files, those that are known."""
+        return None if self.files is None else dict(self.files.sums)
 
     def say(self, publication: Publication, how: str) -> None:
         digest = publication.digest
@@ -90,6 +98,7 @@ class Source:
         if digest:
             what["digest"] = digest
         session.record("published", what, self.settings.exchange.report)
+        tell_later(self, publication)
 
     def refuse(self, why: str) -> None:
         """Say why nothing is published, and let another instance have its turn."""
@@ -132,7 +141,7 @@ class RawWeights:
 
     def _publish_now(self) -> None:
         """With digests of what is there now: processing may write to a tensor, be it the same value."""
-        publication = self._source.fast.publish(self._tensors, self._source.identity)
+        publication = self._source.fast.publish(self._tensors, self._source.identity, files=self._source.sums)
         if not publication.wait_settled(self._source.settings.transfer.publish_deadline_s):
             publication.close()
             if publication.failure:
@@ -181,7 +190,7 @@ class RawWeights:
             self._source.refuse(why)
             return
         publication = self._source.fast.publish(
-            tensors, self._source.identity, publish_as=publish_as, progress=progress
+            tensors, self._source.identity, publish_as=publish_as, progress=progress, files=self._source.sums
         )
         self._source.say(publication, ", in the background")
 
@@ -235,7 +244,7 @@ def publish_final(source: Source, live: Live, outcome: dict[str, Any]) -> None:
     outcome["published"] = source.settings.exchange.publish
 
     def publish(progress: Callable[[int, int], None]) -> None:
-        source.say(source.fast.publish(tensors, source.identity, progress=progress), "")
+        source.say(source.fast.publish(tensors, source.identity, progress=progress, files=source.sums), "")
 
     if source.settings.exchange.publish == "background":
         _Background(publish, source.refuse)

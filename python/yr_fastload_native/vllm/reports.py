@@ -25,7 +25,9 @@ def append(path: str, event: dict[str, Any]) -> None:
 
 
 def events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """All events of a kind so far: ``loading``, ``loaded``, ``published``, ``not published``; by default of any."""
+    """All events of a kind so far: ``loading``, ``loaded``, ``published``, ``not published``, ``compared files``,
+    ``wrong weights``; by default of any.
+    """
     lines = path.read_text().splitlines() if path.exists() else []
     return [event for event in map(json.loads, lines) if kind in (None, event["event"])]
 
