@@ -38,6 +38,9 @@ class Fast:
     def files(self, identity: Mapping[str, Any]) -> dict[str, str]:
         return {} if "files" in identity else self.others
 
+    def identities(self, **_: Any) -> list[dict[str, Any]]:
+        return []
+
     def load(self, model: Any, identity: Mapping[str, Any], *, files: Mapping[str, str]) -> Any:
         assert not differing(files, self.others)
         raise UnavailableError("it went", op="load")
