@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
 import time
+import weakref
 
 from yr_fastload_native.catalogue import Catalogue, set_own
 from yr_fastload_native.deadline import Deadline
@@ -23,7 +25,8 @@ _RELEASE_S = 1.0
 class Claim:
     """This process's word to publish an identity; others wait for it meanwhile.
 
-    Renewed three times in a lease until it is released, so that a process that dies hands over within its lease.
+    Renewed three times in a lease until it is released, or nobody has it any more, so that a process that dies or
+    forgets it hands over within its lease.
     """
 
     def __init__(self, catalogue: Catalogue, who: Identity, token: bytes) -> None:
@@ -31,7 +34,10 @@ class Claim:
         self._key = who.claim_key
         self._token = token
         self._released = threading.Event()
-        self._renewing = threading.Thread(target=self._renew, name="yrfl-claim", daemon=True)
+        weakref.finalize(self, self._released.set).atexit = False
+        self._renewing = threading.Thread(
+            target=_renew, args=(catalogue, self._key, self._released), name="yrfl-claim", daemon=True
+        )
         self._renewing.start()
 
     @classmethod
@@ -46,14 +52,6 @@ class Claim:
         taken = set_own(catalogue.store, {key: token}, witness=key, ttl_s=lease_s, deadline=deadline)
         return cls(catalogue, who, token) if taken else None
 
-    def _renew(self) -> None:
-        lease_s = self._catalogue.config.lease_s
-        while not self._released.wait(lease_s / 3):
-            try:
-                self._catalogue.store.expire([self._key], ttl_s=lease_s, deadline_s=lease_s / 3)
-            except FastLoadError as error:
-                _log.debug("a claim was not renewed: %s", str(error))
-
     def release(self) -> None:
         """Let another process have it. Idempotent, bounded, never raises."""
         if self._released.is_set():
@@ -67,6 +65,15 @@ class Claim:
         except FastLoadError as error:
             _log.debug("a claim ends with its lease: %s", str(error))
         self._renewing.join(_RELEASE_S)
+
+
+def _renew(catalogue: Catalogue, key: str, released: threading.Event) -> None:
+    lease_s = catalogue.config.lease_s
+    while not released.wait(lease_s / 3):
+        try:
+            catalogue.store.expire([key], ttl_s=lease_s, deadline_s=lease_s / 3)
+        except FastLoadError as error:
+            _log.debug("a claim was not renewed: %s", str(error))
 
 
 def await_publisher(catalogue: Catalogue, who: Identity, wait_s: float, *, op: str) -> Claim | None:
@@ -96,10 +103,12 @@ def await_publisher(catalogue: Catalogue, who: Identity, wait_s: float, *, op: s
         if claim is None:
             mine = Claim.take(catalogue, who, Deadline(rpc_s, op))
             if mine is not None:
-                if store.get(who.head_key, deadline_s=rpc_s) is None:
-                    return mine
-                mine.release()  # published, and its claim released, between the two looks
-                return None
+                with contextlib.ExitStack() as unless_returned:
+                    unless_returned.callback(mine.release)
+                    if store.get(who.head_key, deadline_s=rpc_s) is None:
+                        unless_returned.pop_all()
+                        return mine
+                return None  # published, and its claim released, between the two looks
         if time.monotonic() >= end:
             raise NotPublishedError(
                 f"no live source publishes {who.fields}, nor did the process that reads it within {wait_s:g} s; load "

@@ -28,6 +28,7 @@ class Fast:
         self.meanwhile: Callable[[], None] = lambda: None
         self.published: list[Mapping[str, Any]] = []
         self.released = 0
+        self.config = SimpleNamespace(publish_deadline_s=10.0)
 
     def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
         self.meanwhile()
@@ -78,7 +79,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Fast:
     made = Fast()
     monkeypatch.setattr(session, "loader_of", lambda config: made)
     monkeypatch.setattr(compat, "version", lambda: "0.32.0")
-    monkeypatch.setattr(exchange, "identity_of", lambda call, **fields: fields)
+    monkeypatch.setattr(exchange, "identity_of", lambda call, *, checkpoint, **_: {"checkpoint": checkpoint})
     return made
 
 

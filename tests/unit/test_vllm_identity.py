@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.vllm import compat, identity
 from yr_fastload_native.vllm.as_made import AsMade
-from yr_fastload_native.vllm.publishing import exchanged_tensors
+from yr_fastload_native.vllm.weights import exchanged_tensors
 
 RANKS = dict.fromkeys(("tp", "pp", "dp", "ep"), (0, 1))
 Digest = Callable[..., str]

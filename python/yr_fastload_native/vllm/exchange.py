@@ -16,20 +16,25 @@ from typing import Any
 import torch
 
 from yr_fastload_native.checkpoints.sums import differing, digest_of
-from yr_fastload_native.errors import FastLoadError, LayoutMismatchError, NotPublishedError
+from yr_fastload_native.errors import FastLoadError, IntegrityError, LayoutMismatchError, NotPublishedError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.metrics import count
+from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import LoadReport, size
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.as_made import AsMade
 from yr_fastload_native.vllm.files_read import Checkpoint
 from yr_fastload_native.vllm.identity import identity_of
-from yr_fastload_native.vllm.live import SCALARS, Live, attributes
+from yr_fastload_native.vllm.lifetime import Stay
+from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.near_misses import near_miss
-from yr_fastload_native.vllm.publishing import RawWeights, Source, exchanged_tensors, guard, publish_final
+from yr_fastload_native.vllm.process_wide import GivenUp
+from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final
 from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
+from yr_fastload_native.vllm.state import State
 from yr_fastload_native.vllm.verifying import compare_later
+from yr_fastload_native.vllm.weights import Landing, exchanged_tensors
 
 __all__ = ["Exchange", "exchanged", "unwrapped"]
 
@@ -39,6 +44,8 @@ _MARK = "_yr_fastload_wraps"
 _SHADOWED = "load_weights"
 # They inherit load_model, and what they make is no weights, or more than tensors.
 _LEFT_ALONE = ("DummyModelLoader", "BitsAndBytesModelLoader")
+_NAMED = 3
+_MOST_CHANGES = 20  # in what is reported
 
 
 class _AfreshError(Exception):
@@ -98,9 +105,14 @@ class Exchange:
         self._checkpoint = Checkpoint("")
         self._identity: dict[str, Any] | None = None
         self._fast: FastLoader | None = None
+        self._others: Publication | None = None  # of these weights, by another model of this process
+        self._stay: Stay | None = None
         self._report: LoadReport | None = None
         self._raw: RawWeights | None = None
+        self._landing: Landing | None = None
+        self._given_up = GivenUp(())
         self._read_from_disk = False
+        self._is_refused = False
         self._outcome: dict[str, Any] = {
             "prefix": call.prefix,
             "stage": self._stage,
@@ -117,6 +129,13 @@ class Exchange:
 
     def run(self, load_model: Callable[[], Any]) -> Any:
         """Run vLLM's ``load_model``, and publish what it loaded if it came from disk."""
+        try:
+            return self._run(load_model)
+        except BaseException:  # an interrupt too: others must not wait for this process as long as it lives
+            self._let_go()
+            raise
+
+    def _run(self, load_model: Callable[[], Any]) -> Any:
         if not compat.is_tested(compat.version()):
             _log.warning(
                 "vLLM %s is outside the tested versions %s to %s: trying all the same", compat.version(), *compat.TESTED
@@ -131,22 +150,32 @@ class Exchange:
             self._finish(model)
         except _AfreshError:
             model = None  # no memory of it may be held when the next one is made
-            self._let_go()
+            self._withdraw()
         if model is None:
             torch.set_default_dtype(dtype)  # vLLM's own context does not, where an exception passes through it
             registered.restore()
             gc.collect()
             model = self._shadowed(load_model, self._read)
             self._finish(model)
+        if self._stay is not None:
+            self._stay.ends_with(model)
         self._outcome["load_model_s"] = time.perf_counter() - started
         session.record("loaded", self._outcome, self._settings.exchange.report)
         return model
 
     def _let_go(self) -> None:
-        """Be no source of a model that is given up."""
+        """Be neither a source nor the one that is to read the disk."""
+        if self._fast is not None and self._identity is not None:
+            self._fast.release(self._identity)
+            self._withdraw()
+        if self._stay is not None:
+            self._stay.end()
+
+    def _withdraw(self) -> None:
+        """Be no source of a model that is given up; another of this process may be one."""
         if self._fast is not None and self._identity is not None:
             publication = self._fast.publication(self._identity)
-            if publication is not None:
+            if publication is not None and publication is not self._others:
                 publication.close()
 
     def _shadowed(self, load_model: Callable[[], Any], load_weights: Callable[[Any, Any], None]) -> Any:
@@ -178,7 +207,7 @@ class Exchange:
                         raise NotPublishedError("no live source publishes this identity", op="load")
                 else:
                     written = True
-                    self._pulled(self._fast.load(model, self._identity, files=self._checkpoint.sums))
+                    self._pull(model, exchanged_tensors(model))
                     # Identity and connecting too.
                     self._outcome["pull_s"] = time.perf_counter() - started - self._outcome["waited_s"]
                     has_weights = True
@@ -190,6 +219,31 @@ class Exchange:
         if written:
             raise _AfreshError
         self._read(model, model_config)
+
+    def _pull(self, model: Any, tensors: dict[str, torch.Tensor], check: Callable[[], None] = lambda: None) -> None:
+        """Fill tensors of a model.
+
+        Args:
+            model: Whose they are.
+            tensors: By the names under which they are published.
+            check: Of what was pulled, before it counts as verified.
+
+        Raises:
+            FastLoadError: As from `FastLoader.load`.
+        """
+        assert self._fast is not None
+        assert self._identity is not None
+        landing = Landing(model, tensors)
+        try:
+            report = self._fast.load(landing.tensors, self._identity, files=self._checkpoint.sums)
+            check()
+        except BaseException as error:
+            if getattr(error, "memory_written", True):
+                self._given_up = landing.given_up()
+            raise
+        landing.finish()
+        self._landing = landing
+        self._pulled(report)
 
     def _await_publisher(self) -> None:
         """Of instances that start together one reads the disk.
@@ -215,8 +269,17 @@ class Exchange:
         wrong = differing(mine, self._fast.files(self._identity) or {}) if mine else []
         if wrong:
             _log.warning("%s is not the file of that name that others have read: exchanged apart from them", wrong[0])
-            self._outcome["identity"] = self._identity = {**self._identity, "files": digest_of(sorted(mine.items()))}
+            self._exchange_as({**self._identity, "files": digest_of(sorted(mine.items()))})
         return bool(wrong)
+
+    def _exchange_as(self, identity: dict[str, Any]) -> None:
+        """Exchange weights under this identity."""
+        assert self._fast is not None
+        if self._stay is not None:
+            self._stay.end()
+        self._identity = self._outcome["identity"] = identity
+        self._others = self._fast.publication(identity)
+        self._stay = Stay(self._fast, identity)
 
     def _agree(self, has_weights: bool) -> bool:
         """Whether this rank need not read from disk: it has its weights, and none waits for it to read with it."""
@@ -247,15 +310,16 @@ class Exchange:
                 self._call.model_config,
                 deadline_s=self._settings.transfer.deadline_s,
             )
-            self._identity = identity_of(
-                self._call,
-                stage=self._stage,
-                checkpoint=self._checkpoint.text,
-                load_format=self._load_format,
-                made=AsMade.of(model, exchanged_tensors(model), self._fast.digests),
-                read_elsewhere=self._making.contents(),
+            self._exchange_as(
+                identity_of(
+                    self._call,
+                    stage=self._stage,
+                    checkpoint=self._checkpoint.text,
+                    load_format=self._load_format,
+                    made=AsMade.of(model, exchanged_tensors(model), self._fast.digests),
+                    read_elsewhere=self._making.contents(),
+                )
             )
-            self._outcome["identity"] = self._identity
         except FastLoadError as error:
             self._identity = None
             self._fall_back(error, time.perf_counter() - started)
@@ -289,26 +353,21 @@ class Exchange:
 
     def _read(self, model: Any, model_config: Any) -> None:
         """As vLLM would have."""
-        before = attributes(model)
+        self._check_afresh(model)
+        publishes = self._fast is not None and self._identity is not None and self._settings.exchange.publish != "off"
+        before = State(model, exchanged_tensors(model)) if publishes else None
         started = time.perf_counter()
         with Watch() as reading:
             self._cold_weights(model, model_config)
         self._outcome["cold_load_s"] = time.perf_counter() - started
         self._read_from_disk = True
-        if self._fast is None or self._identity is None or self._settings.exchange.publish == "off":
+        if before is None:
             return
         why = self._unlike_fingerprint(reading, model, model_config)
-        if why:
-            self._source().refuse(why)
-            self._outcome["published"] = f"no: {why}"
-            return
-        more = sorted(attributes(model) - before)
-        if more:
-            _log.warning("not published: reading the weights set more than tensors, such as %s", ", ".join(more[:3]))
-            self._outcome["published"] = f"no: {more[0]}"
-            self._fast.release(self._identity)
-            return
-        if self._stage == "raw":
+        changes = before.changes(State(model, exchanged_tensors(model)))
+        if why or changes:
+            self._refuse(why, changes)
+        elif self._stage == "raw":
             started = time.perf_counter()
             self._raw = RawWeights(self._source(), model)
             self._raw.before_processing()
@@ -329,6 +388,30 @@ class Exchange:
                 "to a text that names all of them"
             )
         return ""
+
+    def _check_afresh(self, model: Any) -> None:
+        """Refuse a model that was made anew, but of memory in which unverified bytes may be."""
+        again = self._given_up.found_in(Live.of(model).tensors)
+        if again:
+            raise IntegrityError(
+                f"the model was made anew, but {len(again)} of its tensors, such as {', '.join(again[:_NAMED])}, are "
+                "those of the one that was given up, which may hold damaged bytes: something of this process keeps "
+                "them; start the process again",
+                op="load",
+                failed_keys=again,
+            )
+
+    def _refuse(self, why: str, changes: list[str]) -> None:
+        """Publish nothing: an instance that pulls would get other weights, or lack what reading has set beside them."""
+        self._is_refused = True
+        if changes:
+            self._outcome["changed_by_reading"] = changes[:_MOST_CHANGES]
+        self._outcome["published"] = f"no: {why or changes[0]}"
+        self._source().refuse(
+            why
+            or "reading the weights set or changed more than the tensors that are exchanged, such as "
+            + ", ".join(changes[:_NAMED])
+        )
 
     def _pulled(self, report: LoadReport) -> None:
         self._report = report
@@ -369,18 +452,16 @@ class Exchange:
         elif self._raw is not None:
             self._raw.after_processing(model, self._outcome)
         elif self._report is not None:
-            guard(self._source(), model)
+            guard(self._source(), storages(model) | (self._landing.storages() if self._landing else set()))
         if self._report is not None:
             compare_later(self._source(), self._report.generation)
         if self._read_from_disk:
             self._outcome["publish_s"] += time.perf_counter() - started
 
     def _finish_final(self, model: Any) -> None:
-        assert self._fast is not None
-        assert self._identity is not None
         live = Live.of(model)
         if self._read_from_disk:
-            if self._settings.exchange.publish != "off":
+            if self._settings.exchange.publish != "off" and not self._is_refused:
                 publish_final(self._source(), live, self._outcome)
             return
         started = time.perf_counter()
@@ -389,11 +470,14 @@ class Exchange:
                 raise LayoutMismatchError(f"stage=final is refused: {live.opaque[0]} may hold weights", op="load")
             digest = live.digest()
             mine = digest.clone()
-            tensors = {**live.tensors, SCALARS: digest}
-            report = self._fast.load(tensors, self._identity, files=self._checkpoint.sums)
-            if not bool((digest == mine).all()):
-                raise LayoutMismatchError("stage=final is refused: numbers beside the tensors differ", op="load")
-            self._pulled(report)
+
+            def check() -> None:
+                if not bool((digest == mine).all()):
+                    error = LayoutMismatchError("stage=final is refused: numbers beside the tensors differ", op="load")
+                    error.memory_written = True
+                    raise error
+
+            self._pull(model, {**live.tensors, SCALARS: digest}, check)
         except FastLoadError as error:
             self._fall_back(error, time.perf_counter() - started)
         if not self._agree(self._report is not None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from yr_fastload_native.extra_state import find_extra_state
 
-__all__ = ["Live", "attributes", "storages"]
+__all__ = ["SCALARS", "Live", "attributes", "parts", "storages"]
 
 _DEPTH = 6
 # Objects that keep weights where no tensor shows them: handles of packed matrices.
@@ -28,16 +29,6 @@ def storages(model: torch.nn.Module) -> set[int]:
     """Addresses of the memory that a model uses, wherever it is reached from."""
     live = Live.of(model)
     return {tensor.untyped_storage().data_ptr() for tensor in live.tensors.values()}
-
-
-def attributes(model: torch.nn.Module) -> set[str]:
-    """Names of everything that is set on modules and their parameters and is no tensor that is exchanged."""
-    found = set()
-    for path, module in model.named_modules():
-        found |= {f"{path}.{name}" for name in vars(module)}
-        for name, parameter in module.named_parameters(recurse=False):
-            found |= {f"{path}.{name}.{attribute}" for attribute in vars(parameter)}
-    return found
 
 
 @attrs.frozen
@@ -92,7 +83,7 @@ class Live:
         if id(value) in seen or depth >= _DEPTH or isinstance(value, (torch.nn.Module, type)):
             return
         seen.add(id(value))
-        for name, each in _parts(value):
+        for name, each in parts(value):
             self._visit(each, f"{path}.{name}", depth + 1, seen)
 
     def _take(self, tensor: torch.Tensor, path: str) -> None:
@@ -107,11 +98,11 @@ class Live:
             self.scalars[path] = value
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+def parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What an object holds, as far as weights may be in it."""
     if isinstance(value, Mapping):
         yield from ((str(key), each) for key, each in value.items())
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, deque)):
         yield from ((str(index), each) for index, each in enumerate(value))
     elif hasattr(value, "__closure__") or hasattr(value, "__func__"):
         function = getattr(value, "__func__", value)
@@ -125,5 +116,15 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield f"default{index}", each
     elif hasattr(value, "func") and hasattr(value, "args") and hasattr(value, "keywords"):  # functools.partial
         yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
-    elif hasattr(value, "__dict__") and not type(value).__module__.startswith(_ELSEWHERE):
-        yield from vars(value).items()
+    elif not type(value).__module__.startswith(_ELSEWHERE):
+        yield from attributes(value)
+
+
+def attributes(value: object) -> Iterator[tuple[str, Any]]:
+    """What is set on an object, in its ``__dict__`` and its ``__slots__``."""
+    yield from list(getattr(value, "__dict__", {}).items())
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield name, getattr(value, name)

@@ -26,8 +26,9 @@ from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.verifying import tell_later
+from yr_fastload_native.vllm.weights import exchanged_tensors
 
-__all__ = ["RawWeights", "Source", "exchanged_tensors", "guard", "publish_final"]
+__all__ = ["RawWeights", "Source", "guard", "publish_final"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
@@ -46,7 +47,7 @@ class _Background:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(work, refuse), name="yr-fastload-publish", daemon=True)
         close_at_exit(self)
-        _running.append(self)
+        _running[:] = [each for each in _running if each.is_alive()] + [self]
         self._thread.start()
 
     def close(self) -> None:
@@ -57,6 +58,9 @@ class _Background:
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def _progress(self, done: int = 0, total: int = 0) -> None:
         if self._stopped.is_set():
@@ -124,7 +128,8 @@ class RawWeights:
 
     def __init__(self, source: Source, model: torch.nn.Module) -> None:
         self._source = source
-        self._tensors = exchanged_tensors(model)
+        # Aliases, each of which keeps its memory where it is.
+        self._tensors = {name: tensor.detach() for name, tensor in exchanged_tensors(model).items()}
         self._digests: dict[str, tuple[int, ...]] = {}
         self._published = False
 
@@ -158,7 +163,7 @@ class RawWeights:
         outcome["published"] = self._source.settings.exchange.publish
         if self._published:
             self._tensors = {}
-            guard(self._source, model)
+            guard(self._source, storages(model))
             return
         replaced = _replaced(self._tensors, storages(model))
         publish_as = None
@@ -195,12 +200,6 @@ class RawWeights:
         self._source.say(publication, ", in the background")
 
 
-def exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by every name that they have, each an alias that keeps its memory where it is."""
-    pairs = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name: tensor.detach() for name, tensor in pairs}
-
-
 def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
     """Bytes of memory that the model does not use any more."""
     gone = {
@@ -211,12 +210,17 @@ def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
     return sum(gone.values())
 
 
-def guard(source: Source, model: torch.nn.Module) -> None:
-    """Withdraw what is published by reference and was changed by processing."""
+def guard(source: Source, used: set[int]) -> None:
+    """Withdraw what is published by reference and was changed by processing.
+
+    Args:
+        source: That publishes it.
+        used: Addresses of the memory that is in use all the same.
+    """
     publication = source.fast.publication(source.identity)
     if publication is None or not publication.by_reference:
         return
-    if publication.kept_beside(storages(model)) and not _by_reference(source.settings):
+    if publication.kept_beside(used) and not _by_reference(source.settings):
         _log.info("not a source of these weights: processing replaced them")
         publication.close()
         return

@@ -1,0 +1,82 @@
+"""Publications that end with their models.
+
+A process may load model after model; what is published of one that is gone only takes room.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.vllm import publishing
+
+__all__ = ["Stay"]
+
+_log = logging.getLogger("vllm.yr_fastload")
+
+_lock = threading.Lock()
+_stays: Counter[tuple[int, str]] = Counter()
+# A model goes wherever the garbage collector finds it, with any lock held: putting into this takes none.
+_ended: queue.SimpleQueue[Stay] = queue.SimpleQueue()
+_thread_of = 0  # process; a forked child has none
+
+
+class Stay:
+    """One model's time with what is published of its weights; the last one of an identity that ends withdraws it.
+
+    Args:
+        fast: By which it is published.
+        identity: Of the weights.
+    """
+
+    def __init__(self, fast: FastLoader, identity: Mapping[str, Any]) -> None:
+        self._fast = fast
+        self._identity = identity
+        self._key = (id(fast), Identity.of(identity, op="load").digest)
+        with _lock:
+            _stays[self._key] += 1
+            _begin()
+
+    def ends_with(self, model: object) -> None:
+        """Have it end when a model is gone."""
+        weakref.finalize(model, self.end).atexit = False
+
+    def end(self) -> None:
+        """Now; once."""
+        _ended.put(self)
+
+    def withdraw_if_last(self) -> None:
+        """In a thread of its own, since it waits: for a publication under way too."""
+        publishing.wait(self._fast.config.publish_deadline_s)
+        with _lock:
+            _stays[self._key] -= 1
+            last = not _stays[self._key]
+            publication = self._fast.publication(self._identity) if last else None
+            if last:
+                del _stays[self._key]
+        if publication is not None and publication.state == "live":
+            publication.close()
+            _log.info("no source of %s any more: its model is gone", self._identity.get("model"))
+
+
+def _begin() -> None:
+    global _thread_of
+    if _thread_of != os.getpid():
+        _thread_of = os.getpid()
+        threading.Thread(target=_withdraw, name="yr-fastload-stays", daemon=True).start()
+
+
+def _withdraw() -> None:
+    while True:
+        try:
+            _ended.get().withdraw_if_last()
+        except Exception as error:  # the next one is to be withdrawn all the same
+            _log.warning("a publication stays though its model is gone: %s", error)

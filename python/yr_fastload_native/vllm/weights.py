@@ -1,0 +1,87 @@
+"""Which tensors of a model are exchanged, and where a pull writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from yr_fastload_native.vllm.process_wide import GivenUp, address, process_wide
+
+__all__ = ["Landing", "exchanged_tensors"]
+
+
+def exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by every name that they have, as they are before vLLM processes them.
+
+    Without tables that the engine keeps for the whole process and no checkpoint has, such as those of rotary
+    embeddings: each instance computes its own, and another model may be using them.
+    """
+    shared = process_wide(model)
+    found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    for path, module in model.named_modules(remove_duplicate=False):
+        computed = module._non_persistent_buffers_set
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            if not (name in computed and address(buffer) in shared):
+                found[f"{path}.{name}" if path else name] = buffer
+    return found
+
+
+class Landing:
+    """Where a pull writes: into a model's own parameters at once, and into everything else when it is verified.
+
+    Args:
+        model: That is loaded.
+        tensors: What is pulled of it.
+
+    Attributes:
+        tensors: What to pull into, under the same names.
+    """
+
+    def __init__(self, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._live = tensors
+        self.tensors = _with_copies(tensors, _beside(model))
+        self._given_up = GivenUp(self._written_at_once())
+
+    def _written_at_once(self) -> list[torch.Tensor]:
+        return [tensor for name, tensor in self._live.items() if self.tensors[name] is tensor]
+
+    def finish(self) -> None:
+        """Everything is verified: copy what was pulled beside the model into it."""
+        with torch.no_grad():
+            for name, tensor in self._live.items():
+                pulled = self.tensors[name]
+                # Another model of this process may be reading it.
+                if pulled is not tensor and not torch.equal(pulled, tensor):
+                    tensor.copy_(pulled)
+
+    def storages(self) -> set[int]:
+        """Addresses of the memory that was pulled into."""
+        return {address(tensor) for tensor in self.tensors.values()}
+
+    def given_up(self) -> GivenUp:
+        """What of the model may hold unverified bytes after a pull that failed."""
+        self._given_up.add(self._written_at_once())  # some were given other memory
+        return self._given_up
+
+
+def _beside(model: torch.nn.Module) -> set[int]:
+    """Addresses of memory that may be another model's too: of buffers, and of what the process keeps."""
+    shared = process_wide(model)
+    own = {address(parameter) for parameter in model.parameters()} - shared
+    return (shared | {address(buffer) for buffer in model.buffers()}) - own - {0}
+
+
+def _with_copies(tensors: Mapping[str, torch.Tensor], of: set[int]) -> dict[str, torch.Tensor]:
+    """Those that lie in some memory lie the same way in a copy of it; the others are what they were."""
+    storages: dict[int, torch.UntypedStorage] = {}
+    made = {}
+    for name, tensor in tensors.items():
+        place = address(tensor)
+        made[name] = tensor
+        if place in of:
+            if place not in storages:
+                storages[place] = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+            made[name] = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            made[name].set_(storages[place], tensor.storage_offset(), tensor.shape, tensor.stride())
+    return made
