@@ -24,6 +24,8 @@ def _loads(task: dict[str, Any], parent: Parent) -> None:
     if hasattr(torch, "accelerator"):  # as vLLM's runner on a CPU does
         torch.accelerator.empty_cache = lambda: None
     load_general_plugins()
+    import besides  # noqa: F401 - registers it
+
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     for number, arguments in enumerate(task["instances"]):
         settings = {**task["settings"], **arguments.pop("settings", {})}
@@ -32,7 +34,11 @@ def _loads(task: dict[str, Any], parent: Parent) -> None:
             if number == 0:
                 parallel_state.init_distributed_environment(1, 0, task["meet"], local_rank=0, backend="gloo")
                 parallel_state.initialize_model_parallel(1, 1)
-            model = get_model(vllm_config=config)
+            try:
+                model = get_model(vllm_config=config)
+            except RuntimeError as error:
+                parent.send("failed", why=str(error))
+                break
         assert publishing.wait(60)
         outcome = next(each for each in reversed(session.outcomes()) if each["event"] == "loaded")
         parent.send("loaded", outcome=outcome, digest=_digest(model))

@@ -57,12 +57,14 @@ def assert_pulled(instance: Any, transport: str, ranks: int = 1) -> None:
         "llama",
     ],
 )
-def test_cold_then_pull(make: Make, start: Start, architecture: str) -> None:
+def test_cold_then_pull(make: Make, start: Start, tmp_path: Path, architecture: str) -> None:
+    """Neither the name of the folder nor how long a text may be makes other weights."""
     dtype = DTYPE.get(architecture, "auto")
     first = start(make(architecture), dtype=dtype)
     assert_cold(first)
     first.wait_until_published()
-    second = start(make(architecture), dtype=dtype)
+    renamed = shutil.copytree(make(architecture), tmp_path / "another-name")
+    second = start(renamed, dtype=dtype, max_model_len=256)
     assert_pulled(second, "host")
     assert second.tokens == first.tokens
 

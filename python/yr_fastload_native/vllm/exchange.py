@@ -317,7 +317,7 @@ class Exchange:
                     checkpoint=self._checkpoint.text,
                     load_format=self._load_format,
                     made=AsMade.of(model, exchanged_tensors(model), self._fast.digests),
-                    read_elsewhere=self._making.contents(),
+                    read_elsewhere=self._making.contents(self._checkpoint.paths),
                 )
             )
         except FastLoadError as error:
@@ -375,13 +375,12 @@ class Exchange:
 
     def _unlike_fingerprint(self, reading: Watch, model: Any, model_config: Any) -> str:
         """Why what was read is not what the fingerprint was taken of; empty if it is."""
-        files = self._checkpoint.files
-        if files is None:
+        if self._checkpoint.files is None:
             return ""  # whoever vouches for the weights does so for all that `load_weights` reads
         changed = self._checkpoint.changed(self._cold, model, model_config)
         if changed:
             return f"{changed[0]} changed while the weights were read: nobody knows which of its versions they are"
-        others = reading.others(file.path for file in files.files)
+        others = reading.others(self._checkpoint.paths)
         if others:
             return (
                 f"the weights were read from {others[0]} too, which their fingerprint does not cover; set fingerprint "

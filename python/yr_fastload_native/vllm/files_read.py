@@ -56,6 +56,11 @@ class Checkpoint:
         return cls(f"files:{files.fingerprint()}", files)
 
     @property
+    def paths(self) -> list[Path]:
+        """Of the files."""
+        return [] if self.files is None else [file.path for file in self.files.files]
+
+    @property
     def sums(self) -> dict[str, str]:
         """SHA-256 of files by name, as far as they are known."""
         return {} if self.files is None else dict(self.files.sums)

@@ -64,6 +64,7 @@ def identity_of(
         "engine": "vllm",
         "engine_version": compat.version(),
         "platform": compat.platform(),
+        "platform_version": compat.platform_version(),
         "checkpoint": checkpoint,
         "read_elsewhere": list(read_elsewhere),
         "architectures": list(getattr(hf_config, "architectures", None) or []),
@@ -83,7 +84,15 @@ def identity_of(
         identity |= shown
     if load_format not in _EQUAL_FORMATS:
         identity["load_format"] = load_format
+    if _reads_tokens(hf_config) and getattr(model, "tokenizer", model.model) != model.model:
+        identity["tokenizer"] = [_name(model.tokenizer), getattr(model, "tokenizer_revision", None)]
     return identity
+
+
+def _reads_tokens(hf_config: Any) -> bool:
+    """Whether a classifier is made of the rows of a head that a tokenizer names."""
+    text_config = getattr(hf_config, "get_text_config", lambda: hf_config)()
+    return any(getattr(each, "classifier_from_token", None) for each in (hf_config, text_config))
 
 
 def _experts(parallel: Any) -> dict[str, Any]:

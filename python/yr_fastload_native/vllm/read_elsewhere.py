@@ -96,16 +96,20 @@ class Watch:
 
     def others(self, known: Iterable[Path]) -> list[str]:
         """Names of the files that were opened and are not among those known."""
-        there = {Path(os.path.realpath(path)) for path in known}
-        return sorted(str(path) for path in self._states if path not in there)
+        return sorted(str(path) for path in self._besides(known))
 
-    def contents(self) -> list[str]:
-        """Name and SHA-256 of each file that was opened, without its folder.
+    def contents(self, known: Iterable[Path] = ()) -> list[str]:
+        """Name, without its folder, and SHA-256 of each file that was opened and is not among those known.
 
         Raises:
             InvalidArgumentError: One is not what it was when it was opened, or cannot be read.
         """
-        return sorted({f"{self._names[path]}:{_sha256(path, state)}" for path, state in self._states.items()})
+        found = self._besides(known)
+        return sorted({f"{self._names[path]}:{_sha256(path, state)}" for path, state in found.items()})
+
+    def _besides(self, known: Iterable[Path]) -> dict[Path, _State]:
+        there = {Path(os.path.realpath(path)) for path in known}
+        return {path: state for path, state in self._states.items() if path not in there}
 
 
 def _sha256(path: Path, state: _State) -> str:
