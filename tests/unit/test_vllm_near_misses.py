@@ -6,6 +6,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.vllm.near_misses import near_miss, nearest
@@ -22,6 +24,11 @@ MINE = {
     "ranks": {"tp": [0, 1], "pp": [0, 1]},
     "about": {"model": "org/tiny", "revision": None, "max_model_len": 128, "runner": "generate"},
 }
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.just("tp"), inner, max_size=3),
+)
 
 
 def other(about: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -68,6 +75,12 @@ def test_nothing_is_near(published: dict[str, Any]) -> None:
 def test_another_rank_of_the_same_ranks_explains_nothing() -> None:
     mine = {**MINE, "ranks": {"tp": [0, 2]}}
     assert nearest(mine, [{**mine, "ranks": {"tp": [1, 2]}}]) is None
+
+
+@given(st.dictionaries(st.sampled_from([*MINE, "more"]), values, max_size=2))
+def test_whatever_is_published_it_makes_one_line(changes: dict[str, Any]) -> None:
+    words = nearest(MINE, [{**MINE, **changes}])
+    assert words is None or words.isprintable()
 
 
 def test_the_nearest_one_is_named() -> None:

@@ -74,10 +74,12 @@ def _pairs(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple
 
 def _is_other_place(ranks: tuple[Any, Any] | None) -> bool:
     """Whether these are weights of another rank of the same layout of ranks."""
-    if ranks is None or not all(isinstance(each, Mapping) for each in ranks):
-        return False
-    sizes = [{name: place[1] for name, place in each.items() if place[1] != 1} for each in ranks]
-    return bool(sizes[0] == sizes[1])
+    return ranks is not None and _sizes(ranks[0]) == _sizes(ranks[1])
+
+
+def _sizes(ranks: Any) -> dict[str, Any]:
+    pairs = ranks.items() if isinstance(ranks, Mapping) else ()
+    return {name: place[1] for name, place in pairs if isinstance(place, list) and len(place) == 2 and place[1] != 1}
 
 
 def _flat(name: str, theirs: Any, mine: Any) -> dict[str, tuple[Any, Any]]:
@@ -93,6 +95,11 @@ def _in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _said(name: str, theirs: Any, mine: Any) -> str:
+    text = _difference(name, theirs, mine)
+    return text if text.isprintable() else "something else"  # whoever published it may have written anything
+
+
+def _difference(name: str, theirs: Any, mine: Any) -> str:
     if name == "read_elsewhere":
         return f"weights that its model read when it was made, {_files(theirs)}, here {_files(mine)}"
     shown = [_shown(each) for each in (theirs, mine)]
