@@ -201,6 +201,10 @@ class Catalogue:
                 time.sleep(min(_POLL_S, deadline.left()))
         return digests
 
+    def was_evicted(self, who: Identity, generation: str, deadline: Deadline) -> bool:
+        """Whether somebody has taken this generation away on purpose, a short while ago."""
+        return self.store.get(who.evicted_key(generation), deadline_s=deadline.left()) is not None
+
     def store_digests(
         self,
         generation: Generation,

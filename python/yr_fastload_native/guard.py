@@ -10,7 +10,7 @@ from collections.abc import Callable
 __all__ = ["Guard"]
 
 _LOOK_S = 0.5
-_SHARE = 0.01  # of a core, at most
+_SHARE = 0.01
 
 
 class Guard:
@@ -18,12 +18,13 @@ class Guard:
 
     Args:
         look: A bound method, whose object it does not keep; false once there is nothing more to look for.
+        share: Of a core, at most.
     """
 
-    def __init__(self, look: Callable[[], bool]) -> None:
+    def __init__(self, look: Callable[[], bool], *, share: float = _SHARE) -> None:
         self._stopped = threading.Event()
         self._thread = threading.Thread(
-            target=_watch, args=(weakref.WeakMethod(look), self._stopped), name="yrfl-guard", daemon=True
+            target=_watch, args=(weakref.WeakMethod(look), self._stopped, share), name="yrfl-guard", daemon=True
         )
         self._thread.start()
 
@@ -36,7 +37,7 @@ class Guard:
             self._thread.join(timeout_s)
 
 
-def _watch(look: weakref.WeakMethod[Callable[[], bool]], stopped: threading.Event) -> None:
+def _watch(look: weakref.WeakMethod[Callable[[], bool]], stopped: threading.Event, share: float) -> None:
     pause_s = _LOOK_S
     while not stopped.wait(pause_s):
         started = time.monotonic()
@@ -44,4 +45,4 @@ def _watch(look: weakref.WeakMethod[Callable[[], bool]], stopped: threading.Even
         if method is None or not method():
             return
         del method
-        pause_s = max(_LOOK_S, (time.monotonic() - started) / _SHARE)
+        pause_s = max(_LOOK_S, (time.monotonic() - started) / share)

@@ -123,6 +123,10 @@ class Identity:
         home = int(self.digest[:8], 16)
         return [_entry_key(home + step) for step in range(_ENTRIES_TRIED)]
 
+    def evicted_key(self, generation: str) -> str:
+        """Tells sources that a generation was taken away on purpose."""
+        return f"{_PREFIX}-evicted-{self.digest}-{generation}"
+
     def manifest_key(self, generation: str) -> str:
         return f"{_PREFIX}-manifest-{self.digest}-{generation}"
 

@@ -23,8 +23,16 @@ from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Sites
 from yr_fastload_native.election import Claim, await_publisher
-from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, PartialTransferError
+from yr_fastload_native.errors import (
+    FastLoadError,
+    IntegrityError,
+    InvalidArgumentError,
+    LayoutMismatchError,
+    NotPublishedError,
+    PartialTransferError,
+)
 from yr_fastload_native.gc_pause import gc_paused
+from yr_fastload_native.guard import Guard
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.listing import identities
 from yr_fastload_native.manifest import check_files
@@ -65,27 +73,108 @@ class FastLoader:
         self.config = Config.from_env() if config is None else config
         self._leave_local_worker: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        self._guard: Guard | None = None
+        self._local: LocalWorker | None = None
         self._held: dict[str, Publication] = {}
         self._claims: dict[str, Claim] = {}
+        self._closed = False
         self._published: weakref.WeakSet[Publication] = weakref.WeakSet()
         self._usage = Usage()
         self._loads = 0
         self._loaded_bytes = 0
         self._retried_chunks = 0
-        credentials = Credentials.of(self.config)
+        self._credentials = Credentials.of(self.config)
         self.worker = self._worker_address()
         self._copy_threads = self.config.copy_threads or min(8, len(os.sched_getaffinity(0)))
+        self._store: _core.ObjectStore | None
         try:
-            self._connection = credentials.connection(self.worker, self.config)
-            store = _core.connect_host_store(self._connection)
+            self._connect()
         except BaseException:
             self._leave_local_worker()
             raise
-        self._store: _core.ObjectStore | None = store
-        self._sites = Sites(self.config, self._connection)
-        self._sites.prepare()
         self._pid = os.getpid()
         close_at_exit(self)
+
+    def _connect(self) -> None:
+        self._connection = self._credentials.connection(self.worker, self.config)
+        self._store = _core.connect_host_store(self._connection)
+        self._sites = Sites(self.config, self._connection)
+        self._sites.prepare()
+
+    def _reconnect(self, timeout_s: float, *, may_launch: bool = True) -> bool:
+        """Connect to another local worker where the one before has gone. Whether there is a worker now.
+
+        Raises:
+            UnavailableError: None could be started.
+            ResourceExhaustedError: Nor is there memory for one.
+        """
+        local = self._local
+        if local is None or not local.is_lost:
+            return True
+        with self._connecting:
+            if self._store is None or not local.is_lost:
+                return self._store is not None
+            before, process = self.worker, local.process
+            if not local.rejoin(timeout_s, may_launch=may_launch):
+                return False
+            if local.process == process:  # only who watches it is another
+                return True
+            self.worker = local.address
+            self._connect()
+            with self._lock:
+                if self._closed:
+                    self._store = None
+                    return False
+                claims, self._claims = list(self._claims.values()), {}
+        _log.warning("the local worker %s has gone: connected to %s", before, self.worker)
+        for claim in claims:  # others may read the disk now: nobody knows of it
+            claim.release()
+        return True
+
+    def _look(self) -> bool:
+        """Publish again what was lost with its worker."""
+        local = self._local
+        if self._store is None:
+            return False
+        try:
+            if not self._reconnect(
+                self.config.worker_start_timeout_s, may_launch=local is None or not local.was_stopped
+            ):
+                return True
+            with self._lock:
+                held = list(self._held.values())
+            for publication in held:
+                if publication.origin is not None and (
+                    publication.is_forgotten or publication.is_of_other(self._store)
+                ):
+                    self._publish_again(publication)
+        except FastLoadError as error:
+            _log.debug("what was lost with its worker is not published again yet: %s", str(error))
+        return True
+
+    def _publish_again(self, publication: Publication) -> None:
+        origin = publication.origin
+        assert origin is not None
+        model, worker = origin.model(), self._worker("publish")
+        deadline = Deadline(self.config.publish_deadline_s, "publish")
+        why = "its tensors are gone"
+        if worker.catalogue.was_evicted(origin.who, publication.generation, deadline):
+            why = "it was evicted"
+        elif model is not None:
+            try:
+                worker = attrs.evolve(worker, config=origin.config)
+                table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
+                site = self._sites.of(table, "publish")
+                made = Publisher(worker, origin.who, table, site, deadline, None, publication.files, again=publication)
+                made.publish(time.perf_counter())
+            except (IntegrityError, InvalidArgumentError, LayoutMismatchError) as error:
+                why = str(error)
+            else:
+                _log.warning("published again what was lost with its worker: generation %s", publication.generation)
+                return
+        publication.origin = None
+        _log.warning("generation %s was lost and is not published again: %s", publication.generation, why)
 
     def _worker_address(self) -> str:
         address = self.config.worker
@@ -99,12 +188,16 @@ class FastLoader:
                 curve_key_dir=self.config.curve_key_dir or None,
             )
             address = local.start().address
+            self._local = local
             leave = weakref.finalize(self, local.stop)
             leave.atexit = False  # `close_all` comes first, and publications are withdrawn from a live worker
             self._leave_local_worker = leave
         return address
 
-    def _worker(self, op: str) -> Worker:
+    def _worker(self, op: str, deadline_s: float | None = None) -> Worker:
+        """The worker, another one where the local one has gone and ``deadline_s`` are given to find or start it."""
+        if deadline_s is not None and self._store is not None:
+            self._reconnect(deadline_s)
         if self._store is None:
             raise InvalidArgumentError("this FastLoader is closed", op=op)
         catalogue = Catalogue(self._store, self.config, self._usage)
@@ -152,7 +245,7 @@ class FastLoader:
             TransferTimeoutError: Not done within ``publish_deadline_s``.
         """
         started = time.perf_counter()
-        worker = self._worker("publish")
+        worker = self._worker("publish", self.config.publish_deadline_s)
         who = Identity.of(identity, op="publish")
         try:
             if publish_as is not None:
@@ -163,6 +256,7 @@ class FastLoader:
             told = None if files is None else check_files(files, op="publish")
             publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress, told)
             publication = publisher.publish(started)
+            publication.keep_origin(table, who, worker.config)
         finally:
             self._release(who)
         self._published.add(publication)
@@ -174,6 +268,8 @@ class FastLoader:
         with self._lock:
             before = self._held.get(who.digest)
             self._held[who.digest] = publication
+            if self._guard is None:
+                self._guard = Guard(self._look, share=1)
         if before is not None:
             before.close_by(deadline)
         count(lambda metrics: metrics.kept(publication))
@@ -210,7 +306,9 @@ class FastLoader:
         with self._lock:
             mine = who.digest in self._claims
         if not mine:
-            claim = await_publisher(self._worker(op).catalogue, who, timeout_s, op=op)
+            claim = await_publisher(
+                self._worker(op, self.config.worker_start_timeout_s).catalogue, who, timeout_s, op=op
+            )
             if claim is None:
                 return
             with self._lock:
@@ -266,7 +364,7 @@ class FastLoader:
         who = Identity.of(identity, op="is_published")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "is_published")
         try:
-            self._worker("is_published").catalogue.head(who, deadline, op="is_published")
+            self._worker("is_published", deadline.left()).catalogue.head(who, deadline, op="is_published")
         except NotPublishedError:
             return False
         return True
@@ -349,6 +447,7 @@ class FastLoader:
         told = check_files(files, op="tell_files")
         deadline = Deadline(deadline_s, "tell_files")
         self._worker("tell_files").catalogue.tell_files(who, publication.generation, told, deadline)
+        publication.files = {**told, **(publication.files or {})}
 
     # -- load ---------------------------------------------------------------------------------------------------
 
@@ -402,11 +501,11 @@ class FastLoader:
             InvalidArgumentError: A tensor cannot be loaded into, or the identity cannot be hashed.
         """
         timeline = Timeline()
-        worker = self._worker("load")
+        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
+        worker = self._worker("load", deadline.left())
         if zero_copy is not None:
             worker = attrs.evolve(worker, config=attrs.evolve(self.config, zero_copy=zero_copy))
         who = Identity.of(identity, op="load")
-        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
         with timeline.stage("layout"):
             table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
         self._usage.note("tensors", len(table.tensors))
@@ -438,7 +537,7 @@ class FastLoader:
             self._loaded_bytes += report.bytes
             self._retried_chunks += report.chunks_retried
         if self.config.hold:
-            self._hold(worker, pulled, report, deadline)
+            self._hold(worker, pulled, report, deadline, table)
         return report
 
     @staticmethod
@@ -450,7 +549,7 @@ class FastLoader:
                 continue
         raise PartialTransferError(f"the publication was replaced {ATTEMPTS} times while it was read", op="load")
 
-    def _hold(self, worker: Worker, pulled: Pulled, report: LoadReport, deadline: Deadline) -> None:
+    def _hold(self, worker: Worker, pulled: Pulled, report: LoadReport, deadline: Deadline, table: TensorTable) -> None:
         """Become a source of what was loaded, if there is time. Not being one is no error: the weights are here."""
         who = pulled.generation.who
         with self._lock:
@@ -462,6 +561,7 @@ class FastLoader:
         except FastLoadError as error:
             _log.debug("did not become a source: %s", str(error))
             return
+        publication.keep_origin(table, who, worker.config)
         self._keep(who, publication, deadline)
 
     # -- the rest -----------------------------------------------------------------------------------------------
@@ -523,6 +623,10 @@ class FastLoader:
             held, self._held = list(self._held.values()), {}
             claims, self._claims = list(self._claims.values()), {}
             self._store, store = None, self._store
+            self._closed = True
+        if self._guard is not None:
+            self._guard.stop()
+            self._guard.join(LEAVE_S)
         for claim in claims:
             claim.release()
         for publication in {*held, *self._published}:

@@ -102,9 +102,11 @@ class _Leases:
             self._guard, self._pid = Guard(self._look), os.getpid()
 
     def _look(self) -> bool:
-        live = [each for each in list(self._publications) if each.state == "live"]
-        self._number.set(len(live))
-        self._age.set(max((each.lease_age_s for each in live), default=0.0))
+        states = {each: each.state for each in list(self._publications)}
+        self._number.set(sum(state == "live" for state in states.values()))
+        self._age.set(
+            max((each.lease_age_s for each, state in states.items() if state in ("live", "lost")), default=0.0)
+        )
         return True
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
+from array import array
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from yr_fastload_native import _core
 from yr_fastload_native.at_exit import close_all, close_at_exit
 from yr_fastload_native.catalogue import Generation
+from yr_fastload_native.config import Config
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import FastLoadError, NotPublishedError
 from yr_fastload_native.guard import Guard
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.origin import Origin
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling
+from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.termination import before_sigterm
 from yr_fastload_native.transports.d2d import Member
 
@@ -37,6 +43,7 @@ class Publication:
         generation: Name of this version of the weights; every publish of changed weights makes a new one.
         joined: Whether the same bytes were published already, and this process only became one more source.
         seconds: Wall time of the publish.
+        files: SHA-256 sums of files that it was read from, by name, as far as it told them; None if it told nothing.
         failure: Why, where the state is ``failed``; else empty.
     """
 
@@ -48,12 +55,46 @@ class Publication:
         joined: bool,
         size: int,
         seconds: float,
+        lease_s: float,
+        store: _core.ObjectStore,
         member: Member | None = None,
         served: Served | None = None,
         digest: str | None = None,
     ) -> None:
         self._pid = os.getpid()
+        self._lease_s = lease_s
+        self.origin: Origin | None = None
+        self._settling: Settling | None = None
+        self._guard: Guard | None = None
+        self._begin(
+            generation,
+            lease,
+            joined=joined,
+            size=size,
+            seconds=seconds,
+            store=store,
+            member=member,
+            served=served,
+            digest=digest,
+        )
+        close_at_exit(self)
+
+    def _begin(
+        self,
+        generation: Generation,
+        lease: _core.Lease,
+        *,
+        joined: bool,
+        size: int,
+        seconds: float,
+        store: _core.ObjectStore,
+        member: Member | None,
+        served: Served | None,
+        digest: str | None,
+    ) -> None:
         self.identity: Mapping[str, Any] = generation.who.fields
+        self._digests = generation.digests
+        self.files = generation.files
         self.generation = generation.manifest.generation
         self.joined = joined
         self.bytes = size
@@ -61,18 +102,49 @@ class Publication:
         self.chunks = len(generation.manifest.chunks)
         self.seconds = seconds
         self._lease = lease
+        self._store = store
         self._member = member
         self._served = served
-        self._settling: Settling | None = None
         self._digest = digest
         self.failure = ""
-        self._guard: Guard | None = None
         self._seen = served.versions if served is not None else None
-        close_at_exit(self)
         if member is not None:
             before_sigterm(close_all)  # its readers need not find out that it is gone
-        if self._seen is not None:
+        if self._seen is not None and self._guard is None:
             self._guard = Guard(self._look)
+
+    def is_of_other(self, store: object) -> bool:
+        """Whether it was published at another worker than this one's."""
+        return self._store is not store and self.state != "left"
+
+    def begin_again(self, generation: Generation, lease: _core.Lease, **parts: Any) -> None:
+        """Go on as a publication that was made of the same bytes, where that before was lost with its worker.
+
+        All arguments are those that it would be made with.
+        """
+        if self._settling is not None:
+            self._settling.stop()
+            self._settling = None
+        if self._member is not None:
+            self._member.leave(Deadline(LEAVE_S, "close"))
+        parts.pop("lease_s")
+        self._begin(generation, lease, **{"served": None, "member": None, "digest": None} | parts)
+
+    def chunk_digests(self) -> array[int] | None:
+        """The digest of each chunk, None as long as they were not taken."""
+        if self._settling is not None:
+            return self._settling.chunks
+        return None if self._digests is None else self._digests.chunks
+
+    def keep_origin(self, table: TensorTable, who: Identity, config: Config) -> None:
+        """Remember of what it was made, so that it can be made again."""
+        publication = weakref.ref(self)
+
+        def digests() -> array[int] | None:
+            alive = publication()
+            return None if alive is None else alive.chunk_digests()
+
+        self.origin = Origin.of(who, table, config, digests)
 
     def settle(self, settling: Callable[[Callable[[str], None]], Settling]) -> None:
         """Have digests taken in the background; the publication is withdrawn if they cannot be."""
@@ -124,10 +196,19 @@ class Publication:
 
     @property
     def state(self) -> str:
-        """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it), ``left``, or
-        ``failed`` (the chunks could not be served, or changed).
+        """``live``, ``superseded`` (a newer generation took over), ``lost`` (the worker forgot it, or has not answered
+        for a lease; its loader publishes it again if it can), ``left``, or ``failed`` (the chunks could not be served,
+        or changed).
         """
-        return "failed" if self.failure else self._lease.status()[0]
+        if self.failure:
+            return "failed"
+        state, age_s = self._lease.status()[:2]
+        return "lost" if state == "live" and age_s > self._lease_s else state
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether a worker that answers does not know it any more."""
+        return not self.failure and self._lease.status()[0] == "lost"
 
     @property
     def lease_age_s(self) -> float:

@@ -8,6 +8,7 @@ import secrets
 import time
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
@@ -61,7 +62,11 @@ class _Made:
 
 
 class Publisher:
-    """One publish of one identity."""
+    """One publish of one identity.
+
+    With ``again``, a publication that was lost with its worker, that one goes on; nothing is published if the bytes are
+    not those that it had.
+    """
 
     def __init__(
         self,
@@ -72,7 +77,11 @@ class Publisher:
         deadline: Deadline,
         progress: Progress | None,
         files: dict[str, str] | None,
+        *,
+        again: Publication | None = None,
     ) -> None:
+        self._again = again
+        self._expected = None if again is None else again.chunk_digests()
         self._worker = worker
         self._catalogue = worker.catalogue
         self._config = worker.config
@@ -110,16 +119,21 @@ class Publisher:
         lease = self._catalogue.take_lease(generation, keys, self._deadline, place=place, announced=not made.joined)
         if member is not None:
             member.start()
-        publication = Publication(
-            generation,
-            lease,
-            joined=made.joined,
-            size=self._table.bytes,
-            seconds=time.perf_counter() - started,
-            member=member,
-            served=self._served(generation) if member is not None else None,
-            digest=made.digest,
-        )
+        parts: dict[str, Any] = {
+            "joined": made.joined,
+            "size": self._table.bytes,
+            "seconds": time.perf_counter() - started,
+            "lease_s": self._config.lease_s,
+            "store": self._catalogue.store,
+            "member": member,
+            "served": self._served(generation) if member is not None else None,
+            "digest": made.digest,
+        }
+        publication = self._again
+        if publication is None:
+            publication = Publication(generation, lease, **parts)
+        else:
+            publication.begin_again(generation, lease, **parts)
         if member is not None and generation.manifest.digests() is None and not made.joined:
             publication.settle(lambda give_up: self._settle(generation, member, give_up))
         return publication
@@ -194,8 +208,16 @@ class Publisher:
         )
         if list(mine) != list(theirs.chunks):
             return None
+        self._check_again(mine)
         # By SHA-256 too: somebody may have made other bytes for the same digests.
         return current if self._same_sums(current.manifest, theirs.sha256) else None
+
+    def _check_again(self, digests: memoryview | array[int] | None) -> None:
+        """Refuse bytes that are not those of the publication that is to go on."""
+        if self._again is not None and (
+            digests is None or self._expected is None or digests.tolist() != list(self._expected)
+        ):
+            raise IntegrityError("the tensors are no longer what was published", op="publish")
 
     def _same_sums(self, manifest: Manifest, theirs: list[str] | None) -> bool:
         mine = self._sums()
@@ -249,6 +271,8 @@ class Publisher:
                 return _Made(made, False, member, self._digest())
             # Somebody published while we did. The same bytes: theirs will do. Other bytes: the later one counts.
             twin = self._twin()
+            if twin is None and self._again is not None:
+                raise IntegrityError("others have published other bytes meanwhile", op="publish")
             if twin is None:
                 catalogue.announce(made, body, deadline, place=place, replace=True)
                 return _Made(made, False, member, self._digest())
@@ -269,7 +293,7 @@ class Publisher:
             digests = host.publish(job)
         if "staged" in self._offers:
             staged.publish(job)
-        if digests is None and (self._offers != ["d2d"] or self._versions is None):
+        if digests is None and (self._offers != ["d2d"] or self._versions is None or self._again is not None):
             # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
             # tell later whether they were changed meanwhile.
             digests = transport_digests.take(
@@ -282,4 +306,5 @@ class Publisher:
                 job.deadline.left(),
                 None,
             )
+        self._check_again(digests)
         return digests

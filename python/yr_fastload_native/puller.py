@@ -101,6 +101,8 @@ class Pulled:
             joined=True,
             size=report.bytes,
             seconds=report.seconds,
+            lease_s=worker.config.lease_s,
+            store=worker.catalogue.store,
             member=member,
             served=self.served,
             digest=self.digest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ class Settling:
 
     Attributes:
         digest: Of the content, once it is settled and if sums are taken.
+        chunks: Digest of each chunk, once it is settled.
 
     Args:
         take: Digest of each chunk; its argument is called now and then and raises to stop it.
@@ -64,6 +66,7 @@ class Settling:
         self._over = threading.Event()
         self._settled = False
         self.digest: str | None = None
+        self.chunks: array[int] | None = None
         self._arguments: Any = (
             catalogue,
             generation,
@@ -113,6 +116,7 @@ class Settling:
                 changed = [t.name for t, old, new in zip(table.tensors, before, now, strict=True) if old != new]
                 raise RuntimeError(f"tensors changed while they were being published: {changed[:3]}")
             catalogue.store_digests(generation, digests, sha256, ttl_s=ttl_s, deadline=deadline)
+            self.chunks = array("Q", digests)
             if sha256 is not None:
                 self.digest = generation.manifest.content_digest(generation.who, sha256)
             self._settled = True

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -328,6 +329,48 @@ def test_command_line_keeps_the_worker_until_it_is_stopped(home):
     assert json.loads(run("stop", "--json")) == {"stopped": True}
     assert_nothing_left(home, started["pid"])
     assert "no worker was running" in run("stop")
+
+
+def test_who_published_publishes_again_when_the_worker_was_killed(home):
+    settings = {"worker_home": str(home), "worker_memory_mb": MEMORY_MB, "lease_s": 2, "transport": "host"}
+    config = fl.Config(**settings)
+    kept, changed = np.arange(1000.0), np.arange(2000.0)
+    with fl.FastLoader(config) as first, fl.FastLoader(config) as second:
+        publication = first.publish({"w": kept}, {"model": "kept"})
+        other = first.publish({"w": changed}, {"model": "changed"})
+        target = np.zeros(1000)
+        second.load({"w": target}, {"model": "kept"})
+        pid = LocalWorker.status(home).pid
+        changed[0] = 7
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: publication.state == "lost", 5)
+        assert wait_until(lambda: publication.state == "live", 30)
+        assert LocalWorker.status(home).pid != pid
+        assert wait_until(lambda: second.publication({"model": "kept"}).state == "live", 30)
+        assert first.worker == second.worker == LocalWorker.status(home).address
+        with fl.FastLoader(config) as third:
+            fresh = np.zeros(1000)
+            third.load({"w": fresh}, {"model": "kept"})
+            assert (fresh == kept).all()
+            assert not third.is_published({"model": "changed"})
+        assert other.state == "lost"
+        assert publication.sources() == 2
+    assert LocalWorker.status(home) is None
+
+
+def test_nobody_starts_another_where_the_worker_was_stopped_on_purpose(home):
+    config = fl.Config(worker_home=str(home), worker_memory_mb=MEMORY_MB, lease_s=2, transport="host")
+    weights = {"w": np.ones(9)}
+    with fl.FastLoader(config) as first:
+        publication = first.publish(weights, {"model": "stopped"})
+        run_python(
+            f"from yr_fastload_native.worker import LocalWorker; LocalWorker(home={str(home)!r}).stop(force=True)"
+        )
+        assert wait_until(lambda: publication.state == "lost", 5)
+        time.sleep(1)
+        assert strays(Home(home).ready) == []
+        assert not first.is_published({"model": "stopped"}), "who asks for one gets one"
+        assert wait_until(lambda: publication.state == "live", 10)
 
 
 def test_a_loader_without_a_worker_starts_one_and_shares_it(home, monkeypatch):

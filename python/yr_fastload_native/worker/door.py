@@ -19,7 +19,7 @@ import msgspec
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.worker import watcher
 
-__all__ = ["Door", "is_open"]
+__all__ = ["Door", "is_open", "was_told"]
 
 _BACKLOG = 4096  # of processes that start together; the kernel takes what it allows
 _PAUSE_S = 0.02
@@ -150,9 +150,17 @@ class Door:
 
 
 def is_open(connection: int) -> bool:
-    """Whether the other end of a user's connection is still there."""
-    with contextlib.suppress(BlockingIOError):
-        copy = socket.socket(fileno=os.dup(connection))
-        with copy:
-            return bool(copy.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-    return True
+    """Whether a user's worker goes on, and who watches it: nothing comes to a user until it ends."""
+    return _pending(connection) is None
+
+
+def was_told(connection: int) -> bool:
+    """Whether a user was told that its worker is stopped, by somebody who wants it so."""
+    return bool(_pending(connection))
+
+
+def _pending(connection: int) -> bytes | None:
+    """What has come; nothing at all at the end, None as long as nothing has."""
+    with socket.socket(fileno=os.dup(connection)) as copy, contextlib.suppress(BlockingIOError):
+        return copy.recv(_MAX_ANSWER, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return None

@@ -16,7 +16,7 @@ import msgspec
 
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
 from yr_fastload_native.secret import Secret
-from yr_fastload_native.worker.door import Door, is_open
+from yr_fastload_native.worker.door import Door, is_open, was_told
 from yr_fastload_native.worker.home import Home, WorkerStatus, check_path
 from yr_fastload_native.worker.launch import HOST, find_dscli, run_dscli
 from yr_fastload_native.worker.memory import pool_mb
@@ -111,10 +111,42 @@ class LocalWorker:
         return self
 
     @property
+    def process(self) -> tuple[int, int]:
+        """The worker's pid, and when it started; zeros where it is not started."""
+        return (0, 0) if self._status is None else (self._status.pid, self._status.start_ticks)
+
+    @property
     def is_lost(self) -> bool:
         """Whether the worker that this object joined has ended, or who watches it; `start` then joins or starts one."""
         user = self._user
         return user is not None and not is_open(user)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was told to end though others used it: nobody should start another by himself."""
+        user = self._user
+        return user is not None and was_told(user)
+
+    def rejoin(self, timeout_s: float, *, may_launch: bool) -> bool:
+        """Join or start a worker where the one before has gone. Whether there is one now.
+
+        Args:
+            timeout_s: Bound of the call, seconds.
+            may_launch: Whether to start one where none is to be joined.
+
+        Raises:
+            UnavailableError: As `start`.
+            ResourceExhaustedError: Likewise.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            if self._user is None or not self.is_lost:
+                return self._user is not None
+            if not may_launch and self._door.ask("status", deadline) is None:
+                return False
+            before, (self._user, self._status) = self._user, self._enter(deadline)
+            os.close(before)
+        return True
 
     def stop(self, *, force: bool = False) -> None:
         """Leave the worker; the last user to leave stops it unless it is to be kept.

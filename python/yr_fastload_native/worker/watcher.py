@@ -108,6 +108,9 @@ class Watcher:
                     self._hear(key.fileobj, stoppers)
             # After everything else that is known by now: who stops has let go of the worker before.
             force = any(forced for _, forced in stoppers)
+            if force:
+                for user in self._users:
+                    self._answer(user, {"stopped": True})
             stopped = (force or self._is_unused()) and end(
                 # Without users there is no call to end and no data to save; an orderly exit takes 5 s (measured).
                 self._pid,
