@@ -22,6 +22,7 @@ ENVIRONMENT_PREFIX = "YR_FASTLOAD_"
 _SIMULATED = ENVIRONMENT_PREFIX + "SIM"  # the simulated devices read theirs themselves
 _WORKER_VARIABLE = "DS_WORKER_ADDR"
 _TENANT_VARIABLE = "DATASYSTEM_TENANT_ID"
+_LOGS_VARIABLE = "DATASYSTEM_CLIENT_LOG_DIR"
 _MIB = 1 << 20
 _MAX_TEXT = 255
 _TENANT = re.compile(r"[a-zA-Z0-9\-_!@#%^*()+=:;]{1,128}")  # what openYuanrong takes in a key
@@ -308,6 +309,17 @@ class Config:
         """The tenant that openYuanrong's client takes where it is given none: ``DATASYSTEM_TENANT_ID``."""
         environ = os.environ if environ is None else environ
         return environ.get(_TENANT_VARIABLE, "")
+
+    @staticmethod
+    def client_log_directory(environ: Mapping[str, str] | None = None) -> Path | None:
+        """Where openYuanrong's client logs to by itself, None where its variable names a directory."""
+        environ = os.environ if environ is None else environ
+        return None if environ.get(_LOGS_VARIABLE) else Path(environ.get("HOME") or "/", ".datasystem", "logs")
+
+    @staticmethod
+    def name_client_log_directory(directory: Path) -> None:
+        """Set what openYuanrong's client reads when it is first used, for this process and its children."""
+        os.environ[_LOGS_VARIABLE] = str(directory)
 
     @staticmethod
     def runtime_directory(environ: Mapping[str, str] | None = None) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from yr_fastload_native import _core
+from yr_fastload_native.client_logs import give_directory
 from yr_fastload_native.config import Config, parse_address
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.secret import Secret
@@ -58,6 +59,7 @@ class Credentials:
             InvalidArgumentError: The address is none.
         """
         host, port = parse_address(address, op="connect")
+        give_directory()
         return _core.Connection(
             host,
             port,

@@ -187,6 +187,23 @@ def test_forked_child_does_not_stop_the_worker_of_its_parent(home):
     assert LocalWorker.status(home) is None
 
 
+def test_a_user_without_a_home_hears_nothing_of_openyuanrong(running, short_tmp):
+    """As with an arbitrary uid and HOME=/: its client writes its logs to stderr where it has no directory for them."""
+    code = (
+        "import yr_fastload_native as fl; target = bytearray(7)\n"
+        f"with fl.FastLoader(fl.Config(worker={running.address!r})) as loader:\n"
+        "    loader.publish({'w': bytearray(7)}, {'model': 'homeless'})\n"
+        "    loader.load({'w': target}, {'model': 'homeless'})"
+    )
+    environment = os.environ | {"HOME": "/proc/nowhere", "YR_FASTLOAD_WORKER_HOME": str(short_tmp / "h")}
+    environment.pop("DATASYSTEM_CLIENT_LOG_DIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert any((short_tmp / "h" / "client").iterdir())
+
+
 def test_another_port_than_the_running_worker_has_is_refused(running):
     with pytest.raises(UnavailableError, match=rf"port 1 was asked for.*runs at {running.address}"):
         LocalWorker(home=running.home, port=1).start()

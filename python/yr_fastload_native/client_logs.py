@@ -1,0 +1,40 @@
+"""Where openYuanrong's client writes its logs: it needs a directory, or it writes them to stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from yr_fastload_native.config import Config
+from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.worker.home import Home
+
+__all__ = ["give_directory"]
+
+_log = logging.getLogger(__name__)
+
+
+def give_directory() -> None:
+    """Name one to the client, in the local worker's home, where its own cannot be written to; never raises.
+
+    In a container with an arbitrary user, HOME is / or a directory of somebody else.
+    """
+    wanted = Config.client_log_directory()
+    if wanted is None or _can_be_written(wanted):
+        return
+    try:
+        home = Home(None)
+        home.make("logs")
+        Config.name_client_log_directory(home.path / "client")
+    except (FastLoadError, OSError) as error:
+        _log.debug("openYuanrong's client logs to stderr: %s", str(error))
+
+
+def _can_be_written(directory: Path) -> bool:
+    """Whether it is there for this user, or could be made, as the client would."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(directory, os.W_OK | os.X_OK)
