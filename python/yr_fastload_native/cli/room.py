@@ -6,9 +6,7 @@ import contextlib
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import ResourceExhaustedError
@@ -42,12 +40,12 @@ def require_memory(total: int, *, copies: int, op: str) -> None:
 def private_worker(total: int) -> Iterator[str]:
     """Address of a worker that has room for ``total`` bytes, and ends with the block."""
     from yr_fastload_native.worker import LocalWorker
+    from yr_fastload_native.worker.scratch import scratch_directory
 
     output.note("starting a private openYuanrong worker")
-    # Not in TMPDIR: the paths of the worker's sockets must be short.
     with (
-        tempfile.TemporaryDirectory(prefix="yr-fastload-", dir="/tmp", ignore_cleanup_errors=True) as home,
-        LocalWorker(home=Path(home), memory_mb=math.ceil(total / _MIB * 1.25) + _OVERHEAD_MB) as worker,
+        scratch_directory() as home,
+        LocalWorker(home=home, memory_mb=math.ceil(total / _MIB * 1.25) + _OVERHEAD_MB) as worker,
     ):
         yield worker.address
 

@@ -20,10 +20,12 @@ from yr_fastload_native.service import keeper
 from yr_fastload_native.service.instances import Devices, Order
 from yr_fastload_native.service.machine import Lent, MachineDevices
 from yr_fastload_native.vllm import reports
+from yr_fastload_native.worker.home import short_directory
 
 __all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer"]
 
 _TAIL_BYTES = 2000
+_SCRATCH_CHARS = 40  # leaves room for the names of vLLM's sockets
 BEYOND_GRACE_S = 15.0  # a keeper's own bound for what it kills, and some
 
 
@@ -41,8 +43,7 @@ class LocalLauncher:
     ) -> None:
         self._host = host
         self._machine = machine or MachineDevices()
-        # Not in TMPDIR: the paths of vLLM's sockets must be short.
-        self._scratch = Path(tempfile.mkdtemp(prefix="yr-fastload-", dir="/tmp"))
+        self._scratch = Path(tempfile.mkdtemp(prefix="yr-fastload-", dir=short_directory(_SCRATCH_CHARS)))
         self._logs = logs or self._scratch
         self._logs.mkdir(parents=True, exist_ok=True)
 

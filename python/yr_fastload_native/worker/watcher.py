@@ -121,6 +121,14 @@ class Watcher:
                 shutil.rmtree(self._data, ignore_errors=True)
             for connection, _ in stoppers:
                 self._answer(connection, {"stopped": stopped, "pid": self._pid})
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove what a worker that died by itself left, but for its logs: hundreds of MB."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._data):
+                if name != "logs":
+                    shutil.rmtree(os.path.join(self._data, name), ignore_errors=True)
 
     def _is_unused(self) -> bool:
         if self._users or not self._was_used or self._status["keep"]:
