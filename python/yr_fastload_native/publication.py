@@ -63,6 +63,7 @@ class Publication:
     ) -> None:
         self._pid = os.getpid()
         self._lease_s = lease_s
+        self._closed = False
         self.origin: Origin | None = None
         self._settling: Settling | None = None
         self._guard: Guard | None = None
@@ -129,6 +130,8 @@ class Publication:
             self._member.leave(Deadline(LEAVE_S, "close"))
         parts.pop("lease_s")
         self._begin(generation, lease, **{"served": None, "member": None, "digest": None} | parts)
+        if self._closed:  # meanwhile: what was left then is what was before
+            self.close_by(Deadline(LEAVE_S, "close"))
 
     def chunk_digests(self) -> array[int] | None:
         """The digest of each chunk, None as long as they were not taken."""
@@ -258,6 +261,7 @@ class Publication:
         """Close within a deadline and a moment; what is not done by then goes on, or ends with the lease."""
         if os.getpid() != self._pid:  # a fork: it is the parent's
             return
+        self._closed = True
         if self._settling is not None:
             self._settling.stop()
         if self._guard is not None:
