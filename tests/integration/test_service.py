@@ -132,7 +132,7 @@ def test_a_dead_instance_is_started_again_and_others_serve(serve: Callable[..., 
     service.until_ready(1)
     service.client.post("/scaleout")
     service.until_ready(2)
-    assert service.client.post("/v1/y", json={"die": True}).status_code == 503
+    assert service.client.post("/v1/y", json={"die": True}).status_code == 201  # by the other one
     answers = {service.client.post("/v1/y", json={}).status_code for _ in range(10)}
     assert answers == {201}
     until(lambda: [each for each in service.instances("ready") if each["restarts"] == 1], "not started again")
@@ -205,12 +205,18 @@ def test_metrics(serve: Callable[..., Service]) -> None:
     assert 'yr_fastload_instance_requests_total{instance="instance-1"} 1.0' in text
 
 
-def test_a_keeper_passes_the_status_on() -> None:
-    from yr_fastload_native.service import keeper
+@pytest.mark.parametrize("installed", ["as ever", "by pip --target"])
+def test_a_keeper_passes_the_status_on(tmp_path: Path, installed: str) -> None:
+    """Also where its Python by itself finds nothing that was installed, and beside a module that is none of it."""
+    from yr_fastload_native.service.local import keeper_command
 
+    (tmp_path / "subprocess.py").write_text("raise SystemExit(99)")
     for code, status in (("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 128 + 9)):
-        command = [sys.executable, "-I", keeper.__file__, "1", sys.executable, "-c", code]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        command = keeper_command(1.0, [sys.executable, "-c", code])
+        if installed == "by pip --target":
+            command.insert(1, "-S")
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path, env=environment) as process:
             assert process.wait(WAIT_S) == status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import socket
 
 import pytest
@@ -41,9 +42,9 @@ def test_names_of_the_original(started) -> None:
     environment = {"MODEL_PATH": "/models/m", "SERVER_PORT": "0", "PTP": "2", "PREFILL_INS_NUM": "3"}
     answer = CliRunner().invoke(cli.main, ["serve", "--", "--max-model-len", "128"], env=environment)
     assert answer.exit_code == 0, answer.output
-    ((server, limits, _, instances, _, as_json),) = started
+    ((server, limits, _, instances, _, keep_alive_s, as_json),) = started
     assert (server.model, server.tp, server.arguments) == ("/models/m", 2, ("--max-model-len", "128"))
-    assert (limits.instances, instances, as_json) == (8, 3, False)
+    assert (limits.instances, instances, keep_alive_s, as_json) == (8, 3, 650, False)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,7 @@ def test_instances_without_devices_share_the_machine() -> None:
     server = VllmServer("m", tp=2, worker="127.0.0.1:1", devices=Devices())
     order = server.order("instance-1")
     assert order.environment == {
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
         "YR_FASTLOAD_PATCH": "1",
         "YR_FASTLOAD_WORKER": "127.0.0.1:1",
     }
@@ -125,6 +127,52 @@ def test_instances_without_devices_share_the_machine() -> None:
     told = VllmServer("m", arguments=("--gpu-memory-utilization=0.5",), devices=Devices())
     assert list(told.order("instance-1").arguments[-2:]) == ["m", "--gpu-memory-utilization=0.5"]
     assert MachineDevices().lend(2).environment == {}
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("::1", "http://[::1]:7"),
+        ("::", "http://localhost:7"),
+        ("0.0.0.0", "http://localhost:7"),
+        ("127.0.0.1", "http://127.0.0.1:7"),
+    ],
+)
+def test_an_address_is_one_to_ask(host, url) -> None:
+    assert "http://" + serve_module._address(host, 7) == url
+
+
+def test_the_service_listens_as_it_says(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: seen.append((server.config, sockets)))
+    arguments = ["serve", "--model", "m", "--host", "::1", "--port", "0", "--json", "--keep-alive", "700"]
+    answer = CliRunner().invoke(cli.main, [*arguments, "--instances", "0"])
+    assert answer.exit_code == 0, answer.output
+    ((config, (listener,)),) = seen
+    with listener:
+        assert json.loads(answer.output)["url"] == f"http://[::1]:{listener.getsockname()[1]}"
+    assert config.timeout_keep_alive == 700
+
+
+@pytest.mark.parametrize("arguments", [("--uds", "run/x.sock"), ("--a", "--uds=run/x.sock", "--b", "c")])
+def test_each_instance_has_a_socket_of_its_own(started, monkeypatch, arguments) -> None:
+    monkeypatch.chdir("/")
+    server = VllmServer("m", arguments=arguments)
+    assert server.uds == "run/x.sock"
+    assert [server.order(name).uds for name in ("instance-1", "instance-2")] == [
+        "/run/x.sock.instance-1",
+        "/run/x.sock.instance-2",
+    ]
+    assert VllmServer("m", arguments=("--x", "y")).order("instance-1").uds is None
+
+
+def test_there_are_devices_for_an_instance_that_comes_later(devices, started) -> None:
+    devices("davinci", 1)
+    arguments = ["serve", "--model", "m", "--port", "0", "--tp", "2", "--instances", "0"]
+    answer = CliRunner().invoke(cli.main, arguments)
+    assert answer.exit_code == 1
+    assert "1 instances of 2 devices: there are 1 NPUs" in answer.stderr
+    assert not started
 
 
 def event(kind, pid, **facts):

@@ -22,6 +22,7 @@ __all__ = ["serve"]
 
 _OP = "serve"
 _WITHOUT_DEVICES = 8
+_HEADER_BYTES = 4 << 20  # of a request, at most: as vLLM's server takes them
 
 
 @click.command()
@@ -81,6 +82,13 @@ _WITHOUT_DEVICES = 8
     "--drain-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="For requests to end, s."
 )
 @click.option(
+    "--keep-alive",
+    type=click.IntRange(1),
+    default=650,  # longer than any usual client or balancer uses an idle one
+    show_default=True,
+    help="For idle connections of clients, s.",
+)
+@click.option(
     "--logs",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where logs of instances stay, each on its machine.  [default: nowhere]",
@@ -100,21 +108,23 @@ def serve(
     cpus_per_instance: float,
     start_timeout: float,
     drain_timeout: float,
+    keep_alive: int,
     logs: Path | None,
     as_json: bool,
     vllm_arguments: tuple[str, ...],
 ) -> None:
     """Serve a model by vLLM instances behind one address, and add one on POST /scaleout, which pulls its weights.
 
-    Everything after -- goes to `vllm serve`. /v1/* goes to the instances in turn; POST /scaleout and /scalein take
-    {"count": n}, the latter {"ids": [...]} too; GET /status, /metrics, /health, and a page at /. Ctrl-C or SIGTERM lets
-    requests in flight end, and stops every instance.
+    Everything after -- goes to `vllm serve`. POST /scaleout and /scalein take {"count": n}, the latter {"ids": [...]}
+    too; GET /status, /metrics, /health, and a page at /. Everything else goes to the instances in turn, or to all if it
+    changes them. Ctrl-C or SIGTERM lets requests in flight end, and stops every instance.
     """
     with _extra("serve"):
         import fastapi  # noqa: F401
         import httpx  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
+        import websockets  # noqa: F401
     from yr_fastload_native.config import Config
     from yr_fastload_native.service.fleet import Limits
     from yr_fastload_native.service.vllm_server import VllmServer
@@ -130,9 +140,11 @@ def serve(
             devices=starts.devices,
             devices_each=devices_per_instance or tp,
         )
+        if server.uds is not None and launcher != "local":
+            raise InvalidArgumentError(f"--uds {server.uds}: instances of a cluster are reached by ports", op=_OP)
         most = _most(server, instances, max_instances)
         limits = Limits(instances=most, start_s=start_timeout, drain_s=drain_timeout)
-        _run(server, limits, starts, instances, _listen(host, port), as_json)
+        _run(server, limits, starts, instances, _listen(host, port), keep_alive, as_json)
 
 
 @contextlib.contextmanager
@@ -162,7 +174,7 @@ def _launcher(name: str, logs: Path | None, cpus: float) -> Launcher:
 def _most(server: VllmServer, instances: int, told: int | None) -> int:
     """So many instances at a time."""
     most = told or (_WITHOUT_DEVICES if server.most is None else server.most)
-    wanted = max(most, instances)
+    wanted = max(most, instances, 1)
     if server.most is not None and wanted > server.most:
         raise InvalidArgumentError(
             f"{wanted} instances of {server.devices_each} devices: there are {server.devices.count} "
@@ -184,12 +196,27 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.listen()  # who is told the address may connect
             stack.pop_all()
     except OSError as error:
-        raise UnavailableError(f"cannot listen on {host}:{port}: {error}; name another by --port", op=_OP) from None
+        raise UnavailableError(
+            f"cannot listen on {_address(host, port)}: {error}; name another by --port", op=_OP
+        ) from None
     return listener
 
 
+def _address(host: str, port: int) -> str:
+    """As a URL has it, for who is on this machine if it stands for all addresses."""
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _run(
-    server: VllmServer, limits: Limits, launcher: Launcher, instances: int, listener: socket.socket, as_json: bool
+    server: VllmServer,
+    limits: Limits,
+    launcher: Launcher,
+    instances: int,
+    listener: socket.socket,
+    keep_alive_s: int,
+    as_json: bool,
 ) -> None:
     import uvicorn
 
@@ -197,12 +224,18 @@ def _run(
     from yr_fastload_native.service.fleet import Fleet
 
     host, port = listener.getsockname()[:2]
-    url = f"http://{host}:{port}"
+    url = f"http://{_address(host, port)}"
     output.emit(
         {"url": url, "max_instances": limits.instances},
         as_json=as_json,
         text=lambda: f"serving {server.model} on {url}",
     )
     app = app_of(Fleet(launcher, server.order, limits), instances)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=max(1, round(limits.drain_s)))
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        timeout_keep_alive=keep_alive_s,
+        timeout_graceful_shutdown=max(1, round(limits.drain_s)),
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
     uvicorn.Server(config).run(sockets=[listener])

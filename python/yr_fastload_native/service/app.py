@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.routing import APIRoute
 
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
-from yr_fastload_native.service.fleet import Fleet, Instance
+from yr_fastload_native.service.access import check_name, check_origin
+from yr_fastload_native.service.fleet import Fleet
+from yr_fastload_native.service.instance import Instance
 from yr_fastload_native.service.metrics import ServiceMetrics
 from yr_fastload_native.service.proxy import Proxy
+from yr_fastload_native.service.sockets import pass_on
 
 __all__ = ["app_of", "status_of"]
 
 _STATUS = {InvalidArgumentError: 400, ResourceExhaustedError: 409, UnavailableError: 503}
 _ASK_AGAIN_S = 5
+_READS = ["GET", "HEAD"]
 # The page has all it needs in itself, and no other site may show it in a frame and have its buttons pressed there.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
@@ -57,7 +59,7 @@ def _status(instance: Instance, cold_s: float | None) -> dict[str, Any]:
         "id": instance.name,
         "state": instance.state,
         "pid": launched and launched.pid,
-        "port": launched and launched.port,
+        "port": launched.port if launched and launched.uds is None else None,
         "url": instance.url,
         "load_source": load and load.source,
         "load_seconds": load and load.seconds,
@@ -86,16 +88,15 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        fleet.scale_out(first)
+        if first:
+            fleet.scale_out(first)
         try:
             yield
         finally:
-            await proxy.close()
             await fleet.close()
 
-    app = FastAPI(
-        title="yr-fastload serve", lifespan=lifespan, docs_url=None, redoc_url=None, dependencies=[Depends(_check_name)]
-    )
+    # Without pages of its own about itself: /docs and /openapi.json are vLLM's.
+    app = FastAPI(title="yr-fastload serve", lifespan=lifespan, openapi_url=None, dependencies=[Depends(check_name)])
 
     @app.exception_handler(FastLoadError)
     async def refused(_: Request, error: FastLoadError) -> JSONResponse:
@@ -112,49 +113,42 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
         wanted = await _read(request, _In)
         return {"instances": fleet.scale_in(wanted.count, wanted.ids)}
 
-    @app.get("/status")
+    @app.api_route("/status", methods=_READS)
     async def status() -> dict[str, Any]:
         return status_of(fleet)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=_READS)
     async def health() -> Response:
         return Response(status_code=200 if fleet.pick(set()) else 503)
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=_READS)
     async def scrape() -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
 
-    @app.get("/", response_class=HTMLResponse)
+    @app.api_route("/", methods=_READS, response_class=HTMLResponse)
     async def page() -> HTMLResponse:
         text = resources.files("yr_fastload_native.service").joinpath("page.html").read_text(encoding="utf-8")
         return HTMLResponse(text, headers={"Content-Security-Policy": _PAGE_POLICY})
 
-    app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)(proxy.forward)
+    own = {route.path for route in app.routes if isinstance(route, APIRoute)}
+
+    @app.api_route("/{path:path}", methods=[*_READS, "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    async def forward(request: Request) -> Response:
+        if request.url.path in own:
+            raise HTTPException(405)
+        return await proxy.forward(request)
+
+    @app.websocket("/{path:path}")
+    async def forward_socket(socket: WebSocket) -> None:
+        check_origin(socket)
+        await pass_on(socket, fleet)
+
     return app
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name in ("localhost", socket.gethostname().lower())
-
-
-async def _check_name(request: Request) -> None:
-    """Whoever comes by loopback asks by a name of it: another site may have its own name lead here (DNS rebinding)."""
-    name = request.url.hostname or ""
-    if _is_loopback(request.scope["server"][0]) and not _is_loopback(name):
-        raise InvalidArgumentError(
-            f"asked for as {name!r}, and this is loopback: ask for 127.0.0.1 or localhost, from a proxy too",
-            op=request.url.path[1:],
-        )
 
 
 async def _read(request: Request, kind: type[_Wish]) -> _Wish:
     """The body, whatever type it is said to have (curl calls JSON a form); nothing: all defaults."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise InvalidArgumentError(f"asked by a page of {origin}, which is not this service", op=request.url.path[1:])
+    check_origin(request)
     body = await request.body()
     try:
         return msgspec.json.decode(body or b"{}", type=kind)

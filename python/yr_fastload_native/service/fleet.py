@@ -8,19 +8,20 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import attrs
-import httpx
 
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, ResourceExhaustedError
+from yr_fastload_native.service.changes import Changes
+from yr_fastload_native.service.connection import Connection
+from yr_fastload_native.service.instance import Instance
 from yr_fastload_native.service.instances import Launched, Launcher, Order
-from yr_fastload_native.service.loads import Load, load_of
+from yr_fastload_native.service.loads import load_of
 
-__all__ = ["Fleet", "Instance", "Limits"]
+__all__ = ["Fleet", "Limits"]
 
 _T = TypeVar("_T")
-State = Literal["starting", "loading", "ready", "failed", "stopping"]
 
 
 @attrs.frozen
@@ -52,42 +53,6 @@ _POLL_S = 0.25
 _HEALTH_EVERY_S = 5.0
 
 
-class Instance:
-    """One server, through all its starts."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state: State = "starting"
-        self.error: str | None = None
-        self.restarts = 0
-        self.in_flight = 0
-        self.served = 0
-        self.load: Load | None = None
-        self.ready_s: float | None = None
-        self.launched: Launched | None = None
-        self.leave = asyncio.Event()
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def url(self) -> str | None:
-        return None if self.launched is None else f"http://{self.launched.host}:{self.launched.port}"
-
-    @contextlib.contextmanager
-    def serving(self) -> Any:
-        """One request, which draining waits for."""
-        self.in_flight += 1
-        self.idle.clear()
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self.served += 1
-            if not self.in_flight:
-                self.idle.set()
-
-
 class Fleet:
     """Instances of one model behind one launcher.
 
@@ -107,7 +72,7 @@ class Fleet:
         self._turn = itertools.count()
         self.instances: dict[str, Instance] = {}
         self.cold_s: float | None = None  # what the last instance that read from disk took for its weights
-        self._client = httpx.AsyncClient(timeout=limits.health_s, trust_env=False)
+        self.changes = Changes(limits.start_s)
         # What launchers do blocks; each instance waits for one thing at a time, and none for another's.
         self._threads = ThreadPoolExecutor(limits.instances, thread_name_prefix="launcher")
 
@@ -169,7 +134,6 @@ class Fleet:
             instance.leave.set()
         if tasks:
             await asyncio.wait(tasks)
-        await self._client.aclose()
         await self._blocking(self._launcher.close)
         self._threads.shutdown(wait=False)
 
@@ -178,9 +142,13 @@ class Fleet:
 
     # -- who serves ------------------------------------------------------------------------------------------------
 
+    def ready(self) -> list[Instance]:
+        """Those that serve."""
+        return [each for each in self.instances.values() if each.state == "ready"]
+
     def pick(self, but: set[str]) -> Instance | None:
         """The next ready one in turn; None if there is none beside ``but``."""
-        ready = [each for each in self.instances.values() if each.state == "ready" and each.name not in but]
+        ready = [each for each in self.ready() if each.name not in but]
         return ready[next(self._turn) % len(ready)] if ready else None
 
     # -- the life of one -------------------------------------------------------------------------------------------
@@ -208,19 +176,24 @@ class Fleet:
 
     async def _live(self, instance: Instance) -> tuple[bool, str | None]:
         """One start to its end: whether it was ever ready, and what went wrong."""
-        instance.load = instance.ready_s = None
+        instance.load = instance.ready_s = instance.broken = None
         started = time.monotonic()
         try:
             instance.launched = await self._blocking(self._launcher.launch, self._order(instance.name))
         except FastLoadError as error:
             return False, str(error)
+        instance.connection = connection = Connection(instance.launched)
         try:
             wrong = await self._until_ready(instance, instance.launched, started)
             if wrong is not None or instance.leave.is_set():
                 return False, wrong
-            instance.ready_s = time.monotonic() - started
-            instance.state = "ready"
-            instance.error = None
+            async with self.changes.lock:  # it misses none
+                wrong = await self.changes.catch_up(connection)
+                if wrong is not None or instance.leave.is_set():
+                    return False, wrong
+                instance.ready_s = time.monotonic() - started
+                instance.state = "ready"
+                instance.error = None
             return True, await self._until_unwell(instance, instance.launched)
         finally:
             launched = instance.launched
@@ -230,8 +203,9 @@ class Fleet:
                     await asyncio.wait_for(instance.idle.wait(), self._limits.drain_s)
             else:
                 instance.state = "failed"  # nobody is sent there while it goes
+            await connection.close()  # first: a server waits for its connections to end, those with TLS long
             await self._blocking(launched.stop)
-            instance.launched = None
+            instance.launched = instance.connection = None
 
     async def _until_ready(self, instance: Instance, launched: Launched, started: float) -> str | None:
         while not instance.leave.is_set():
@@ -243,7 +217,8 @@ class Fleet:
                 await self._look(instance, launched)
                 return None
             if time.monotonic() - started > self._limits.start_s:
-                return f"not ready within {self._limits.start_s:g} s; see --start-timeout"
+                said = instance.connection.said if instance.connection else ""
+                return f"not ready within {self._limits.start_s:g} s, asked last: {said}; see --start-timeout"
             await self._pause(instance, _POLL_S)
         return None
 
@@ -253,6 +228,8 @@ class Fleet:
             how = await self._blocking(launched.ended)
             if how is not None:
                 return how
+            if instance.broken is not None:
+                return instance.broken
             if time.monotonic() - asked > _HEALTH_EVERY_S:
                 unanswered = 0 if await self._is_well(instance) else unanswered + 1
                 asked = time.monotonic()
@@ -272,10 +249,7 @@ class Fleet:
             self.cold_s = instance.load.seconds
 
     async def _is_well(self, instance: Instance) -> bool:
-        try:
-            return (await self._client.get(f"{instance.url}/health")).is_success
-        except httpx.HTTPError:
-            return False
+        return instance.connection is not None and await instance.connection.is_well(self._limits.health_s)
 
     @staticmethod
     async def _pause(instance: Instance, seconds: float) -> None:

@@ -31,10 +31,11 @@ class Order:
 
     Attributes:
         name: Of the instance, in lines of its log.
-        arguments: Of the Python of the machine where it starts; ``--host`` and ``--port`` are added.
+        arguments: Of the Python of the machine where it starts; ``--host`` and ``--port``, or ``--uds``, are added.
         environment: Beside that of the process that starts it.
         grace_s: From being asked to end to being killed, seconds.
         devices: So many of them, which the launcher chooses.
+        uds: Path of the Unix socket on which it is to listen, on its machine; None: on a port.
         defaults: As `environment`, for variables that the process that starts it does not have.
     """
 
@@ -43,6 +44,7 @@ class Order:
     environment: Mapping[str, str]
     grace_s: float
     devices: int = 0
+    uds: str | None = None
     defaults: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -59,6 +61,10 @@ class Launched(Protocol):
 
     @property
     def port(self) -> int: ...
+
+    @property
+    def uds(self) -> str | None:
+        """The Unix socket where it listens instead."""
 
     def ended(self) -> str | None:
         """How it ended, with the last of what it wrote; None while it runs."""

@@ -1,6 +1,9 @@
 """Runs a command, and leaves nobody of it behind: not when it ends, nor when whoever asked for it ends or is killed.
 
-    python -I keeper.py GRACE_S COMMAND...
+    python -I keeper.py DIRECTORY GRACE_S COMMAND...
+
+``DIRECTORY`` is where psutil is: with -I, which keeps the current directory and variables of Python away, nothing is
+found that was installed by ``pip --user`` or ``--target``.
 
 Stdin is the line to whoever asked: its end, or SIGTERM, asks the command to end, and ``GRACE_S`` seconds later kills
 it. Everything that the command started and left behind becomes a child of this process, however it was started
@@ -25,6 +28,8 @@ import subprocess
 import sys
 import time
 
+sys.path.append(sys.argv.pop(1))
+
 import psutil
 
 _PR_SET_PDEATHSIG = 1
@@ -32,6 +37,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _KILL_S = 10.0  # for killed processes to be gone: one in the kernel ends when that lets it
 _WATCHER = "/yr_fastload_native/worker/watcher.py"
+_TIDY_S = 3.0  # of these, for what tidies up after the others
 _TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -62,6 +68,11 @@ def _shared(processes: list[psutil.Process]) -> set[int]:
             if script.endswith(_WATCHER) and pid.isdecimal():
                 found |= {process.pid, int(pid)}
     return found
+
+
+def _tidies(process: psutil.Process) -> bool:
+    """Whether it is Python's resource tracker: it ends once all others have, and removes their shared memory first."""
+    return any("multiprocessing.resource_tracker" in part for part in process.cmdline())
 
 
 class Keeper:
@@ -117,8 +128,11 @@ class Keeper:
             rest = [process for process in children if process.pid not in shared]
             if not rest:
                 return
+            late = deadline - time.monotonic() < _KILL_S - _TIDY_S
             for process in rest:
                 try:
+                    if not late and _tidies(process):
+                        continue
                     process.kill()
                     os.waitpid(process.pid, os.WNOHANG)
                 except (psutil.NoSuchProcess, ChildProcessError):

@@ -11,21 +11,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.errors import UnavailableError
-from yr_fastload_native.service import keeper
 from yr_fastload_native.service.instances import Devices, Order
 from yr_fastload_native.service.machine import Lent, MachineDevices
 from yr_fastload_native.vllm import reports
 from yr_fastload_native.worker.home import short_directory
 
-__all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer"]
+__all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer", "keeper_command"]
 
 _TAIL_BYTES = 2000
 _SCRATCH_CHARS = 40  # leaves room for the names of vLLM's sockets
+_SOCKET_CHARS = 107  # sockaddr_un
 BEYOND_GRACE_S = 15.0  # a keeper's own bound for what it kills, and some
 
 
@@ -80,10 +82,15 @@ class LocalServer:
         self._log = logs / f"{order.name}.log"
         self._report = scratch / f"{order.name}.report"
         self._report.unlink(missing_ok=True)
-        command = [sys.executable, *order.arguments, "--host", host, "--port", str(self.port)]
+        self.uds = order.uds
+        where = ["--host", host, "--port", str(self.port)]
+        if self.uds is not None:
+            _make_room(self.uds)
+            where = ["--uds", self.uds]
+        command = [sys.executable, *order.arguments, *where]
         environment = {
             **order.defaults,
-            **os.environ,
+            **_inherited(),
             **order.environment,
             **lent.environment,
             ENVIRONMENT_PREFIX + "REPORT": str(self._report),
@@ -92,7 +99,7 @@ class LocalServer:
         with self._log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", keeper.__file__, str(order.grace_s), *command],
+                    keeper_command(order.grace_s, command),
                     stdin=subprocess.PIPE,  # ends with this process, however that ends
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -134,6 +141,8 @@ class LocalServer:
                 self._process.kill()
                 self._process.wait()
         self._report.unlink(missing_ok=True)
+        if self.uds is not None:
+            Path(self.uds).unlink(missing_ok=True)
         self._lent.give_back()
 
     def _tail(self) -> str:
@@ -146,7 +155,43 @@ class LocalServer:
         return " | ".join(lines[-3:])
 
 
+def keeper_command(grace_s: float, command: Sequence[str]) -> list[str]:
+    """That has a `keeper` run a command."""
+    psutil = find_spec("psutil")
+    assert psutil is not None
+    assert psutil.origin is not None
+    keeper = Path(__file__).with_name("keeper.py")
+    return [sys.executable, "-I", str(keeper), str(Path(psutil.origin).parents[1]), str(grace_s), *command]
+
+
+def _inherited() -> dict[str, str]:
+    """What this process's environment has for a server.
+
+    A service of Kubernetes that is named vllm makes VLLM_PORT=tcp://..., with which every vLLM ends.
+    """
+    return {key: value for key, value in os.environ.items() if not (key == "VLLM_PORT" and value.startswith("tcp://"))}
+
+
+def _make_room(uds: str) -> None:
+    """Remove a socket that a server left.
+
+    Raises:
+        UnavailableError: A server has it, it is something else, or its path is too long for one.
+    """
+    path = Path(uds)
+    excess = len(os.fsencode(uds)) - _SOCKET_CHARS
+    if excess > 0:
+        raise UnavailableError(f"{uds} is {excess} characters too long for a socket; use a shorter --uds", op="serve")
+    if not path.exists():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if not path.is_socket() or not probe.connect_ex(uds):
+            raise UnavailableError(f"{uds} is in use; use another --uds", op="serve")
+    path.unlink(missing_ok=True)
+
+
 def _free_port(host: str) -> int:
-    with socket.socket() as probe:
+    family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+    with socket.socket(family) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from yr_fastload_native.service.fleet import Fleet, State
+from yr_fastload_native.service.fleet import Fleet
+from yr_fastload_native.service.instance import State
 
 __all__ = ["ServiceMetrics"]
 

@@ -4,82 +4,101 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 
 import httpx
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
-from yr_fastload_native.service.fleet import Fleet, Instance
+from yr_fastload_native.service.access import check_origin
+from yr_fastload_native.service.changes import is_change
+from yr_fastload_native.service.connection import Call, Headers
+from yr_fastload_native.service.fleet import Fleet
+from yr_fastload_native.service.instance import Instance
 
-__all__ = ["Proxy"]
+__all__ = ["Proxy", "headers_of", "target_of"]
 
-_CONNECT_S = 5.0
 _MOST_BODY_BYTES = 256 << 20
+_DELIVERIES = 2
+_KEPT_BY_ONE = "/v1/responses"  # and below: an instance knows those that it made
 # Of one connection, not of the message (RFC 9110, 7.6.1); and what the client and this server set themselves.
 _OF_A_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade".split()
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
+    b"upgrade".split()
 )
-_TO_INSTANCE = _OF_A_HOP | {b"host", b"content-length"}
+_TO_INSTANCE = _OF_A_HOP | {b"content-length", b"expect"}
 _TO_CLIENT = _OF_A_HOP | {b"date", b"server"}
 
 
 class Proxy:
     """Passes requests on to the ready instances of a fleet, round robin.
 
-    A request that an instance did not take (it could not be connected to) goes to the next one. What it began to answer
-    is passed on as it comes, event by event, and ends where it ends; when the client goes, the instance is told.
+    A request that an instance did not take (it could not be connected to) goes to the next one. One that it may have
+    taken, and of which nothing was answered, is sent once more, to another one if there is one: a connection can end
+    as it is used, and what is asked of vLLM may be asked twice. Not oftener, as it may be what ends instances. What an
+    instance began to answer is passed on as it comes, event by event, and ends where it ends; when the client goes,
+    the instance is told. What changes an instance goes to all, once.
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        # An answer takes what it takes: its bound is the client's, who may go.
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=_CONNECT_S), limits=httpx.Limits(max_connections=None), trust_env=False
-        )
-
-    async def close(self) -> None:
-        await self._client.aclose()
 
     async def forward(self, request: Request) -> Response:
         """Raises:
-        InvalidArgumentError: The body is larger than what is kept for a second try.
-        UnavailableError: No instance is ready, or none of the ready ones could be reached.
+        InvalidArgumentError: The body is larger than what is kept for a second try, or another site's page asks for a
+            change.
+        UnavailableError: No instance is ready, or none of the ready ones answered.
+        FastLoadError: Some instances refused a change that others made.
         """
-        body = await _body(request)
+        call = Call(request.method, target_of(request), headers_of(request), await _body(request))
+        if not is_change(call):
+            return await self._pass_on(call, request)
+        check_origin(request)
+        async with self._fleet.changes.lock:
+            if instances := self._fleet.ready():
+                return await self._fleet.changes.make(call, instances)
+        raise _nobody()
+
+    async def _pass_on(self, call: Call, request: Request) -> Response:
         tried: set[str] = set()
-        while (instance := self._fleet.pick(tried)) is not None:
+        unreached: set[str] = set()
+        lost: list[str] = []
+        while instance := self._fleet.pick(tried) or (self._fleet.pick(unreached) if lost else None):
             tried.add(instance.name)
             with contextlib.ExitStack() as stack:
                 stack.enter_context(instance.serving())
                 try:
-                    answer = await self._send(instance, request, body)
+                    answer = await self._begin(instance, call, request)
                 except (httpx.ConnectError, httpx.ConnectTimeout):
+                    unreached.add(instance.name)
                     continue
                 except httpx.HTTPError as error:
-                    raise UnavailableError(
-                        f"{instance.name} went while it had the request: {type(error).__name__}; send it again",
-                        op="forward",
-                    ) from None
+                    lost.append(f"{instance.name} ({type(error).__name__})")
+                    if len(lost) == _DELIVERIES:
+                        break
+                    continue
                 if answer is None:
                     return Response(status_code=499)  # nobody is there to read it
+                if answer.status_code == 404 and call.path.startswith(_KEPT_BY_ONE) and self._fleet.pick(tried):
+                    await answer.aclose()
+                    continue
                 headers = [(key.lower(), value) for key, value in answer.headers.raw if key.lower() not in _TO_CLIENT]
                 headers.append((b"x-served-by", instance.name.encode()))
                 return _PassedOn(answer, headers, stack.pop_all())
-        raise UnavailableError(
-            "no instance could be connected to" if tried else "no instance is ready; GET /status has their states",
-            op="forward",
-        )
+        if lost:
+            raise UnavailableError(
+                f"went while they had the request, before any answer: {', '.join(lost)}; send it again", op="forward"
+            )
+        raise _nobody(tried)
 
-    async def _send(self, instance: Instance, request: Request, body: bytes) -> httpx.Response | None:
+    @staticmethod
+    async def _begin(instance: Instance, call: Call, request: Request) -> httpx.Response | None:
         """The beginning of the answer; None if the client went before."""
-        query = f"?{request.url.query}" if request.url.query else ""
-        headers = [(key, value) for key, value in request.headers.raw if key not in _TO_INSTANCE]
-        passed = self._client.build_request(
-            request.method, f"{instance.url}{request.url.path}{query}", headers=headers, content=body
-        )
-        answer = asyncio.create_task(self._client.send(passed, stream=True))
+        assert instance.connection is not None
+        answer = asyncio.create_task(instance.connection.begin(call))
         gone = asyncio.create_task(_until_gone(request))
         try:
             await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -88,6 +107,31 @@ class Proxy:
             for task in (answer, gone):
                 task.cancel()
             await asyncio.wait({answer, gone})
+
+
+def target_of(asked: HTTPConnection) -> bytes:
+    """Path and query, as the client wrote them."""
+    scope = asked.scope
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope["query_string"]
+    return path + (b"?" + query if query else b"")
+
+
+def headers_of(asked: HTTPConnection) -> Headers:
+    """Those that are not of the client's connection."""
+    named = {
+        each.strip().lower().encode("latin-1")
+        for value in asked.headers.getlist("connection")
+        for each in value.split(",")
+    }
+    return [(key, value) for key, value in asked.headers.raw if key not in _TO_INSTANCE | named]
+
+
+def _nobody(tried: Collection[str] = ()) -> UnavailableError:
+    return UnavailableError(
+        "no instance could be connected to" if tried else "no instance is ready; GET /status has their states",
+        op="forward",
+    )
 
 
 async def _body(request: Request) -> bytes:

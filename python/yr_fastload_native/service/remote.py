@@ -84,6 +84,7 @@ class RemoteServer:
         self.pid: int | None = told["pid"]
         self.host: str = told["host"]
         self.port: int = told["port"]
+        self.uds = None  # nobody on another machine gets at one
         self._actor = actor
         self._grace_s = grace_s
         self._how: str | None = None

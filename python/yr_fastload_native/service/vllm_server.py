@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -39,6 +41,16 @@ class VllmServer:
         """How many instances there are devices for; None where they need none, or nobody knows."""
         return None if self.devices.count is None else self.devices.count // self.devices_each
 
+    @property
+    def uds(self) -> str | None:
+        """The path of ``--uds`` among the arguments; that of each instance has its name after it."""
+        found = None
+        for each, following in itertools.pairwise([*self.arguments, ""]):
+            name, _, value = each.partition("=")
+            if name == "--uds":
+                found = value or following
+        return found
+
     def order(self, name: str) -> Order:
         """For the instance of a name."""
         if self.devices.kind:
@@ -48,8 +60,9 @@ class VllmServer:
         arguments += ["serve", self.model]
         if self.tp > 1:
             arguments += ["--tensor-parallel-size", str(self.tp)]
+        environment = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S)}
         # The patch, not the load format: it is there in every version, and leaves a load format that was named alone.
-        environment = {ENVIRONMENT_PREFIX + "PATCH": "1"}
+        environment[ENVIRONMENT_PREFIX + "PATCH"] = "1"
         if self.worker:
             environment[ENVIRONMENT_PREFIX + "WORKER"] = self.worker
         defaults: Mapping[str, str] = {}
@@ -65,7 +78,9 @@ class VllmServer:
             grace_s=self.grace_s,
             devices=self.devices_each if self.devices.kind else 0,
             defaults=defaults,
+            uds=None if self.uds is None else f"{os.path.abspath(self.uds)}.{name}",
         )
 
 
+_KEEP_ALIVE_S = 60  # of idle connections, which the service closes long before (`connection`)
 _ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB; by default half of the memory, which the next one has not
