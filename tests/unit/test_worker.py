@@ -19,7 +19,6 @@ from yr_fastload_native.worker import LocalWorker, WorkerStatus, launch, memory
 from yr_fastload_native.worker.door import Door
 from yr_fastload_native.worker.home import Home
 from yr_fastload_native.worker.process import start_ticks
-from yr_fastload_native.worker.scratch import scratch_directory, sweep
 
 from ..waiting import wait_until
 
@@ -190,34 +189,6 @@ def test_a_user_learns_that_the_worker_was_stopped_on_purpose(home, watched):
     assert worker.is_lost
     assert worker.was_stopped
     assert not worker.rejoin(1, may_launch=False)
-
-
-def test_what_a_killed_process_left_is_swept_and_nothing_else(home, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(home))
-    code = (
-        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "from yr_fastload_native.worker.scratch import scratch_directory\n"
-        "with scratch_directory() as made: print(made, flush=True); sys.stdin.read()"
-    )
-    others = [home / "yr-fastload-mine", home / "yr-fastload-0"]
-    for each in others:
-        each.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        left = Path(process.stdout.readline().strip())
-        with scratch_directory() as mine:
-            assert left.exists(), "its process is alive"
-            process.kill()
-            process.wait()
-            held = Home(left).hold(0, "")
-            sweep(home)
-            assert left.exists(), "a worker has its home there"
-            os.close(held)
-            sweep(home)
-            assert not left.exists()
-            assert mine.exists()
-    assert sorted(home.iterdir()) == sorted(others)
 
 
 def test_a_directory_that_another_container_s_worker_uses_is_left_alone(home, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,15 +142,16 @@ def _run(size_mb: int, rounds: int, trace: Path | None) -> dict[str, Any]:
     from yr_fastload_native.cli.measuring import machine
     from yr_fastload_native.cli.room import private_worker, require_memory
     from yr_fastload_native.config import Config
+    from yr_fastload_native.scratch import scratch
     from yr_fastload_native.synthetic import make_qwen2
 
     external = Config.worker_from_env()
     total = size_mb * _MIB
     require_memory(total, copies=_COPIES - bool(external), op="bench")
     with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-"))
+        directory = stack.enter_context(scratch("bench", sockets=False))
         with output.progress_bar("making a checkpoint", total) as progress:
-            model = make_qwen2(Path(scratch) / "qwen2", size_mb=size_mb, progress=progress)
+            model = make_qwen2(directory / "qwen2", size_mb=size_mb, progress=progress)
         worker = external or stack.enter_context(private_worker(total))
         record = measure_transfer(worker, model, rounds, output.note, trace)
         record["fixed_cost"] = measure_fixed_cost(worker, rounds)

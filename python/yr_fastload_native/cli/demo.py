@@ -7,7 +7,6 @@ import os
 import platform
 import signal
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -80,15 +79,16 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
     from yr_fastload_native.cli.demo_process import Task
     from yr_fastload_native.cli.room import device_count, device_environment, private_worker, require_memory
     from yr_fastload_native.config import Config
+    from yr_fastload_native.scratch import scratch
 
     with contextlib.ExitStack() as stack:
         external = Config.worker_from_env()
         size = size_mb * _MIB if model is None else _total(scan_directory(model))
         require_memory(size, copies=2 if external else 3, op="demo")  # the source's, the reader's, a private worker's
         if model is None:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-"))
+            directory = stack.enter_context(scratch("demo", sockets=False))
             with output.progress_bar("making a checkpoint", size_mb * _MIB) as progress:
-                model = make_qwen2(Path(scratch) / "qwen2", size_mb=size_mb, progress=progress)
+                model = make_qwen2(directory / "qwen2", size_mb=size_mb, progress=progress)
         stored = scan_directory(model)
         total = _total(stored)
         if not total:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import ResourceExhaustedError
+from yr_fastload_native.scratch import HOME, scratch
 
 __all__ = ["device_count", "device_environment", "private_worker", "require_memory", "touch_memory"]
 
@@ -40,12 +41,11 @@ def require_memory(total: int, *, copies: int, op: str) -> None:
 def private_worker(total: int) -> Iterator[str]:
     """Address of a worker that has room for ``total`` bytes, and ends with the block."""
     from yr_fastload_native.worker import LocalWorker
-    from yr_fastload_native.worker.scratch import scratch_directory
 
     output.note("starting a private openYuanrong worker")
     with (
-        scratch_directory() as home,
-        LocalWorker(home=home, memory_mb=math.ceil(total / _MIB * 1.25) + _OVERHEAD_MB) as worker,
+        scratch("worker") as made,
+        LocalWorker(home=made / HOME, memory_mb=math.ceil(total / _MIB * 1.25) + _OVERHEAD_MB) as worker,
     ):
         yield worker.address
 

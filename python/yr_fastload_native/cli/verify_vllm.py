@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import click
 
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, UnavailableError
+from yr_fastload_native.scratch import scratch
 from yr_fastload_native.vllm.reports import events, wait_until_published
 from yr_fastload_native.vllm.tiny_model import ARCHITECTURES
 
@@ -84,10 +84,8 @@ def verify_vllm(
         raise InvalidArgumentError("vLLM is not installed in this environment; install it here first", op=_OP)
     with contextlib.ExitStack() as stack:
         if make_tiny is not None:
-            scratch = Path(
-                only_make or stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")) + "/model"
-            )
-            model = _make(scratch, make_tiny, size_mb)
+            directory = only_make or stack.enter_context(scratch(_OP, sockets=False)) / "model"
+            model = _make(Path(directory), make_tiny, size_mb)
             if only_make is not None:
                 output.emit({"model": str(model)}, as_json=as_json, text=lambda: f"made {model}")
                 return
@@ -133,7 +131,7 @@ def _verify(
     if simulated:
         output.note("no NPU here: the instances get simulated ones")
     environment |= _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
-    reports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yr-fastload-")))
+    reports = stack.enter_context(scratch(_OP))
     environment["VLLM_RPC_BASE_PATH"] = str(reports)  # killed, an instance leaves sockets there
 
     def start(role: str, report: Path) -> Process:

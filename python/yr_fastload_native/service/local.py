@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
+import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.scratch import Scratch
 from yr_fastload_native.service.instances import Devices, Order
 from yr_fastload_native.service.machine import Lent, MachineDevices
 from yr_fastload_native.vllm import reports
-from yr_fastload_native.worker.home import short_directory
 
 __all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer", "keeper_command"]
 
 _TAIL_BYTES = 2000
-_SCRATCH_CHARS = 40  # leaves room for the names of vLLM's sockets
+_NOTE_EVERY_S = 4.0  # of what it has in shared memory; a fleet asks for events every 5 s once it is ready
 _SOCKET_CHARS = 107  # sockaddr_un
 BEYOND_GRACE_S = 15.0  # a keeper's own bound for what it kills, and some
 
@@ -45,8 +45,8 @@ class LocalLauncher:
     ) -> None:
         self._host = host
         self._machine = machine or MachineDevices()
-        self._scratch = Path(tempfile.mkdtemp(prefix="yr-fastload-", dir=short_directory(_SCRATCH_CHARS)))
-        self._logs = logs or self._scratch
+        self._scratch = Scratch("serve")
+        self._logs = logs or self._scratch.path
         self._logs.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -66,7 +66,7 @@ class LocalLauncher:
             raise
 
     def close(self) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.close()
 
 
 class LocalServer:
@@ -76,11 +76,11 @@ class LocalServer:
         UnavailableError: It cannot be started.
     """
 
-    def __init__(self, order: Order, logs: Path, scratch: Path, host: str, lent: Lent) -> None:
+    def __init__(self, order: Order, logs: Path, scratch: Scratch, host: str, lent: Lent) -> None:
         self.host = host
         self.port = _free_port(host)
         self._log = logs / f"{order.name}.log"
-        self._report = scratch / f"{order.name}.report"
+        self._report = scratch.path / f"{order.name}.report"
         self._report.unlink(missing_ok=True)
         self.uds = order.uds
         where = ["--host", host, "--port", str(self.port)]
@@ -94,7 +94,7 @@ class LocalServer:
             **order.environment,
             **lent.environment,
             ENVIRONMENT_PREFIX + "REPORT": str(self._report),
-            "VLLM_RPC_BASE_PATH": str(scratch),  # killed, it leaves sockets there
+            "VLLM_RPC_BASE_PATH": str(scratch.path),  # killed, it leaves sockets there
         }
         with self._log.open("ab") as log:
             try:
@@ -104,10 +104,14 @@ class LocalServer:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
+                    pass_fds=(scratch.descriptor,),  # in use until the keeper has gone, too
                     start_new_session=True,  # Ctrl-C in the terminal is for the service, which ends them in order
                 )
             except OSError as error:
                 raise UnavailableError(f"cannot start {order.name}: {error}", op="serve") from None
+        self._name = order.name
+        self._scratch = scratch
+        self._noted_s = time.monotonic()
         self._grace_s = order.grace_s
         self._lent = lent
         self._lock = threading.Lock()
@@ -128,6 +132,12 @@ class LocalServer:
         return f"ended with {how}; the end of {self._log}: {self._tail()}"
 
     def events(self) -> list[dict[str, Any]]:
+        if time.monotonic() - self._noted_s > _NOTE_EVERY_S:
+            self._noted_s = time.monotonic()
+            with contextlib.suppress(psutil.Error):
+                self._scratch.note_shared(
+                    self._name, [each.pid for each in psutil.Process(self.pid).children(recursive=True)]
+                )
         return reports.events(self._report)
 
     def stop(self) -> None:
@@ -141,6 +151,7 @@ class LocalServer:
                 self._process.kill()
                 self._process.wait()
         self._report.unlink(missing_ok=True)
+        self._scratch.remove_shared(self._name)
         if self.uds is not None:
             Path(self.uds).unlink(missing_ok=True)
         self._lent.give_back()
@@ -157,11 +168,8 @@ class LocalServer:
 
 def keeper_command(grace_s: float, command: Sequence[str]) -> list[str]:
     """That has a `keeper` run a command."""
-    psutil = find_spec("psutil")
-    assert psutil is not None
-    assert psutil.origin is not None
     keeper = Path(__file__).with_name("keeper.py")
-    return [sys.executable, "-I", str(keeper), str(Path(psutil.origin).parents[1]), str(grace_s), *command]
+    return [sys.executable, "-I", str(keeper), str(Path(psutil.__file__).parents[1]), str(grace_s), *command]
 
 
 def _inherited() -> dict[str, str]:

@@ -6,17 +6,16 @@ import contextlib
 import fcntl
 import os
 import stat
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
 from yr_fastload_native.config import Config
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
+from yr_fastload_native.scratch import short_directories
 
-__all__ = ["Home", "WorkerStatus", "check_path", "short_directory"]
+__all__ = ["Home", "WorkerStatus", "check_path"]
 
 _SOCKET_DIRECTORY_CHARS = 80  # of --unix_domain_socket_dir, which dscli makes HOME/datasystem/uds
 _HOME_CHARS = _SOCKET_DIRECTORY_CHARS - len("/datasystem/uds")
@@ -69,31 +68,9 @@ def check_path(what: str, path: Path) -> None:
         )
 
 
-def short_directory(chars: int) -> Path:
-    """A directory for what is temporary, whose path has at most so many characters: sockets need short ones.
-
-    Raises:
-        UnavailableError: There is none that can be written to.
-    """
-    places = [*_temporary(), "/tmp", "/var/tmp", str(Config.runtime_directory() or "/dev/shm"), "/dev/shm"]
-    for place in places:
-        if len(os.fsencode(place)) <= chars and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
-            return Path(place)
-    raise UnavailableError(
-        f"none of {', '.join(dict.fromkeys(places))} can be written to and has a path of at most {chars} characters; "
-        "have TMPDIR name one that is so",
-        op="worker",
-    )
-
-
-def _temporary() -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError):
-        yield tempfile.gettempdir()
-
-
 def _default_path() -> Path:
     name = f"yr-fastload-{os.getuid()}"
-    return short_directory(_HOME_CHARS - len(name) - 1) / name
+    return short_directories(_HOME_CHARS - len(name) - 1, op="worker")[0] / name
 
 
 class Home:
