@@ -183,7 +183,7 @@ def test_what_a_trainer_keeps_is_no_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("only_samples")
-@pytest.mark.parametrize("damage", ["dtype", "offsets", "header", "end"])
+@pytest.mark.parametrize("damage", ["dtype", "offsets", "fractions", "header", "end"])
 def test_what_a_file_means_is_not_judged(tmp_path: Path, damage: str) -> None:
     """Whether it can be loaded is for who loads it to say."""
     directory = checkpoint(tmp_path / "a", shards=1)
@@ -192,9 +192,11 @@ def test_what_a_file_means_is_not_judged(tmp_path: Path, damage: str) -> None:
     damaged = {
         "dtype": data.replace(b'"F32"', b'"F4"  ', 1),
         "offsets": data.replace(b'"data_offsets":[0,', b'"data_offsets":[-,', 1),
+        "fractions": data.replace(b'"data_offsets":[0,8192]', b'"data_offsets":[0.5,99]', 1),
         "header": b"\xff" * 8 + data[8:],
         "end": data[:-1],
     }[damage]
+    assert damaged != data
     before = of(directory)
     path.write_bytes(damaged)
     assert of(directory) != before

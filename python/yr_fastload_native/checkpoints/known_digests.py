@@ -65,14 +65,15 @@ def _of_download(path: Path) -> str:
     return ""
 
 
-def _directory() -> Path | None:
-    """Where sums are remembered; None where that is not possible, or others could write there."""
+def _directory(*, make: bool) -> Path | None:
+    """Where sums are remembered; None where there is no such place, or others could write there."""
     root = Config.cache_directory()
     if root is None:
         return None
     found = root / "yr-fastload" / "sha256"
     try:
-        found.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            found.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = found.stat()
     except OSError as error:
         _log.debug("no sums of files are remembered: %s", error)
@@ -82,7 +83,7 @@ def _directory() -> Path | None:
 
 def remembered(state: FileState) -> str:
     """The sum of a file in this state; empty if it is not known."""
-    where = _directory()
+    where = _directory(make=False)
     if state.key in _here or where is None:
         return _here.get(state.key, "")
     try:
@@ -96,7 +97,7 @@ def remembered(state: FileState) -> str:
 def remember(state: FileState, sha256: str) -> None:
     """Keep the sum of a file that had one state while it was read, and before. Never raises."""
     _here[state.key] = sha256
-    where = _directory()
+    where = _directory(make=True)
     if where is None:
         return
     try:
@@ -110,7 +111,7 @@ def remember(state: FileState, sha256: str) -> None:
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[bool]:
     """Whether it is this process's turn to read a file whole; of this user's, only one has it, while this is open."""
-    where = _directory()
+    where = _directory(make=True)
     try:
         descriptor = -1 if where is None else os.open(where / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:

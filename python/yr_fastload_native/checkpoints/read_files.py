@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import attrs
 
@@ -98,14 +99,19 @@ class ReadFiles:
         Raises:
             InvalidArgumentError: One cannot be read, or is being written to.
         """
+        stopped = threading.Event()
 
-        def one(pair: tuple[NamedFile, FileState]) -> str:
-            return _sum(pair[0], pair[1], lambda: None)
+        def go_on() -> None:
+            if stopped.is_set():
+                raise CancelledError
 
-        unknown = self.unknown()
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="yr-fastload-fingerprint") as pool:
-            for (file, _), digest in zip(unknown, pool.map(one, unknown), strict=True):
-                self.sums[file.name] = digest
+            reading = [(file.name, pool.submit(_sum, file, state, go_on)) for file, state in self.unknown()]
+            try:
+                for name, digest in reading:
+                    self.sums[name] = digest.result()
+            finally:
+                stopped.set()  # an interrupt does not wait for all the others
         return digest_of(sorted(self.sums.items()))
 
 

@@ -185,7 +185,7 @@ def _read_header(file: _Opened) -> None:
         entries.pop("__metadata__", None)
         spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
         last = file.state.size - 8 - size
-        if all(0 <= begin <= end <= last for begin, end in spans):
+        if all(type(begin) is type(end) is int and 0 <= begin <= end <= last for begin, end in spans):
             file.tensors = [(8 + size + begin, end - begin) for begin, end in spans if end > begin]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return
