@@ -1,0 +1,121 @@
+"""Two checkpoints that differ where no sample looks: a stand-in for vLLM, with the real loader and worker."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+import yr_fastload_native as fl
+from yr_fastload_native.checkpoints import known_digests
+from yr_fastload_native.checkpoints import sample as sampling
+from yr_fastload_native.vllm import compat, exchange, session, verifying
+from yr_fastload_native.vllm.settings import Settings
+
+pytestmark = pytest.mark.worker
+
+WORDS = 1_000_000
+
+
+class Loader:
+    """vLLM's, with one file to read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.load_config = SimpleNamespace(load_format="safetensors")
+
+    def _prepare_weights(self, model_name_or_path: str, revision: str | None) -> list[str]:
+        return [str(self.path)]
+
+    def load_weights(self, model: Any, model_config: Any) -> None:
+        model.weight.data.copy_(torch.from_numpy(load_file(self.path)["weight"]))
+
+
+Instance = Callable[[Path], tuple[torch.Tensor, dict[str, Any]]]
+
+
+@pytest.fixture
+def instance(
+    worker: str, tmp_path: Path, identity: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Instance]:
+    """Loads a checkpoint as one more instance would: its weights, and what it says of its load."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sampling, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(sampling, "_LEAST_WHOLE_BYTES", 0)
+    monkeypatch.setattr(verifying, "_POLL_S", 0.01)
+    monkeypatch.setattr(compat, "version", lambda: "0.32.0")
+    monkeypatch.setattr(exchange, "identity_of", lambda call, **fields: {**identity, **fields})
+    monkeypatch.setattr(session, "_outcomes", [])
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 3_000_000_000)  # files are not only just written
+    opened: list[fl.FastLoader] = []
+
+    def load(path: Path) -> tuple[torch.Tensor, dict[str, Any]]:
+        monkeypatch.setattr(known_digests, "_here", {})  # another process
+        opened.append(fl.FastLoader(fl.Config(worker=worker)))
+        monkeypatch.setattr(session, "loader_of", lambda config: opened[-1])
+        loader = Loader(path)
+        model_config = SimpleNamespace(model=str(path.parent), revision=None)
+        call = compat.Call(SimpleNamespace(compilation_config=None, model_config=model_config), model_config, "")
+
+        def load_model() -> Any:
+            model = torch.nn.Module()
+            model.weight = torch.nn.Parameter(torch.zeros(WORDS), requires_grad=False)
+            loader.load_weights(model, model_config)
+            return model
+
+        settings = Settings.of({"publish": "inline"})
+        model = exchange.Exchange(loader, loader, call, settings, "safetensors").run(load_model)
+        assert verifying.wait(20)
+        return model.weight.detach(), happened("loaded")[-1]
+
+    yield load
+    for each in opened:
+        each.close()
+
+
+def happened(event: str) -> list[dict[str, Any]]:
+    return [each for each in session.outcomes() if each["event"] == event]
+
+
+def changed(path: Path, to: Path) -> Path:
+    """The same file but for one weight."""
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    begin, _ = json.loads(data[8 : 8 + size])["weight"]["data_offsets"]
+    data[8 + size + begin + 4 * (WORDS * 5 // 11) + 3] ^= 0x40
+    to.parent.mkdir()
+    to.write_bytes(data)
+    return to
+
+
+def test_they_are_told_apart(instance: Instance, tmp_path: Path) -> None:
+    """At the first exchange afterwards, with a line that cannot be overlooked; from then on at once."""
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": np.arange(WORDS, dtype=np.float32)}, path)
+    other = changed(path, tmp_path / "other" / path.name)
+
+    right, said = instance(path)
+    assert said["fallback"] == "NOT_PUBLISHED"
+    wrong, said = instance(other)
+    assert said["fallback"] is None  # alike in all that was read of them
+    assert torch.equal(wrong, right)
+    assert [each["files"] for each in happened("wrong weights")] == [[path.name]]
+
+    weights, said = instance(other)
+    assert said["fallback"] == "NOT_PUBLISHED"
+    assert not torch.equal(weights, right)
+    for file, expected in ((other, weights), (path, right)):  # neither has pushed the other out
+        pulled, said = instance(file)
+        assert said["fallback"] is None
+        assert torch.equal(pulled, expected)
+    assert len(happened("wrong weights")) == 1
+    assert len(happened("compared files")) == 2
