@@ -32,12 +32,12 @@ class Fast:
 
     def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
         self.meanwhile()
-        if self.others and "files" not in identity:
+        if self.others and "sums" not in identity:
             return
         raise NotPublishedError("nobody does", op="load")
 
     def files(self, identity: Mapping[str, Any]) -> dict[str, str]:
-        return {} if "files" in identity else self.others
+        return {} if "sums" in identity else self.others
 
     def identities(self, **_: Any) -> list[dict[str, Any]]:
         return []
@@ -138,7 +138,7 @@ def test_what_others_read_from_other_files_is_passed_by(fast: Fast, tmp_path: Pa
     fast.others = {path.name: "0" * 64}
     assert load(path) == [1] * 4
     (identity,) = fast.published
-    assert identity["files"]
+    assert identity["sums"]
     fast.others = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
     assert load(path) == [1] * 4
-    assert "files" not in fast.published[1]
+    assert "sums" not in fast.published[1]

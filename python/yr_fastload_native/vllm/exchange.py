@@ -269,7 +269,7 @@ class Exchange:
         wrong = differing(mine, self._fast.files(self._identity) or {}) if mine else []
         if wrong:
             _log.warning("%s is not the file of that name that others have read: exchanged apart from them", wrong[0])
-            self._exchange_as({**self._identity, "files": digest_of(sorted(mine.items()))})
+            self._exchange_as({**self._identity, "sums": digest_of(sorted(mine.items()))})
         return bool(wrong)
 
     def _exchange_as(self, identity: dict[str, Any]) -> None:
