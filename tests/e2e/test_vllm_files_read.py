@@ -33,7 +33,7 @@ def point(directory: Path, shard: str) -> None:
 
 
 def loader_of(load_format: str) -> Any:
-    from vllm.config.load import LoadConfig
+    from vllm.config import LoadConfig
 
     return cold_loader(LoadConfig(), load_format, {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -249,3 +250,17 @@ def test_worker_of_the_environment() -> None:
     assert Config.worker_from_env({"DS_WORKER_ADDR": "10.0.0.1:5"}) == "10.0.0.1:5"
     assert Config.worker_from_env({"DS_WORKER_ADDR": ""}) is None
     assert Config.worker_from_env({}) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/cache", "HOME": "/home/me"}, "/cache"),
+        ({"XDG_CACHE_HOME": "not absolute", "HOME": "/home/me"}, "/home/me/.cache"),
+        ({"HOME": "/home/me"}, "/home/me/.cache"),
+        ({"HOME": "/"}, None),
+        ({}, None),
+    ],
+)
+def test_where_a_user_keeps_what_can_be_made_again(environ: dict[str, str], expected: str | None) -> None:
+    assert Config.cache_directory(environ) == (None if expected is None else Path(expected))
