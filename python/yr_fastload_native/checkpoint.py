@@ -13,7 +13,9 @@ import json
 import math
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -185,7 +187,11 @@ def scan_directory(directory: str | os.PathLike[str]) -> dict[str, StoredTensor]
 
 
 def read_directory(
-    directory: str | os.PathLike[str], *, drop_cache: bool = False, progress: _Progress | None = None
+    directory: str | os.PathLike[str],
+    *,
+    drop_cache: bool = False,
+    progress: _Progress | None = None,
+    threads: int = 1,
 ) -> dict[str, NDArray[Any]]:
     """Read a checkpoint into memory allocated tensor by tensor, as a framework would.
 
@@ -196,6 +202,7 @@ def read_directory(
         directory: As for :func:`scan_directory`.
         drop_cache: Read from the disk: see :func:`drop_page_cache`.
         progress: Called with the bytes read so far and in all, at least once every 16 MiB.
+        threads: How many read at a time, each a part of the tensors.
 
     Raises:
         IntegrityError: As :func:`scan_directory`, or a file became shorter while it was read.
@@ -207,15 +214,23 @@ def read_directory(
         for path in {tensor.path for tensor in stored.values()}:
             drop_page_cache(path)
     total = sum(tensor.nbytes for tensor in stored.values())
+    arrays = {name: tensor.allocate() for name, tensor in stored.items()}
+    lock = threading.Lock()
     done = 0
-    arrays: dict[str, NDArray[Any]] = {}
-    for file, tensor in _by_file(stored):
-        arrays[tensor.name] = array = tensor.allocate()
-        for piece in _pieces(array):
-            _read_into(file, tensor.path, piece)
-            done += piece.nbytes
-            if progress is not None:
-                progress(done, total)
+
+    def read(part: Mapping[str, StoredTensor]) -> None:
+        nonlocal done
+        for file, tensor in _by_file(part):
+            for piece in _pieces(arrays[tensor.name]):
+                _read_into(file, tensor.path, piece)
+                with lock:
+                    done += piece.nbytes
+                    if progress is not None:
+                        progress(done, total)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(read, _parts(stored, threads)):
+            pass
     return arrays
 
 
@@ -325,6 +340,17 @@ def _by_file(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[io.FileIO, St
             for tensor in tensors:
                 file.seek(tensor.offset)
                 yield file, tensor
+
+
+def _parts(stored: Mapping[str, StoredTensor], count: int) -> list[dict[str, StoredTensor]]:
+    """As many runs of tensors, of about the same bytes each."""
+    parts: list[dict[str, StoredTensor]] = [{} for _ in range(count)]
+    total = max(1, sum(tensor.nbytes for tensor in stored.values()))
+    before = 0
+    for name, tensor in stored.items():
+        parts[min(count - 1, before * count // total)][name] = tensor
+        before += tensor.nbytes
+    return parts
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:

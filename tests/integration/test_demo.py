@@ -102,6 +102,10 @@ def test_made_checkpoint(environment):
     assert record["load_gib_per_s"] == pytest.approx(record["bytes"] / record["load_s"] / (1 << 30))
     assert record["speedup_cold"] == pytest.approx(record["cold_s"] / record["load_s"])
     assert record["speedup_warm"] == pytest.approx(record["warm_s"] / record["load_s"])
+    assert record["rounds"] == 3
+    assert {name: len(values) for name, values in record["seconds"].items()} == dict.fromkeys(
+        ("cold", "warm", "pull", "memcpy"), 3
+    )
     assert all(record[name] > 0 for name in KEYS - {"transport", "verified"})
 
 
@@ -118,6 +122,7 @@ def test_own_model_and_worker(environment, tmp_path):
     assert (status, stderr) == (0, "")
     assert "verified: yes" in stdout
     assert "model: 342 tensors" in stdout
+    assert stdout.count("where the files are not cached") == 1
     assert {path: path.stat().st_mtime_ns for path in model.iterdir()} == before
 
 

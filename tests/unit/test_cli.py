@@ -28,6 +28,8 @@ RECORD = {
     "publish_s": 2.0,
     "load_s": 1.5,
     "load_gib_per_s": 2.0,
+    "rounds": 3,
+    "memcpy_s": 0.25,
     "memcpy_gib_per_s": 12.0,
     "speedup_cold": 4.0,
     "speedup_warm": 2.0,
@@ -176,16 +178,32 @@ def test_json_is_one_line(ended):
     assert json.loads(done.stdout) == RECORD
 
 
+def rows_end(rows, word):
+    (row,) = [row for row in rows if word in row]
+    return row[row.index(word) + 1 :]
+
+
 def test_table(ended):
     done = ended(RECORD)
     assert done.exit_code == 0
     rows = [line.replace("│", " ").split() for line in done.stdout.splitlines()]
-    assert ["load,", "page", "cache", "dropped", "6.000", "0.50", "4.00x"] in rows
-    assert ["load,", "page", "cache", "warm", "3.000", "1.00", "2.00x"] in rows
-    assert ["pull", "(host,", "96", "chunks)", "1.500", "2.00"] in rows
-    assert ["memcpy,", "2", "threads,", "memory", "warm", "0.250", "12.00", "0.17x"] in rows
+    assert rows_end(rows, "dropped)") == ["6.000", "0.50", "4.00x", "as", "fast"]
+    assert rows_end(rows, "warm)") == ["3.000", "1.00", "2.00x", "as", "fast"]
+    assert rows_end(rows, "(host),") == ["every", "byte", "checked", "1.500", "2.00"]
+    assert rows_end(rows, "nothing") == ["checked", "0.250", "12.00", "0.17x", "as", "fast"]
+    assert "the first process published them in 2.000 s, once" in done.stdout
     assert "verified: yes" in done.stdout
     assert "note:" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("cold", "warm", "words"),
+    [(4.0, 2.0, "was the fastest"), (4.0, 0.9, "faster than the disk, and not than"), (0.9, 0.8, "not faster than")],
+)
+def test_the_table_says_whether_a_pull_won_here_and_where_pulls_do(ended, cold, warm, words):
+    done = ended(RECORD | {"speedup_cold": cold, "speedup_warm": warm})
+    (line,) = [line for line in done.stdout.splitlines() if words in line]
+    assert "pulls win where the files are not cached" in line
 
 
 def test_names_are_not_markup(ended):

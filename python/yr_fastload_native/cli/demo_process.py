@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import numpy as np
 
 from yr_fastload_native.checkpoint import StoredTensor, compare, drop_page_cache, read_directory, scan_directory
 from yr_fastload_native.cli.child import Parent, main
@@ -25,14 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Task"]
 
-_GIB = 1 << 30
-
 
 @attrs.frozen(kw_only=True)
 class Task:
     """What a process is to do; the same for both, but for their devices.
 
     Attributes:
+        rounds: How often each load is measured.
         device: Number of the NPU that it uses, if the transport has some.
     """
 
@@ -42,26 +40,30 @@ class Task:
     identity: dict[str, str]
     deadline_s: float
     progress: bool
+    rounds: int
     device: int = 0
 
 
 def _source(task: Task, parent: Parent) -> None:
-    """Load from a cold and from a warm page cache, into fresh memory both times, then publish until told to end."""
+    """Load from a cold and from a warm page cache in turn, into fresh memory each time; then publish until told to end.
+
+    As many threads read as copy in a pull.
+    """
     progress = parent.send_progress if task.progress else None
     with _loader(task) as loader:
+        threads = int(loader.stats()["copy_threads"])
         stored = scan_directory(task.directory)
         total = sum(tensor.nbytes for tensor in stored.values())
-        touch_memory(2 * total)
-        cached_bytes = sum(drop_page_cache(path) for path in {tensor.path for tensor in stored.values()})
-        start = time.perf_counter()
-        arrays = read_directory(task.directory, progress=progress)
-        parent.send("cold", seconds=time.perf_counter() - start, cached_bytes=cached_bytes)
-        del arrays
-        _give_back_memory()
-        touch_memory(total)
-        start = time.perf_counter()
-        arrays = read_directory(task.directory, progress=progress)
-        parent.send("warm", seconds=time.perf_counter() - start)
+        arrays: dict[str, NDArray[Any]] = {}
+        for _ in range(task.rounds):
+            for kind in ("cold", "warm"):
+                arrays.clear()
+                _give_back_memory()
+                cached_bytes = _drop_page_cache(stored) if kind == "cold" else 0
+                touch_memory(total)
+                start = time.perf_counter()
+                arrays = read_directory(task.directory, progress=progress, threads=threads)
+                parent.send(kind, seconds=time.perf_counter() - start, cached_bytes=cached_bytes)
         touch_memory(total)
         start = time.perf_counter()
         with contextlib.closing(loader.publish(arrays, task.identity, progress=progress)):
@@ -69,17 +71,28 @@ def _source(task: Task, parent: Parent) -> None:
             parent.wait()
 
 
+def _drop_page_cache(stored: dict[str, StoredTensor]) -> int:
+    return sum(drop_page_cache(path) for path in {tensor.path for tensor in stored.values()})
+
+
 def _reader(task: Task, parent: Parent) -> None:
-    """Pull into tensors of its own and compare them with the files; measure memcpy once the source has gone."""
-    with _loader(task) as loader:
-        stored = scan_directory(task.directory)
-        total = sum(tensor.nbytes for tensor in stored.values())
-        touch_memory(total)
-        arrays = {name: tensor.allocate() for name, tensor in stored.items()}
-        start = time.perf_counter()
-        report = loader.load(arrays, task.identity, progress=parent.send_progress if task.progress else None)
-        seconds = time.perf_counter() - start
-        threads = int(loader.stats()["copy_threads"])
+    """Pull into fresh tensors, each time with a new connection, and compare them with the files.
+
+    Once the source has gone, measure memcpy.
+    """
+    stored = scan_directory(task.directory)
+    total = sum(tensor.nbytes for tensor in stored.values())
+    arrays: dict[str, NDArray[Any]] = {}
+    for _ in range(task.rounds):
+        with _loader(task) as loader:
+            arrays.clear()
+            _give_back_memory()
+            touch_memory(total)
+            arrays = {name: tensor.allocate() for name, tensor in stored.items()}
+            start = time.perf_counter()
+            report = loader.load(arrays, task.identity, progress=parent.send_progress if task.progress else None)
+            seconds = time.perf_counter() - start
+            threads = int(loader.stats()["copy_threads"])
         parent.send("pulled")
         parent.send(
             "compared",
@@ -92,8 +105,9 @@ def _reader(task: Task, parent: Parent) -> None:
             copy_threads=threads,
             differing=compare(stored, arrays),
         )
-        parent.wait()
-        parent.send("memcpy", gib_per_s=_memcpy_gib_per_s(stored, arrays, threads))
+    parent.wait()
+    fresh_s, touched_s = _memcpy_seconds(stored, arrays, threads, task.rounds)
+    parent.send("memcpy", fresh_s=fresh_s, touched_s=touched_s)
 
 
 _ROLES = {"source": _source, "reader": _reader}
@@ -118,18 +132,28 @@ def _give_back_memory() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _memcpy_gib_per_s(stored: dict[str, StoredTensor], arrays: dict[str, NDArray[Any]], threads: int) -> float:
-    """The best of three copies from the pulled tensors to others, both warm."""
+def _memcpy_seconds(
+    stored: dict[str, StoredTensor], arrays: dict[str, NDArray[Any]], threads: int, rounds: int
+) -> tuple[list[float], float]:
+    """Of copies from the pulled tensors into fresh ones, and the best of those into ones that are in use."""
     from yr_fastload_native import _core
 
-    pairs = [(arrays[name], tensor.allocate()) for name, tensor in stored.items() if tensor.nbytes]
-    for _, destination in pairs:
-        destination.reshape(-1).view(np.uint8).fill(0)
-    destinations = array("Q", [destination.ctypes.data for _, destination in pairs])
-    sources = array("Q", [source.ctypes.data for source, _ in pairs])
-    sizes = array("Q", [source.nbytes for source, _ in pairs])
-    seconds = min(_core.memcpy_seconds(destinations, sources, sizes, threads) for _ in range(3))
-    return sum(sizes) / _GIB / seconds
+    def copy_s(destinations: dict[str, NDArray[Any]]) -> float:
+        there = array("Q", [each.ctypes.data for each in destinations.values()])
+        here = array("Q", [arrays[name].ctypes.data for name in destinations])
+        sizes = array("Q", [each.nbytes for each in destinations.values()])
+        return _core.memcpy_seconds(there, here, sizes, threads)
+
+    fresh_s = []
+    moving = {name: tensor for name, tensor in stored.items() if tensor.nbytes}
+    destinations: dict[str, NDArray[Any]] = {}
+    for _ in range(rounds):
+        destinations.clear()
+        _give_back_memory()
+        touch_memory(sum(tensor.nbytes for tensor in moving.values()))
+        destinations = {name: tensor.allocate() for name, tensor in moving.items()}
+        fresh_s.append(copy_s(destinations))
+    return fresh_s, min(copy_s(destinations) for _ in range(3))
 
 
 def _act(role: Callable[[Task, Parent], None], task: dict[str, Any], parent: Parent) -> None:
