@@ -395,7 +395,8 @@ class ExchangeConfig:
     publish: str = _setting(
         "background",
         _one_of("background", "inline", "off"),
-        "When an instance that loaded from disk publishes: while it starts up further, before that, or never.",
+        "When an instance that loaded from disk publishes: while it starts up further, before that, or never. Without "
+        "an NPU always before that: vLLM makes other weights of those that were loaded, and both would be in memory.",
     )
     wait_for_publisher_s: float = _setting(
         120.0,

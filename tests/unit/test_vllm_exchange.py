@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.unit.toy_engine import ROPES, Fast, Loader, Rope, Store, Toy, get_rope, run
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from yr_fastload_native.errors import IntegrityError
 
@@ -105,6 +106,24 @@ def test_a_model_given_up_is_kept_by_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
     run(monkeypatch, Fast(store, damages=True), Loader(make))
     assert len(before) == 2
+
+
+def test_a_cpu_keeps_no_weights_that_processing_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where publishing could be done later."""
+    store = Store()
+    kept: list[bool] = []
+
+    def process(model: Toy) -> None:
+        loaded = StorageWeakRef(model.weight.untyped_storage())  # type: ignore[no-untyped-call]
+        model.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+        kept.append(not loaded.expired())  # type: ignore[no-untyped-call]
+
+    model, outcome = run(monkeypatch, Fast(store), Loader(process=process), publish="background")
+    assert kept == [False]
+    assert outcome["published"] == "inline"
+    assert store.published is not None
+    assert torch.equal(store.published.tensors["weight"], torch.arange(16.0).view(4, 4))
+    assert model.weight.numel() == 0
 
 
 def _interrupt(model: Any) -> None:

@@ -15,6 +15,7 @@ import click
 from yr_fastload_native.cli import output
 from yr_fastload_native.collect_env import installed
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.vllm.allowed import is_allowed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -192,6 +193,13 @@ def _vllm() -> Iterator[Finding]:
     if importlib.util.find_spec("vllm") is None:
         yield Finding("vLLM", "ok", "not installed here")
         return
+    if not is_allowed():
+        yield Finding(
+            "plugins",
+            "wrong",
+            "VLLM_PLUGINS does not name yr_fastload: nothing is exchanged, and vLLM does not say so",
+            "add yr_fastload to VLLM_PLUGINS, or unset it",
+        )
     entries = importlib.metadata.entry_points(group="vllm.general_plugins")
     if "yr_fastload" not in {entry.name for entry in entries}:
         yield Finding(

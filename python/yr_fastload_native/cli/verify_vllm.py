@@ -15,6 +15,7 @@ import click
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, UnavailableError
 from yr_fastload_native.scratch import scratch
+from yr_fastload_native.vllm.allowed import allowing
 from yr_fastload_native.vllm.reports import events, wait_until_published
 from yr_fastload_native.vllm.tiny_model import ARCHITECTURES
 
@@ -130,7 +131,7 @@ def _verify(
     environment, simulated = device_environment(settings["transport"])
     if simulated:
         output.note("no NPU here: the instances get simulated ones")
-    environment |= _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
+    environment |= allowing() | _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
     reports = stack.enter_context(scratch(_OP))
     environment["VLLM_RPC_BASE_PATH"] = str(reports)  # killed, an instance leaves sockets there
 

@@ -10,6 +10,7 @@ import attrs
 
 from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.service.instances import Devices, Order
+from yr_fastload_native.vllm.allowed import allowing
 
 __all__ = ["VllmServer"]
 
@@ -62,7 +63,7 @@ class VllmServer:
             arguments += ["--tensor-parallel-size", str(self.tp)]
         environment = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S)}
         # The patch, not the load format: it is there in every version, and leaves a load format that was named alone.
-        environment[ENVIRONMENT_PREFIX + "PATCH"] = "1"
+        environment |= {ENVIRONMENT_PREFIX + "PATCH": "1", **allowing()}
         if self.worker:
             environment[ENVIRONMENT_PREFIX + "WORKER"] = self.worker
         defaults: Mapping[str, str] = {}

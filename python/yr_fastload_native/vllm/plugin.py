@@ -10,6 +10,7 @@ from typing import Any
 from yr_fastload_native.config import ExchangeConfig
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.vllm import LOAD_FORMAT, compat
+from yr_fastload_native.vllm.allowed import is_allowed
 
 __all__ = ["describe", "register"]
 
@@ -59,6 +60,7 @@ def describe() -> dict[str, Any]:
         "platform": compat.platform(),
         "plugin_installed": bool(found),
         "plugins_allowed": importlib.import_module("vllm.envs").VLLM_PLUGINS,  # None: all
+        "plugin_allowed": is_allowed(),
         "load_format_registered": LOAD_FORMAT in getattr(loaders, "_LOAD_FORMAT_TO_MODEL_LOADER", {}),
         "patched": unwrapped(compat.weight_loading().load_model) is not None,
     }

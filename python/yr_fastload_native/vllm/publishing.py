@@ -18,6 +18,7 @@ import torch
 
 from yr_fastload_native.at_exit import close_at_exit
 from yr_fastload_native.checkpoints.read_files import ReadFiles
+from yr_fastload_native.devices import has_npu
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.publication import Publication
@@ -134,9 +135,13 @@ class RawWeights:
         self._published = False
 
     def before_processing(self) -> None:
-        """Publish now, or take down what is there, to see later whether it stayed."""
+        """Publish now, or take down what is there, to see later whether it stayed.
+
+        Now also where only copies can be published: kept until later, the weights would lie in memory a second time
+        beside those that vLLM makes of them on a CPU.
+        """
         try:
-            if self._source.settings.exchange.publish == "inline":
+            if self._source.settings.exchange.publish == "inline" or not has_npu():
                 self._publish_now()
             else:
                 self._digests = self._source.fast.digests(self._tensors)
@@ -154,17 +159,18 @@ class RawWeights:
             raise TransferTimeoutError("digests were not taken within publish_deadline_s", op="publish")
         self._source.say(publication, "")
         self._published = True
+        self._tensors = {}
 
     def after_processing(self, model: torch.nn.Module, outcome: dict[str, Any]) -> None:
         """Publish in the background, or see to what was published already."""
+        if self._published:
+            outcome["published"] = "inline"
+            guard(self._source, storages(model))
+            return
         if not self._tensors:
             outcome["published"] = "no"
             return
-        outcome["published"] = self._source.settings.exchange.publish
-        if self._published:
-            self._tensors = {}
-            guard(self._source, storages(model))
-            return
+        outcome["published"] = "background"
         replaced = _replaced(self._tensors, storages(model))
         publish_as = None
         on_device = any(tensor.device.type != "cpu" for tensor in self._tensors.values())
