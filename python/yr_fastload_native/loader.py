@@ -171,6 +171,7 @@ class FastLoader:
             except (IntegrityError, InvalidArgumentError, LayoutMismatchError) as error:
                 why = str(error)
             else:
+                publication.tie(self._local)
                 _log.warning("published again what was lost with its worker: generation %s", publication.generation)
                 return
         publication.origin = None
@@ -272,6 +273,7 @@ class FastLoader:
                 self._guard = Guard(self._look, share=1)
         if before is not None:
             before.close_by(deadline)
+        publication.tie(self._local)
         count(lambda metrics: metrics.kept(publication))
 
     def publication(self, identity: Mapping[str, Any]) -> Publication | None:

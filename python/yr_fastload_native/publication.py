@@ -23,6 +23,7 @@ from yr_fastload_native.settle import Settling
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.termination import before_sigterm
 from yr_fastload_native.transports.d2d import Member
+from yr_fastload_native.worker import LocalWorker
 
 __all__ = ["LEAVE_S", "Publication"]
 
@@ -64,6 +65,7 @@ class Publication:
         self._pid = os.getpid()
         self._lease_s = lease_s
         self._closed = False
+        self.tie(None)
         self.origin: Origin | None = None
         self._settling: Settling | None = None
         self._guard: Guard | None = None
@@ -206,7 +208,15 @@ class Publication:
         if self.failure:
             return "failed"
         state, age_s = self._lease.status()[:2]
-        return "lost" if state == "live" and age_s > self._lease_s else state
+        return "lost" if state == "live" and (age_s > self._lease_s or self._is_cut_off()) else state
+
+    def tie(self, local: LocalWorker | None) -> None:
+        """Say that it is lost as soon as this local worker, which has it now, has gone."""
+        self._local, self._process = local, None if local is None else local.process
+
+    def _is_cut_off(self) -> bool:
+        local = self._local
+        return local is not None and (local.is_lost or local.process != self._process)
 
     @property
     def is_forgotten(self) -> bool:

@@ -349,7 +349,7 @@ def test_command_line_keeps_the_worker_until_it_is_stopped(home):
 
 
 def test_who_published_publishes_again_when_the_worker_was_killed(home):
-    settings = {"worker_home": str(home), "worker_memory_mb": MEMORY_MB, "lease_s": 2, "transport": "host"}
+    settings = {"worker_home": str(home), "worker_memory_mb": MEMORY_MB, "transport": "host"}
     config = fl.Config(**settings)
     kept, changed = np.arange(1000.0), np.arange(2000.0)
     with fl.FastLoader(config) as first, fl.FastLoader(config) as second:
@@ -376,7 +376,7 @@ def test_who_published_publishes_again_when_the_worker_was_killed(home):
 
 
 def test_nobody_starts_another_where_the_worker_was_stopped_on_purpose(home):
-    config = fl.Config(worker_home=str(home), worker_memory_mb=MEMORY_MB, lease_s=2, transport="host")
+    config = fl.Config(worker_home=str(home), worker_memory_mb=MEMORY_MB, transport="host")
     weights = {"w": np.ones(9)}
     with fl.FastLoader(config) as first:
         publication = first.publish(weights, {"model": "stopped"})
