@@ -93,6 +93,7 @@ docs: $(VENV)/.develop  ## rewrite docs/settings.md, docs/errors.md, and tables 
 
 bench: $(VENV)/.develop  ## measure against everybody, 25 minutes, into benchmarks/results; ARGS="--sections host"
 	$(BIN)/python -m pip install --quiet '.[bench]'
+	[ ! -x .venv-vllm/bin/python ] || .venv-vllm/bin/python -m pip install --quiet fastsafetensors 'runai-model-streamer>=0.17'
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-smoke: $(VENV)/.develop  ## two minutes of measurements; fails where a ratio is 30 % below benchmarks/smoke_reference.json

@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 import torch
 
-from benchmarks.peers import TORCH_FILE, available, read_sequentially
+from benchmarks.peers import TORCH_FILE, Peer, available, read_sequentially
 from yr_fastload_native import Config, FastLoader
 from yr_fastload_native.checkpoint import drop_page_cache
 from yr_fastload_native.cli.measuring import SharedCopy, ratio, require_equal, seconds_of, spread
@@ -28,9 +28,25 @@ _COPIES = 9  # source, two in the worker, one in plain shared memory, two destin
 _SHARD_BYTES = 512 << 20
 _OWN_THREADS = "own threads"
 # Short beside the others, and what targets are about: of each round the median of three counts.
+_FRESH, _LAYOUT = "pull, fresh memory", "pull, layout only"
+_ALIASED, _ALIASED_LAYOUT = "pull, zero copy", "pull, zero copy, layout only"
+_READ_ONCE = "every byte read once, own threads"
 _THRICE = ("pull", "pull, layout only", f"memcpy, {_OWN_THREADS}")
 
 Tensors = dict[str, torch.Tensor]
+
+
+@attrs.frozen
+class System:
+    """What is measured.
+
+    Attributes:
+        destination: State of the memory that tensors end up in, as `Peer` has it; ``none`` for a mere read.
+        run: Returns its seconds.
+    """
+
+    destination: str
+    run: Callable[[], float]
 
 
 def _make(sizes: Mapping[str, int]) -> Tensors:
@@ -100,23 +116,29 @@ class _Bench:
     def check(self, got: Tensors) -> None:
         require_equal(_arrays(got), _arrays(self.source))
 
-    def systems(self) -> dict[str, Callable[[], float]]:
+    def systems(self) -> dict[str, System]:
         """Each runs once, compares every byte, and returns its seconds."""
-        found: dict[str, Callable[[], float]] = {
-            "pull": lambda: self._pull("pull", self._digest, self._poisoned()),
-            "pull, layout only": lambda: self._pull("pull, layout only", self._layout, self._poisoned()),
-            "pull, fresh memory": lambda: self._pull("pull, fresh memory", self._digest, self.new()),
-            "pull, zero copy": lambda: self._alias("pull, zero copy", self._digest),
-            "pull, zero copy, layout only": lambda: self._alias("pull, zero copy, layout only", self._layout),
-            "pull, new connection": self._connect_and_pull,
-            "memcpy, 1 thread": lambda: self._memcpy(self.touched, 1),
-            f"memcpy, {_OWN_THREADS}": lambda: self._memcpy(self.touched, self.threads),
-            "memcpy, fresh memory": lambda: self._memcpy(self.new(), self.threads),
-            "disk": lambda: self._disk(read_sequentially),
+        found = {
+            "pull": System("touched", lambda: self._pull("pull", self._digest, self._poisoned())),
+            _LAYOUT: System("touched", lambda: self._pull(_LAYOUT, self._layout, self._poisoned())),
+            _FRESH: System("fresh", lambda: self._pull(_FRESH, self._digest, self.new())),
+            "pull, new connection": System("fresh", self._connect_and_pull),
+            _ALIASED_LAYOUT: System("mapped", lambda: self._alias(_ALIASED_LAYOUT, self._layout)),
+            _ALIASED: System("mapped, read", lambda: self._alias(_ALIASED, self._digest)),
+            "memcpy, 1 thread": System("touched", lambda: self._memcpy(self.touched, 1)),
+            f"memcpy, {_OWN_THREADS}": System("touched", lambda: self._memcpy(self.touched, self.threads)),
+            "memcpy, fresh memory": System("fresh", lambda: self._memcpy(self.new(), self.threads)),
+            _READ_ONCE: System("mapped, read", lambda: self._shared.read_seconds(self.threads)),
+            "disk, page cache dropped": System("none", lambda: self._disk(drop=True)),
+            "disk, warm": System("none", lambda: self._disk(drop=False)),
         }
-        for name, read in available().items():
-            found[f"{name}, warm"] = lambda read=read: self._read(read)  # type: ignore[misc]
-            found[f"{name}, page cache dropped"] = lambda read=read: self._read(read, drop=True)  # type: ignore[misc]
+        for peer in available():
+            name = peer.name if peer.destination == "fresh" else f"{peer.name}, {peer.destination}"
+            found[f"{name}, warm"] = System(peer.destination, lambda peer=peer: self._read(peer))  # type: ignore[misc]
+            found[f"{name}, page cache dropped"] = System(
+                peer.destination,
+                lambda peer=peer: self._read(peer, drop=True),  # type: ignore[misc]
+            )
         return found
 
     def _poisoned(self) -> Tensors:
@@ -159,23 +181,31 @@ class _Bench:
         for file in self._folder.iterdir():
             drop_page_cache(file)
 
-    def _disk(self, read: Callable[[Path], None]) -> float:
-        self._drop()
-        return seconds_of(lambda: read(self._folder))
-
-    def _read(self, read: Callable[[Path], Tensors], *, drop: bool = False) -> float:
-        gc.collect()
+    def _disk(self, *, drop: bool) -> float:
         if drop:
             self._drop()
-        touch_memory(self.bytes)
+        return seconds_of(lambda: read_sequentially(self._folder))
+
+    def _read(self, peer: Peer, *, drop: bool = False) -> float:
+        gc.collect()
+        target = self._poisoned() if peer.destination == "touched" else {}
+        if drop:
+            self._drop()
+        if peer.destination == "fresh":
+            touch_memory(self.bytes)
         got: list[Tensors] = []
-        seconds = seconds_of(lambda: got.append(read(self._folder)))
+        seconds = seconds_of(lambda: got.append(peer.read(self._folder, target)))
         self.check(got[0])
         return seconds
 
 
 def measure(
-    workload: str, scale: float, rounds: int, note: Callable[[str], None], only: Collection[str] | None = None
+    workload: str,
+    scale: float,
+    rounds: int,
+    note: Callable[[str], None],
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
     """Time all systems in turn, every byte checked.
 
@@ -185,9 +215,10 @@ def measure(
         rounds: Repetitions; one more comes first and does not count.
         note: Says what goes on.
         only: Names of systems, if not all are wanted.
+        without: Beginnings of names of systems that are left out.
 
     Returns:
-        Seconds by system, and those ratios that the systems allow.
+        Seconds and destination by system, and those ratios that the systems allow.
     """
     sizes = sizes_of(workload, scale)
     total = sum(sizes.values())
@@ -196,14 +227,18 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="yr-fastload-") as scratch, private_worker(2 * total) as worker:
         bench = _Bench(worker, sizes, Path(scratch))
         try:
-            systems = {name: run for name, run in bench.systems().items() if only is None or name in only}
+            systems = {
+                name: system
+                for name, system in bench.systems().items()
+                if (only is None or name in only) and not name.startswith(tuple(without))
+            }
             for turn in range(rounds + 1):
                 note(f"{workload}: round {turn} of {rounds}" if turn else f"{workload}: warming up")
                 names = [*systems, *[name for name in _THRICE if name in systems] * 2]
                 shift = turn % len(names)  # nobody always comes first
                 took: dict[str, list[float]] = {}
                 for name in names[shift:] + names[:shift]:
-                    took.setdefault(name, []).append(systems[name]())
+                    took.setdefault(name, []).append(systems[name].run())
                 if turn:
                     for name, seconds in took.items():
                         samples.setdefault(name, []).append(statistics.median(seconds))
@@ -221,26 +256,39 @@ def measure(
         "publish_s": bench.publish_s,
         "aliased_share": bench.aliased_share,
         "seconds": {name: spread(values) for name, values in samples.items()},
+        "destinations": {name: systems[name].destination for name in samples},
         "samples": samples,
         "breakdown": {name: breakdown(spans) for name, spans in bench.spans.items()},
         **_ratios(samples),
     }
 
 
+def _fresh_peers() -> list[str]:
+    return [peer.name for peer in available() if peer.destination == "fresh"]
+
+
 def _ratios(samples: Mapping[str, list[float]]) -> dict[str, float]:
+    own = f"memcpy, {_OWN_THREADS}"
     pairs = {
-        "memcpy_share": (f"memcpy, {_OWN_THREADS}", "pull"),
-        "memcpy_share_fresh": ("memcpy, fresh memory", "pull, fresh memory"),
-        "layout_share": ("pull, layout only", "pull"),
-        "zero_copy_share": ("pull", "pull, zero copy, layout only"),
-        "zero_copy_speedup": ("safetensors, warm", "pull, zero copy"),
-        "zero_copy_layout_speedup": ("safetensors, warm", "pull, zero copy, layout only"),
+        "memcpy_share": (own, "pull"),
+        "memcpy_share_fresh": ("memcpy, fresh memory", _FRESH),
+        "layout_share": (_LAYOUT, "pull"),
+        "zero_copy_share": ("pull", _ALIASED_LAYOUT),
+        "touched_speedup": ("safetensors, touched, warm", "pull"),
+        "fresh_speedup": ("safetensors, warm", _FRESH),
+        "mapped_speedup": ("safetensors, mapped, warm", _ALIASED_LAYOUT),
+        "mapped_read_speedup": ("safetensors, mapped, read, warm", _ALIASED),
+        "read_once_share": (_READ_ONCE, _ALIASED),
     }
     found = {
         name: ratio(samples[above], samples[below])
         for name, (above, below) in pairs.items()
         if above in samples and below in samples
     }
+    for state, key in (("warm", "best_warm_speedup"), ("page cache dropped", "best_cold_speedup")):
+        rivals = [samples[f"{name}, {state}"] for name in _fresh_peers() if f"{name}, {state}" in samples]
+        if rivals and _FRESH in samples:
+            found[key] = ratio([min(each) for each in zip(*rivals, strict=True)], samples[_FRESH])
     if "layout_share" in found:
         found["digest_share"] = 1 - found.pop("layout_share")
     return found

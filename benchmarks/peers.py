@@ -1,15 +1,24 @@
-"""Other ways to get a checkpoint's tensors into memory of their own: what a pull is measured against."""
+"""Other ways to get a checkpoint's tensors: what a pull is measured against, each in the best mode that it has.
+
+Where tensors end up decides what a way costs, so each says it, and stands beside pulls that end in the same state:
+``fresh`` memory of their own that nobody has touched, memory that they have ``touched`` before (copied into what is
+there), or no memory of their own: ``mapped`` files, untouched, or with every page touched once.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import attrs
 import torch
 
-__all__ = ["TORCH_FILE", "available", "read_sequentially"]
+from yr_fastload_native.collect_env import installed
+
+__all__ = ["TORCH_FILE", "Peer", "available", "read_sequentially", "versions"]
 
 TORCH_FILE = "pytorch_model.bin"
 _BLOCK_BYTES = 8 << 20
@@ -17,23 +26,54 @@ _BLOCK_BYTES = 8 << 20
 Tensors = dict[str, torch.Tensor]
 
 
+@attrs.frozen
+class Peer:
+    """One way, in one mode.
+
+    Attributes:
+        name: Of the library, and the mode if it has several.
+        module: What has to be installed.
+        destination: State of the memory that tensors end up in: ``fresh``, ``touched``, ``mapped``, ``mapped, read``.
+        read: Tensors of a folder; into the given ones, if the destination is ``touched``.
+    """
+
+    name: str
+    module: str
+    destination: str
+    read: Callable[[Path, Tensors], Tensors]
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _safetensors(folder: Path) -> Tensors:
-    """It maps the files; what a framework does next is to copy into parameters of its own."""
+def _mapped(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     from safetensors.torch import load_file
 
-    return {name: tensor.clone() for file in _files(folder) for name, tensor in load_file(file).items()}
+    for file in _files(folder):
+        yield from load_file(file).items()
 
 
-def _torch_mmap(folder: Path) -> Tensors:
+def _safetensors_read(folder: Path, _: Tensors) -> Tensors:
+    found = dict(_mapped(folder))
+    for tensor in found.values():
+        tensor.view(torch.uint8).view(-1)[:: mmap.PAGESIZE].sum()
+    return found
+
+
+def _fill(target: Tensors, source: Iterator[tuple[str, torch.Tensor]]) -> Tensors:
+    """By torch's own copy, which uses all cores for a large tensor."""
+    for name, tensor in source:
+        target[name].copy_(tensor)
+    return target
+
+
+def _torch_mmap(folder: Path, _: Tensors) -> Tensors:
     loaded = torch.load(folder / TORCH_FILE, mmap=True, weights_only=True)
     return {name: tensor.clone() for name, tensor in loaded.items()}
 
 
-def _fastsafetensors(folder: Path) -> Tensors:
+def _fastsafetensors(folder: Path, _: Tensors) -> Tensors:
     """Its buffers are the caller's afterwards, so that nothing is copied a second time."""
     from fastsafetensors import fastsafe_open
 
@@ -41,26 +81,39 @@ def _fastsafetensors(folder: Path) -> Tensors:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
 
 
-def _runai(folder: Path) -> Tensors:
-    """Its tensors lie in a buffer that it uses again."""
+def _runai(folder: Path, *, owned: bool) -> Iterator[tuple[str, torch.Tensor]]:
     from runai_model_streamer import SafetensorsStreamer
 
     with SafetensorsStreamer() as streamer:
-        streamer.stream_files([str(file) for file in _files(folder)])
-        return {name: tensor.clone() for name, tensor in streamer.get_tensors()}
+        streamer.stream_files([str(file) for file in _files(folder)], owned=owned)
+        yield from streamer.get_tensors()
 
 
-_PEERS: dict[str, tuple[str, Callable[[Path], Tensors]]] = {
-    "safetensors": ("safetensors", _safetensors),
-    "torch.load(mmap=True)": ("torch", _torch_mmap),
-    "fastsafetensors": ("fastsafetensors", _fastsafetensors),
-    "run:ai model streamer": ("runai_model_streamer", _runai),
-}
+_RUNAI = "runai_model_streamer"
+_PEERS = (
+    Peer("safetensors", "safetensors", "fresh", lambda folder, _: {n: t.clone() for n, t in _mapped(folder)}),
+    Peer("safetensors", "safetensors", "touched", lambda folder, target: _fill(target, _mapped(folder))),
+    Peer("safetensors", "safetensors", "mapped", lambda folder, _: dict(_mapped(folder))),
+    Peer("safetensors", "safetensors", "mapped, read", _safetensors_read),
+    Peer("torch.load(mmap=True)", "torch", "fresh", _torch_mmap),
+    Peer("fastsafetensors", "fastsafetensors", "fresh", _fastsafetensors),
+    Peer("run:ai model streamer", _RUNAI, "fresh", lambda folder, _: dict(_runai(folder, owned=True))),
+    Peer(
+        *("run:ai model streamer", _RUNAI, "touched"),
+        lambda folder, target: _fill(target, _runai(folder, owned=False)),  # its buffers are used again at once
+    ),
+)
 
 
-def available() -> Mapping[str, Callable[[Path], Tensors]]:
-    """Those that are installed, by name."""
-    return {name: read for name, (module, read) in _PEERS.items() if importlib.util.find_spec(module) is not None}
+def available() -> list[Peer]:
+    """Those that are installed."""
+    return [peer for peer in _PEERS if importlib.util.find_spec(peer.module) is not None]
+
+
+def versions() -> Mapping[str, str | None]:
+    """Of the libraries of all that are installed."""
+    names = {peer.module.replace("_", "-") for peer in available()}
+    return {name: installed(name) for name in sorted(names)}
 
 
 def read_sequentially(folder: Path) -> None:

@@ -24,9 +24,9 @@ from yr_fastload_native.workloads import sizes_of
 __all__ = ["measure"]
 
 READERS = (1, 2, 4, 8)
-GIB = (0.25, 0.5, 1.0, 2.0, 4.0)
+GIB = (0.25, 0.5, 1.0, 2.0)
 TENSORS = (100, 1000, 10_000, 50_000)
-CHUNK_MIB = (1, 4, 8, 16, 32, 64, 128, 256)
+CHUNK_MIB = (1, 8, 32, 128, 256)
 
 _MODEL = "qwen2.5-7b"
 _MODEL_GIB = sum(sizes_of(_MODEL, 1.0).values()) / (1 << 30)
@@ -158,9 +158,9 @@ def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:
     """
     return {
         "readers": _readers(0.25 * scale, min(rounds, 2), note),
-        "host_size": [_by_host(gib * scale, [0], min(rounds, 3), note)[0] for gib in GIB],
+        "host_size": [_by_host(gib * scale, [0], min(rounds, 2), note)[0] for gib in GIB],
         "d2d_size": _by_devices([_plan(gib * scale) for gib in GIB], min(rounds, 2), note),
         "tensors": measure_tensors([max(1, int(count * scale)) for count in TENSORS], min(rounds, 3), note),
-        "host_chunk": _by_host(0.5 * scale, [size * _MIB for size in CHUNK_MIB], rounds, note),
+        "host_chunk": _by_host(0.5 * scale, [size * _MIB for size in CHUNK_MIB], min(rounds, 3), note),
         "d2d_chunk": _by_devices([_plan(0.5 * scale, size * _MIB) for size in CHUNK_MIB], min(rounds, 2), note),
     }

@@ -17,6 +17,13 @@ _PAGES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md")
 _BLOCK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _GIB = 1 << 30
 _QWEN = "qwen2.5-7b"
+_DESTINATIONS = {
+    "fresh": "Into memory of their own that is fresh to the process, as a new instance has",
+    "touched": "Into memory that the process has written to before",
+    "mapped": "Without memory of their own, and nothing read",
+    "mapped, read": "Without memory of their own, every page touched or every byte read",
+    "none": "The files read once and thrown away",
+}
 
 
 def _read(section: str) -> dict[str, Any]:
@@ -36,14 +43,16 @@ def _seconds(value: float) -> str:
 def _targets() -> str:
     rows = []
     for target in _read("targets")["targets"]:
-        value = "not measured" if target["value"] is None else f"{target['value']:.3g}"
-        rows.append((target["name"], value, target["target"], "yes" if target["passed"] else "no"))
+        if target["value"] is not None:
+            reached = "yes" if target["passed"] else "no"
+            rows.append((target["name"], f"{target['value']:.3g}", target["target"], reached))
     return _table(("", "measured", "target", "reached"), rows)
 
 
 def _machine() -> str:
     record = _read("host")
     machine, versions = record["machine"], record["machine"]["versions"]
+    versions = {**versions, **record.get("rivals", {})}
     named = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "yr-fastload-native")
     return (
         f"`{record['command']}` on {record['date']}: {machine['cores']} cores, {machine['architecture']}, Linux "
@@ -54,6 +63,20 @@ def _machine() -> str:
 def _host(workload: str) -> str:
     record = _read("host")["results"][workload]
     size = record["bytes"] / _GIB
+    seconds: dict[str, Any] = record["seconds"]
+    destinations: dict[str, str] = record.get("destinations", {})
+    about = f"{record['tensors']} tensors, {size:.2f} GiB, {record['chunks']} chunks, {record['rounds']} rounds"
+    if not destinations:
+        return f"{about}:\n\n{_systems(seconds, size)}"
+    groups = [
+        f"{words}:\n\n{_systems({name: row for name, row in seconds.items() if destinations[name] == kind}, size)}"
+        for kind, words in _DESTINATIONS.items()
+        if kind in destinations.values()
+    ]
+    return f"{about}.\n\n" + "\n".join(groups)
+
+
+def _systems(seconds: dict[str, Any], size: float) -> str:
     rows = [
         (
             name,
@@ -61,10 +84,9 @@ def _host(workload: str) -> str:
             f"{_seconds(row['min'])} to {_seconds(row['max'])}",
             f"{size / row['median']:.2f}",
         )
-        for name, row in sorted(record["seconds"].items(), key=lambda row: float(row[1]["median"]))
+        for name, row in sorted(seconds.items(), key=lambda row: float(row[1]["median"]))
     ]
-    about = f"{record['tensors']} tensors, {size:.2f} GiB, {record['chunks']} chunks, {record['rounds']} rounds:\n\n"
-    return about + _table(("", "median s", "least to most", "GiB/s"), rows)
+    return _table(("", "median s", "least to most", "GiB/s"), rows)
 
 
 def _stages() -> str:
@@ -94,7 +116,14 @@ def _device() -> str:
 
 def _engine() -> str:
     record = _read("engine")["results"]
-    rows: list[tuple[object, ...]] = [("vLLM's own loading, page cache dropped", _seconds(record["cold_s"]), "")]
+    rows: list[tuple[object, ...]] = []
+    for name, seconds in record.get("formats", {"auto": {"cold_s": record["cold_s"]}}).items():
+        own = "vLLM's own loading" if name == "auto" else f"vLLM's `{name}`"
+        for key, state in (("cold_s", "page cache dropped"), ("warm_s", "page cache warm")):
+            if key in seconds:
+                rows.append((f"{own}, {state}", _seconds(seconds[key]), ""))
+        if "error" in seconds:
+            rows.append((f"{own}, cannot load here: {seconds['error']}", "", ""))
     for how, name in (("copied", "pull"), ("aliased", "pull, zero copy")):
         rows.append((name, _seconds(record[how]["pull_s"]), f"{record[how]['speedup']:.1f}x"))
     about = f"vLLM {record['vllm']}, a qwen2 of {record['bytes'] / _GIB:.2f} GiB, {record['rounds']} rounds:\n\n"
