@@ -18,6 +18,7 @@ MINE = {
     "config": "5" * 64,
     "dtype": "torch.bfloat16",
     "stage": "raw",
+    "model_class": "models.Tiny",
     "layout": "1" * 64,
     "computed": "2" * 64,
     "read_elsewhere": [],
@@ -50,6 +51,14 @@ def other(about: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]
             "weights that its model read when it was made, model.safetensors (aaaaaaaa), here none",
         ),
         (other(config="4" * 64, computed="3" * 64), "another config"),
+        (
+            other({"max_model_len": 256}, model_class="models.Other", layout="3" * 64),
+            "model_class=models.Other, here models.Tiny",
+        ),
+        (
+            other({"max_model_len": 256, "runner": "pooling"}, model_class="models.Other"),
+            "runner=pooling, here generate",
+        ),
         (other(ranks={"tp": [1, 2], "pp": [0, 1]}, layout="3" * 64), "ranks.tp=[1, 2], here [0, 1]"),
     ],
 )

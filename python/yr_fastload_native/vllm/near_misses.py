@@ -15,7 +15,9 @@ __all__ = ["near_miss", "nearest"]
 _log = logging.getLogger("vllm.yr_fastload")
 
 _PATIENCE_S = 0.5  # a start that reads the disk is not to wait for an explanation
-_FOLLOWS = ("config", "architectures", "model_class", "layout", "computed")  # from what differs, or the ones before
+_KIND = ("config", "architectures", "model_class")  # may follow from the task of the instance
+_FOLLOWS = (*_KIND, "layout", "computed")  # may follow from any setting, or the ones before
+_TASK = ("runner", "convert")
 _SHORT = 64  # characters of a value that is shown
 _NAMED = 3
 _MISSING = object()
@@ -55,7 +57,8 @@ def _differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, t
         return None  # simply another model
     if causes:
         return _flat(causes[0], *fields[causes[0]])
-    settings = {name: pair for name, pair in about.items() if name not in ("model", "revision")}
+    explains = _TASK if any(name in fields for name in _KIND) else {*about} - {"model", "revision"}
+    settings = {name: pair for name, pair in about.items() if name in explains}
     first = next(name for name in _FOLLOWS if name in fields)
     return settings or {first: fields[first]}
 
