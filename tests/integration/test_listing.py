@@ -146,7 +146,9 @@ def test_what_is_evicted_is_gone(worker: str, identity: dict[str, Any]) -> None:
         store = _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))
         assert not any(store.exist(keys, deadline_s=5))
         assert wait_until(lambda: publication.state == "lost")
-        assert not any(store.exist(keys, deadline_s=5))  # nor did its source bring it back
+        assert wait_until(lambda: publication.origin is None)  # its source has looked, and does not bring it back
+        assert not any(store.exist(keys, deadline_s=5))
+        assert not reader.is_published(identity)
         again = run("evict", worker, who.digest)
         assert again.exit_code == 1
         assert "NOT_PUBLISHED" in again.stderr
