@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import yr_fastload_native.cli as cli
+import yr_fastload_native.scratch as scratch_module
 from yr_fastload_native.cli import demo as demo_module
 from yr_fastload_native.cli import output, room
 from yr_fastload_native.cli.child import Process
@@ -230,7 +231,7 @@ def test_too_little_memory_is_said_before_anything_starts(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(room, "private_worker", never)
-    monkeypatch.setattr(demo_module.tempfile, "TemporaryDirectory", never)
+    monkeypatch.setattr(scratch_module, "Scratch", never)
     done = CliRunner().invoke(cli.main, ["demo", "--size-mb", str(1 << 20)])
     assert done.exit_code == 1
     assert done.stderr.startswith("error: RESOURCE_EXHAUSTED: demo: about 3146240 MiB of memory are needed")
