@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import socket
 
 import pytest
@@ -11,7 +12,8 @@ from click.testing import CliRunner
 
 import yr_fastload_native.cli as cli
 from yr_fastload_native.cli import serve as serve_module
-from yr_fastload_native.errors import ResourceExhaustedError
+from yr_fastload_native.errors import ResourceExhaustedError, UnavailableError
+from yr_fastload_native.service import local
 from yr_fastload_native.service.instances import Devices
 from yr_fastload_native.service.loads import load_of
 from yr_fastload_native.service.machine import MachineDevices
@@ -164,6 +166,29 @@ def test_each_instance_has_a_socket_of_its_own(started, monkeypatch, arguments) 
         "/run/x.sock.instance-2",
     ]
     assert VllmServer("m", arguments=("--x", "y")).order("instance-1").uds is None
+
+
+def test_a_socket_is_free_or_not_an_instance_s(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # whose path may be too long for one
+    path = "x.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path)
+        left.listen()
+        with pytest.raises(UnavailableError, match="is in use; use another --uds"):
+            local._make_room(path)
+    local._make_room(path)
+    assert not os.path.exists(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match="is in use"):
+        local._make_room(str(tmp_path / "file"))
+    with pytest.raises(UnavailableError, match="is 3 characters too long for a socket; use a shorter --uds"):
+        local._make_room("/" + "x" * 109)
+
+
+@pytest.mark.parametrize(("port", "left"), [("tcp://10.0.0.1:80", None), ("5000", "5000")])
+def test_a_variable_of_kubernetes_is_no_port_of_instances(monkeypatch, port, left) -> None:
+    monkeypatch.setenv("VLLM_PORT", port)
+    assert local._inherited().get("VLLM_PORT") == left
 
 
 def test_there_are_devices_for_an_instance_that_comes_later(devices, started) -> None:

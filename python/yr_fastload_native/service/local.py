@@ -89,6 +89,7 @@ class LocalServer:
             where = ["--uds", self.uds]
         command = [sys.executable, *order.arguments, *where]
         environment = {
+            "PYTHONSAFEPATH": "1",  # as a command has it: -m alone would put the current directory first
             **order.defaults,
             **_inherited(),
             **order.environment,
