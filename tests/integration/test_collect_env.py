@@ -33,4 +33,4 @@ def test_versions_machine_and_settings() -> None:
 
 
 def test_what_cannot_be_read_says_why() -> None:
-    assert "YR_FASTLOAD_DEDLINE_S" in collected(YR_FASTLOAD_DEDLINE_S="7")["settings"]
+    assert "YR_FASTLOAD_DEADLINE_S='soon'" in collected(YR_FASTLOAD_DEADLINE_S="soon")["settings"]
