@@ -35,8 +35,8 @@ class Order:
         environment: Beside that of the process that starts it.
         grace_s: From being asked to end to being killed, seconds.
         devices: So many of them, which the launcher chooses.
-        uds: Path of the Unix socket on which it is to listen, on its machine; None: on a port.
         defaults: As `environment`, for variables that the process that starts it does not have.
+        uds: Path of the Unix socket on which it is to listen, on its machine; None: on a port.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Order:
     environment: Mapping[str, str]
     grace_s: float
     devices: int = 0
-    uds: str | None = None
     defaults: Mapping[str, str] = attrs.field(factory=dict)
+    uds: str | None = None
 
 
 class Launched(Protocol):
