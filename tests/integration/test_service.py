@@ -221,7 +221,7 @@ def test_a_keeper_passes_the_status_on(tmp_path: Path, installed: str) -> None:
 
 
 def test_a_keeper_leaves_a_worker_that_others_may_use(short_tmp: Path) -> None:
-    from yr_fastload_native.service import keeper
+    from yr_fastload_native.service.local import keeper_command
     from yr_fastload_native.worker import LocalWorker
     from yr_fastload_native.worker.process import start_ticks
 
@@ -239,7 +239,7 @@ status |= {"home": sys.argv[1], "keep": False}
 door = Door(home.key, RuntimeError)
 door.leave_to_watcher(door.bind(), home.hold(0, ""), status, data=home.data, adopted=False)
 """
-    command = [sys.executable, "-I", keeper.__file__, "1", sys.executable, "-c", code, str(short_tmp)]
+    command = keeper_command(1.0, [sys.executable, "-c", code, str(short_tmp)])
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.wait(WAIT_S) == 0
         assert process.stdout is not None
