@@ -27,6 +27,7 @@ def _loads(task: dict[str, Any], parent: Parent) -> None:
     import besides  # noqa: F401 - registers it
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    models = []  # what is published of one that is gone goes too
     for number, arguments in enumerate(task["instances"]):
         settings = {**task["settings"], **arguments.pop("settings", {})}
         config = EngineArgs(enforce_eager=True, **arguments, **door(settings)).create_engine_config()
@@ -35,13 +36,13 @@ def _loads(task: dict[str, Any], parent: Parent) -> None:
                 parallel_state.init_distributed_environment(1, 0, task["meet"], local_rank=0, backend="gloo")
                 parallel_state.initialize_model_parallel(1, 1)
             try:
-                model = get_model(vllm_config=config)
+                models.append(get_model(vllm_config=config))
             except RuntimeError as error:
                 parent.send("failed", why=str(error))
                 break
         assert publishing.wait(60)
         outcome = next(each for each in reversed(session.outcomes()) if each["event"] == "loaded")
-        parent.send("loaded", outcome=outcome, digest=_digest(model))
+        parent.send("loaded", outcome=outcome, digest=_digest(models[-1]))
     parent.wait()
 
 
