@@ -52,11 +52,14 @@ def instance(
     monkeypatch.setattr(sampling, "_LEAST_WHOLE_BYTES", 0)
     monkeypatch.setattr(verifying, "_POLL_S", 0.01)
     monkeypatch.setattr(compat, "version", lambda: "0.32.0")
-    monkeypatch.setattr(exchange, "identity_of", lambda call, **fields: {**identity, **fields})
+    monkeypatch.setattr(
+        exchange, "identity_of", lambda call, *, checkpoint, **_: {**identity, "checkpoint": checkpoint}
+    )
     monkeypatch.setattr(session, "_outcomes", [])
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + 3_000_000_000)  # files are not only just written
     opened: list[fl.FastLoader] = []
+    models = []  # what is published of one that is gone goes too
 
     def load(path: Path) -> tuple[torch.Tensor, dict[str, Any]]:
         monkeypatch.setattr(known_digests, "_here", {})  # another process
@@ -73,9 +76,9 @@ def instance(
             return model
 
         settings = Settings.of({"publish": "inline"})
-        model = exchange.Exchange(loader, loader, call, settings, "safetensors").run(load_model)
+        models.append(exchange.Exchange(loader, loader, call, settings, "safetensors").run(load_model))
         assert verifying.wait(20)
-        return model.weight.detach(), happened("loaded")[-1]
+        return models[-1].weight.detach(), happened("loaded")[-1]
 
     yield load
     for each in opened:
