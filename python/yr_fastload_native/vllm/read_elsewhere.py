@@ -18,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import attrs
-
+from yr_fastload_native.checkpoints.file_state import FileState
 from yr_fastload_native.errors import InvalidArgumentError
 
 __all__ = ["Watch"]
@@ -33,20 +32,6 @@ _watching: list[Watch] = []
 _is_hooked = False
 
 
-@attrs.frozen
-class _State:
-    """What changes with the content of a file."""
-
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> _State:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
 class Watch:
     """Notes each file of weights that is opened for reading in this process while it is on.
 
@@ -55,7 +40,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._states: dict[Path, _State] = {}
+        self._states: dict[Path, FileState] = {}
         self._names: dict[Path, str] = {}
 
     def __enter__(self) -> Watch:
@@ -91,7 +76,7 @@ class Watch:
             return
         with contextlib.suppress(OSError, ValueError):  # not there: whoever opens it will know
             real = Path(os.path.realpath(name))
-            self._states.setdefault(real, _State.of(real.stat()))
+            self._states.setdefault(real, FileState.of(real))
             self._names.setdefault(real, os.path.basename(name))
 
     def others(self, known: Iterable[Path]) -> list[str]:
@@ -107,18 +92,18 @@ class Watch:
         found = self._besides(known)
         return sorted({f"{self._names[path]}:{_sha256(path, state)}" for path, state in found.items()})
 
-    def _besides(self, known: Iterable[Path]) -> dict[Path, _State]:
+    def _besides(self, known: Iterable[Path]) -> dict[Path, FileState]:
         there = {Path(os.path.realpath(path)) for path in known}
         return {path: state for path, state in self._states.items() if path not in there}
 
 
-def _sha256(path: Path, state: _State) -> str:
+def _sha256(path: Path, state: FileState) -> str:
     total = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
             while block := file.read(_BLOCK_BYTES):
                 total.update(block)
-            same = _State.of(os.fstat(file.fileno())) == state
+            same = FileState.of(file.fileno()) == state
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from error
     if not same:
