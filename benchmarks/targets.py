@@ -157,7 +157,7 @@ TARGETS = (
         unit=" %",
     ),
     Target(
-        "publish in the background: slow-down of a cold start",
+        "publishing's share of a cold start's load_model (on a CPU it is copied before vLLM processes it)",
         3,
         lambda r: 100 * r["engine"]["publish_share"],
         "engine.json: seconds by which publishing held up load_model / load_model",
