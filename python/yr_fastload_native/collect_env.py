@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -17,8 +16,9 @@ import psutil
 from yr_fastload_native import sim
 from yr_fastload_native.config import Config, ExchangeConfig
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.versions import installed
 
-__all__ = ["collect", "installed"]
+__all__ = ["collect"]
 
 _DISTRIBUTIONS = (
     "yr-fastload-native",
@@ -54,14 +54,6 @@ def collect() -> dict[str, Any]:
         "settings": _settings(),
         "vllm": _vllm(),
     }
-
-
-def installed(name: str) -> str | None:
-    """The version of a distribution; None if it is not there."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _shm_bytes() -> int | None:

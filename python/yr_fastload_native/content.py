@@ -6,22 +6,20 @@ bytes for it. SHA-256 costs about a second a GiB and core, so only those take it
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.identity import Identity
+from yr_fastload_native.sha256 import sums
 from yr_fastload_native.tensors import Tensor, TensorTable
 
-__all__ = ["check_trusted", "content_digest", "digest_of", "entries", "sums"]
+__all__ = ["check_trusted", "content_digest", "digest_of", "entries"]
 
 _DOMAIN = "yr-fastload content 1"
-_SLICE_BYTES = 16 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -82,47 +80,6 @@ def digest_of(
     )
     text = json.dumps([_DOMAIN, who.digest, described], separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def sums(table: TensorTable, threads: int, check: Callable[[], object]) -> list[str]:
-    """The SHA-256 of the bytes of every tensor; empty for one that has none, or lies in another's memory.
-
-    Args:
-        table: The tensors.
-        threads: That hash.
-        check: Called now and then from these threads; raises to stop it.
-    """
-    own = [i for i, tensor in enumerate(table.tensors) if table.owner[i] == i and tensor.bytes]
-    found = [""] * len(table.tensors)
-
-    def take(index: int) -> None:
-        sha = hashlib.sha256()
-        for part in _parts(table.tensors[index]):
-            check()
-            sha.update(part)  # lets go of the GIL
-        found[index] = sha.hexdigest()
-
-    with ThreadPoolExecutor(max(1, threads), "yr-fastload-sha256") as pool:
-        jobs = [pool.submit(take, i) for i in sorted(own, key=lambda i: -table.tensors[i].bytes)]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    return found
-
-
-def _parts(tensor: Tensor) -> Iterable[Any]:
-    """The memory that a tensor spans, a slice after the other, where the CPU can read it."""
-    for start in range(0, tensor.bytes, _SLICE_BYTES):
-        size = min(_SLICE_BYTES, tensor.bytes - start)
-        if tensor.npu is None:
-            yield (ctypes.c_char * size).from_address(tensor.address + start)
-        else:
-            from yr_fastload_native.torch_digest import bytes_of
-
-            yield bytes_of(tensor.owner.detach(), start, size).cpu().numpy()  # type: ignore[attr-defined]
 
 
 def check_trusted(digests: str | Iterable[str], *, op: str) -> frozenset[str]:

@@ -1,8 +1,4 @@
-"""What makes two sets of weights the same, and the keys that follow from it.
-
-openYuanrong keys may hold neither ``.`` nor ``/`` and at most 255 characters, so no model or tensor name is part of a
-key: an identity is hashed, and the names live in the manifest.
-"""
+"""What makes two sets of weights the same."""
 
 from __future__ import annotations
 
@@ -14,25 +10,13 @@ from typing import Any
 import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.keys import Keys
 
-__all__ = ["ABOUT", "Identity", "entry_keys", "what"]
+__all__ = ["ABOUT", "Identity", "what"]
 
 ABOUT = "about"  # the field that people read and nothing follows from: names, and settings that decide about no byte
 
-_PREFIX = "yrfl1"
 _MAX_DEPTH = 16
-_ENTRIES = 1024
-_ENTRIES_TRIED = 16
-_SLOTS = 64  # csrc/core/lease.hpp
-
-
-def _entry_key(number: int) -> str:
-    return f"{_PREFIX}-entry-{number % _ENTRIES}"
-
-
-def entry_keys() -> list[str]:
-    """What may hold the digest of an identity that is published: openYuanrong cannot list its keys."""
-    return [_entry_key(number) for number in range(_ENTRIES)]
 
 
 def what(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,16 +61,15 @@ def _plain(value: object, path: str, depth: int, op: str) -> Any:
 
 
 @attrs.frozen
-class Identity:
-    """A checked identity and its keys.
+class Identity(Keys):
+    """A checked identity, with the keys that follow from its digest.
 
     Attributes:
-        fields: The identity in clear, plain JSON types.
         digest: SHA-256 of the canonical JSON (sorted keys, ASCII) of all fields but ``about``, 64 hex digits.
+        fields: The identity in clear, plain JSON types.
     """
 
     fields: dict[str, Any]
-    digest: str
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], *, op: str) -> Identity:
@@ -102,61 +85,8 @@ class Identity:
             text = json.dumps(what(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
         except ValueError as error:
             raise InvalidArgumentError(f"identity has no canonical form: {error}", op=op) from None
-        return cls(plain, hashlib.sha256(text.encode("ascii")).hexdigest())
+        return cls(digest=hashlib.sha256(text.encode("ascii")).hexdigest(), fields=plain)
 
     def is_of(self, fields: Mapping[str, Any]) -> bool:
         """Whether plain fields are of this identity, whatever they say about it."""
         return what(fields) == what(self.fields)
-
-    @property
-    def head_key(self) -> str:
-        return f"{_PREFIX}-head-{self.digest}"
-
-    @property
-    def claim_key(self) -> str:
-        """Of the process that is about to publish, where others wait for it."""
-        return f"{_PREFIX}-claim-{self.digest}"
-
-    @property
-    def entry_keys(self) -> list[str]:
-        """Of `entry_keys`, those that this one may take, in the order in which it tries them."""
-        home = int(self.digest[:8], 16)
-        return [_entry_key(home + step) for step in range(_ENTRIES_TRIED)]
-
-    def evicted_key(self, generation: str) -> str:
-        """Tells sources that a generation was taken away on purpose."""
-        return f"{_PREFIX}-evicted-{self.digest}-{generation}"
-
-    def manifest_key(self, generation: str) -> str:
-        return f"{_PREFIX}-manifest-{self.digest}-{generation}"
-
-    def chunk_prefix(self, generation: str) -> str:
-        return f"{_PREFIX}-chunk-{self.digest}-{generation}-"
-
-    def digests_key(self, generation: str) -> str:
-        return f"{_PREFIX}-digests-{self.digest}-{generation}"
-
-    def files_key(self, generation: str) -> str:
-        """Of the sums of the files that a generation's weights were read from."""
-        return f"{_PREFIX}-files-{self.digest}-{generation}"
-
-    def staged_prefix(self, generation: str) -> str:
-        return f"{_PREFIX}-staged-{self.digest}-{generation}-"
-
-    def d2d_prefix(self, token: str, lane: int) -> str:
-        """Of the chunks that one source serves device to device to one reader."""
-        return f"{_PREFIX}-d2d-{self.digest}-{token}-{lane}-"
-
-    def lane_key(self, token: str, lane: int) -> str:
-        """Of the reader that uses a lane of a source."""
-        return f"{_PREFIX}-lane-{self.digest}-{token}-{lane}"
-
-    def place_prefix(self, generation: str) -> str:
-        return f"{_PREFIX}-place-{self.digest}-{generation}-"
-
-    def slot_prefix(self, generation: str) -> str:
-        return f"{_PREFIX}-source-{self.digest}-{generation}-"
-
-    def slot_keys(self, generation: str) -> list[str]:
-        """Of a generation's sources: one each."""
-        return [f"{self.slot_prefix(generation)}{number}" for number in range(_SLOTS)]

@@ -16,7 +16,8 @@ import attrs
 from yr_fastload_native.catalogue import Catalogue
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import IntegrityError, InvalidArgumentError, NotPublishedError, ResourceExhaustedError
-from yr_fastload_native.identity import Identity, entry_keys
+from yr_fastload_native.identity import Identity
+from yr_fastload_native.keys import Keys, entry_keys
 from yr_fastload_native.manifest import Head, Manifest, decode_head, decode_manifest, identity_in
 from yr_fastload_native.publisher import data_keys
 
@@ -73,7 +74,7 @@ def look(catalogue: Catalogue, digest: str, deadline: Deadline, *, op: str) -> L
         IntegrityError: It is damaged, or of another format.
         ResourceExhaustedError: It is beyond a bound.
     """
-    store, keys = catalogue.store, Identity({}, digest)
+    store, keys = catalogue.store, Keys(digest)
     head = store.get(keys.head_key, deadline_s=deadline.left())
     if head is not None:
         names = decode_head(head, op=op)
@@ -98,8 +99,8 @@ def identities(catalogue: Catalogue, deadline: Deadline, *, op: str) -> list[Ide
         TransferTimeoutError: Not done in time.
     """
     store, most = catalogue.store, catalogue.config.max_manifest_bytes
-    found = [Identity({}, digest) for digest in digests(catalogue, deadline)]
-    heads: list[tuple[Identity, Head]] = []
+    found = [Keys(digest) for digest in digests(catalogue, deadline)]
+    heads: list[tuple[Keys, Head]] = []
     for each, body in zip(found, _values(store, [each.head_key for each in found], deadline), strict=True):
         with contextlib.suppress(IntegrityError):
             heads += [(each, decode_head(body, op=op))] if body is not None else []

@@ -14,11 +14,10 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.guard import Guard
-from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import LoadReport
 
 __all__ = ["Metrics", "count", "counted"]
@@ -29,6 +28,18 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _OK = "OK"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _SOURCES = (1, 2, 4, 8, 16, 32)
+
+
+class _Published(Protocol):
+    """What is counted of a publication."""
+
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def lease_age_s(self) -> float: ...
+    def __hash__(self) -> int: ...
 
 
 class Metrics:
@@ -76,11 +87,11 @@ class Metrics:
     def load_failed(self, code: str) -> None:
         self.loads.labels("", code).inc()
 
-    def published(self, publication: Publication) -> None:
+    def published(self, publication: _Published) -> None:
         self.publications.labels(_OK).inc()
         self.published_bytes.inc(publication.bytes)
 
-    def kept(self, publication: Publication) -> None:
+    def kept(self, publication: _Published) -> None:
         self._leases.watch(publication)
 
     def publish_failed(self, code: str) -> None:
@@ -92,11 +103,11 @@ class _Leases:
 
     def __init__(self, number: Any, age: Any) -> None:
         self._number, self._age = number, age
-        self._publications: weakref.WeakSet[Publication] = weakref.WeakSet()
+        self._publications: weakref.WeakSet[_Published] = weakref.WeakSet()
         self._guard: Guard | None = None
         self._pid = 0
 
-    def watch(self, publication: Publication) -> None:
+    def watch(self, publication: _Published) -> None:
         self._publications.add(publication)
         if self._guard is None or self._pid != os.getpid():  # threads stay behind in a fork
             self._guard, self._pid = Guard(self._look), os.getpid()

@@ -15,7 +15,7 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation, SupersededError
 from yr_fastload_native.chain import chunk_bytes, to_offer
-from yr_fastload_native.content import digest_of, entries, sums
+from yr_fastload_native.content import digest_of, entries
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import (
@@ -29,6 +29,7 @@ from yr_fastload_native.manifest import Manifest, build_manifest
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import Settling, versions
+from yr_fastload_native.sha256 import sums
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.transports import digests as transport_digests
 from yr_fastload_native.transports import host, staged

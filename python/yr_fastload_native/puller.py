@@ -14,7 +14,6 @@ from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Generation, SupersededError
 from yr_fastload_native.chain import Candidate, to_try
 from yr_fastload_native.checkpoints.sums import differing
-from yr_fastload_native.content import sums
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices import Site
 from yr_fastload_native.errors import (
@@ -35,6 +34,7 @@ from yr_fastload_native.publisher import data_keys
 from yr_fastload_native.report import LoadReport
 from yr_fastload_native.served import Served
 from yr_fastload_native.settle import versions
+from yr_fastload_native.sha256 import sums
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.timeline import Timeline
 from yr_fastload_native.transports import aliases, host, staged

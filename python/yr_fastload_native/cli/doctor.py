@@ -13,8 +13,8 @@ import attrs
 import click
 
 from yr_fastload_native.cli import output
-from yr_fastload_native.collect_env import installed
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.versions import installed
 from yr_fastload_native.vllm.allowed import is_allowed
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yr_fastload_native import _core
-from yr_fastload_native.collect_env import installed
 from yr_fastload_native.errors import IntegrityError
+from yr_fastload_native.versions import installed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

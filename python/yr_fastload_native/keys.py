@@ -1,0 +1,89 @@
+"""Every key of this package in openYuanrong's store is made here.
+
+openYuanrong keys may hold neither ``.`` nor ``/`` and at most 255 characters, so no model or tensor name is part of a
+key: an identity is hashed, and the names are in the manifest.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["Keys", "entry_keys"]
+
+_PREFIX = "yrfl1"
+_ENTRIES = 1024
+_ENTRIES_TRIED = 16
+_SLOTS = 64  # csrc/core/lease.hpp
+
+
+def _entry_key(number: int) -> str:
+    return f"{_PREFIX}-entry-{number % _ENTRIES}"
+
+
+def entry_keys() -> list[str]:
+    """What may hold the digest of an identity that is published: openYuanrong cannot list its keys."""
+    return [_entry_key(number) for number in range(_ENTRIES)]
+
+
+@attrs.frozen
+class Keys:
+    """The keys of one identity.
+
+    Attributes:
+        digest: Of the identity, 64 hex digits.
+    """
+
+    digest: str
+
+    @property
+    def head_key(self) -> str:
+        return f"{_PREFIX}-head-{self.digest}"
+
+    @property
+    def claim_key(self) -> str:
+        """Of the process that is about to publish, where others wait for it."""
+        return f"{_PREFIX}-claim-{self.digest}"
+
+    @property
+    def entry_keys(self) -> list[str]:
+        """Of `entry_keys`, those that this one may take, in the order in which it tries them."""
+        home = int(self.digest[:8], 16)
+        return [_entry_key(home + step) for step in range(_ENTRIES_TRIED)]
+
+    def evicted_key(self, generation: str) -> str:
+        """Tells sources that a generation was taken away on purpose."""
+        return f"{_PREFIX}-evicted-{self.digest}-{generation}"
+
+    def manifest_key(self, generation: str) -> str:
+        return f"{_PREFIX}-manifest-{self.digest}-{generation}"
+
+    def chunk_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-chunk-{self.digest}-{generation}-"
+
+    def digests_key(self, generation: str) -> str:
+        return f"{_PREFIX}-digests-{self.digest}-{generation}"
+
+    def files_key(self, generation: str) -> str:
+        """Of the sums of the files that a generation's weights were read from."""
+        return f"{_PREFIX}-files-{self.digest}-{generation}"
+
+    def staged_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-staged-{self.digest}-{generation}-"
+
+    def d2d_prefix(self, token: str, lane: int) -> str:
+        """Of the chunks that one source serves device to device to one reader."""
+        return f"{_PREFIX}-d2d-{self.digest}-{token}-{lane}-"
+
+    def lane_key(self, token: str, lane: int) -> str:
+        """Of the reader that uses a lane of a source."""
+        return f"{_PREFIX}-lane-{self.digest}-{token}-{lane}"
+
+    def place_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-place-{self.digest}-{generation}-"
+
+    def slot_prefix(self, generation: str) -> str:
+        return f"{_PREFIX}-source-{self.digest}-{generation}-"
+
+    def slot_keys(self, generation: str) -> list[str]:
+        """Of a generation's sources: one each."""
+        return [f"{self.slot_prefix(generation)}{number}" for number in range(_SLOTS)]
