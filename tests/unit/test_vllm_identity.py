@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.vllm import compat, identity
 from yr_fastload_native.vllm.as_made import AsMade
+from yr_fastload_native.vllm.process_wide import process_wide
 from yr_fastload_native.vllm.weights import exchanged_tensors
 
 RANKS = dict.fromkeys(("tp", "pp", "dp", "ep"), (0, 1))
@@ -66,7 +67,7 @@ def digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def as_made(model: torch.nn.Module) -> AsMade:
-    return AsMade.of(model, exchanged_tensors(model), digests)
+    return AsMade.of(model, exchanged_tensors(model, process_wide(model)), digests)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from yr_fastload_native.vllm.process_wide import process_wide
 from yr_fastload_native.vllm.state import State
 from yr_fastload_native.vllm.weights import exchanged_tensors
 
@@ -68,9 +69,9 @@ class Model(torch.nn.Module):
 
 
 def changes(model: Model, change: Callable[[Model], object]) -> list[str]:
-    before = State(model, exchanged_tensors(model))
+    before = State(model, exchanged_tensors(model, process_wide(model)))
     change(model)
-    return before.changes(State(model, exchanged_tensors(model)))
+    return before.changes(State(model, exchanged_tensors(model, process_wide(model))))
 
 
 def setter(path: str, value: Any) -> Callable[[Model], None]:

@@ -28,7 +28,7 @@ from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.lifetime import Stay
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.near_misses import near_miss
-from yr_fastload_native.vllm.process_wide import GivenUp
+from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
 from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final
 from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
@@ -111,6 +111,7 @@ class Exchange:
         self._raw: RawWeights | None = None
         self._landing: Landing | None = None
         self._given_up = GivenUp(())
+        self._shared: frozenset[int] = frozenset()  # memory of the process, as it was when the model had been made
         self._read_from_disk = False
         self._is_refused = False
         self._outcome: dict[str, Any] = {
@@ -207,7 +208,7 @@ class Exchange:
                         raise NotPublishedError("no live source publishes this identity", op="load")
                 else:
                     written = True
-                    self._pull(model, exchanged_tensors(model))
+                    self._pull(model, exchanged_tensors(model, self._shared), self._shared)
                     # Identity and connecting too.
                     self._outcome["pull_s"] = time.perf_counter() - started - self._outcome["waited_s"]
                     has_weights = True
@@ -220,12 +221,19 @@ class Exchange:
             raise _AfreshError
         self._read(model, model_config)
 
-    def _pull(self, model: Any, tensors: dict[str, torch.Tensor], check: Callable[[], None] = lambda: None) -> None:
+    def _pull(
+        self,
+        model: Any,
+        tensors: dict[str, torch.Tensor],
+        shared: frozenset[int],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Fill tensors of a model.
 
         Args:
             model: Whose they are.
             tensors: By the names under which they are published.
+            shared: `process_wide` memory.
             check: Of what was pulled, before it counts as verified.
 
         Raises:
@@ -233,7 +241,7 @@ class Exchange:
         """
         assert self._fast is not None
         assert self._identity is not None
-        landing = Landing(model, tensors)
+        landing = Landing(model, tensors, shared)
         try:
             report = self._fast.load(landing.tensors, self._identity, files=self._checkpoint.sums)
             check()
@@ -301,6 +309,7 @@ class Exchange:
             _log.info("weights are quantised while they are read: nothing to exchange, reading from disk")
             return False
         exchange = self._settings.exchange
+        self._shared = process_wide(model)
         try:
             self._fast = session.loader_of(self._settings.transfer)
             self._checkpoint = Checkpoint.of(
@@ -316,7 +325,7 @@ class Exchange:
                     stage=self._stage,
                     checkpoint=self._checkpoint.text,
                     load_format=self._load_format,
-                    made=AsMade.of(model, exchanged_tensors(model), self._fast.digests),
+                    made=AsMade.of(model, exchanged_tensors(model, self._shared), self._fast.digests),
                     read_elsewhere=self._making.contents(self._checkpoint.paths),
                 )
             )
@@ -355,7 +364,7 @@ class Exchange:
         """As vLLM would have."""
         self._check_afresh(model)
         publishes = self._fast is not None and self._identity is not None and self._settings.exchange.publish != "off"
-        before = State(model, exchanged_tensors(model)) if publishes else None
+        before = State(model, exchanged_tensors(model, process_wide(model))) if publishes else None
         started = time.perf_counter()
         with Watch() as reading:
             self._cold_weights(model, model_config)
@@ -364,12 +373,13 @@ class Exchange:
         if before is None:
             return
         why = self._unlike_fingerprint(reading, model, model_config)
-        changes = before.changes(State(model, exchanged_tensors(model)))
+        tensors = exchanged_tensors(model, process_wide(model))
+        changes = before.changes(State(model, tensors))
         if why or changes:
             self._refuse(why, changes)
         elif self._stage == "raw":
             started = time.perf_counter()
-            self._raw = RawWeights(self._source(), model)
+            self._raw = RawWeights(self._source(), tensors)
             self._raw.before_processing()
             self._outcome["publish_s"] += time.perf_counter() - started
 
@@ -476,7 +486,7 @@ class Exchange:
                     error.memory_written = True
                     raise error
 
-            self._pull(model, {**live.tensors, SCALARS: digest}, check)
+            self._pull(model, {**live.tensors, SCALARS: digest}, process_wide(model), check)
         except FastLoadError as error:
             self._fall_back(error, time.perf_counter() - started)
         if not self._agree(self._report is not None):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -33,10 +33,11 @@ def address(tensor: torch.Tensor) -> int:
         return 0
 
 
-def process_wide(model: torch.nn.Module) -> set[int]:
+def process_wide(model: torch.nn.Module) -> frozenset[int]:
     """Addresses of the memory that is reached from globals of the engine and of the packages that a model is made of.
 
-    From variables of modules and classes, through containers, caches of functions, and the attributes of objects.
+    From variables of modules and classes, through containers, caches of functions, and the attributes of objects: 0.1 s
+    and more, so whoever asks several times while nothing runs in between keeps the answer.
     """
     packages = _ENGINES | {type(each).__module__.partition(".")[0] for each in model.modules()}
     walk = _Walk(packages - _NO_ENGINES)
@@ -44,44 +45,57 @@ def process_wide(model: torch.nn.Module) -> set[int]:
         if name.partition(".")[0] in walk.packages and not name.startswith(_CURRENT):
             for value in list(getattr(module, "__dict__", {}).values()):
                 walk.visit(value, 0)
-    return walk.found - {0}
+    return frozenset(walk.found - {0})
 
 
 class _Walk:
+    """Hundreds of thousands of objects of a few hundred types: what to do with one is decided once a type."""
+
     def __init__(self, packages: frozenset[str]) -> None:
         self.packages = packages
         self.found: set[int] = set()
         self._seen: set[int] = set()
+        self._how: dict[type, Callable[[Any, int], Iterable[Any]] | None] = {}
 
     def visit(self, value: Any, depth: int) -> None:
-        if isinstance(value, torch.Tensor):
-            self.found.add(address(value))
-            return
-        if depth > _DEPTH or id(value) in self._seen:
-            return
         kind = type(value)
-        if kind in (str, int, float, bool, bytes):
+        try:
+            parts = self._how[kind]
+        except KeyError:
+            parts = self._how[kind] = self._parts_of(kind)
+        if parts is None or id(value) in self._seen:
+            return
+        if depth > _DEPTH and not issubclass(kind, torch.Tensor):
             return
         self._seen.add(id(value))
-        if isinstance(value, torch.nn.Module):
-            tensors = [*value.parameters(), *value.buffers()]
-            self.found |= {address(tensor) for tensor in tensors}
-            return
-        for each in self._parts(value, kind, depth):
+        for each in parts(value, depth):
             self.visit(each, depth + 1)
 
-    def _parts(self, value: Any, kind: type, depth: int) -> Iterable[Any]:
-        if isinstance(value, (dict, Mapping)):
-            return list(value.values())
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return list(value)
+    def _parts_of(self, kind: type) -> Callable[[Any, int], Iterable[Any]] | None:
+        """What gives the parts of such an object, which may be tensors in turn; None if it can have none."""
+        if issubclass(kind, torch.Tensor):
+            return self._tensor
+        if issubclass(kind, torch.nn.Module):
+            return self._model
+        if issubclass(kind, (dict, Mapping)):
+            return lambda value, _: list(value.values())
+        if issubclass(kind, (list, tuple, set, frozenset)):
+            return lambda value, _: list(value)
         if kind is _LRU_CACHE:
-            return gc.get_referents(value)
-        if isinstance(value, type):
-            return list(vars(value).values()) if self._is_of_engine(value) else ()
-        # Objects within objects lead to whatever runs in this process, all its models too.
-        if depth <= 1 and self._is_of_engine(kind):
-            return list(getattr(value, "__dict__", {}).values())
+            return lambda value, _: gc.get_referents(value)
+        if issubclass(kind, type):
+            return lambda value, _: list(vars(value).values()) if self._is_of_engine(value) else ()
+        if self._is_of_engine(kind):
+            # Objects within objects lead to whatever runs in this process, all its models too.
+            return lambda value, depth: list(getattr(value, "__dict__", {}).values()) if depth <= 1 else ()
+        return None
+
+    def _tensor(self, value: torch.Tensor, _: int) -> Iterable[Any]:
+        self.found.add(address(value))
+        return ()
+
+    def _model(self, value: torch.nn.Module, _: int) -> Iterable[Any]:
+        self.found |= {address(tensor) for tensor in (*value.parameters(), *value.buffers())}
         return ()
 
     def _is_of_engine(self, kind: type) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -27,7 +27,6 @@ from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.verifying import tell_later
-from yr_fastload_native.vllm.weights import exchanged_tensors
 
 __all__ = ["RawWeights", "Source", "guard", "publish_final"]
 
@@ -127,10 +126,10 @@ def _by_reference(settings: Settings) -> bool:
 class RawWeights:
     """The weights of a model as they were loaded, from before vLLM processes them until they are published."""
 
-    def __init__(self, source: Source, model: torch.nn.Module) -> None:
+    def __init__(self, source: Source, tensors: Mapping[str, torch.Tensor]) -> None:
         self._source = source
         # Aliases, each of which keeps its memory where it is.
-        self._tensors = {name: tensor.detach() for name, tensor in exchanged_tensors(model).items()}
+        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._digests: dict[str, tuple[int, ...]] = {}
         self._published = False
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import torch
 
-from yr_fastload_native.vllm.process_wide import GivenUp, address, process_wide
+from yr_fastload_native.vllm.process_wide import GivenUp, address
 
 __all__ = ["Landing", "exchanged_tensors"]
 
 
-def exchanged_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def exchanged_tensors(model: torch.nn.Module, shared: Set[int]) -> dict[str, torch.Tensor]:
     """Parameters and buffers by every name that they have, as they are before vLLM processes them.
 
     Without tables that the engine keeps for the whole process and no checkpoint has, such as those of rotary
     embeddings: each instance computes its own, and another model may be using them.
+
+    Args:
+        model: Whose they are.
+        shared: `process_wide` memory.
     """
-    shared = process_wide(model)
     found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     for path, module in model.named_modules(remove_duplicate=False):
         computed = module._non_persistent_buffers_set
@@ -33,14 +36,15 @@ class Landing:
     Args:
         model: That is loaded.
         tensors: What is pulled of it.
+        shared: `process_wide` memory.
 
     Attributes:
         tensors: What to pull into, under the same names.
     """
 
-    def __init__(self, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], shared: Set[int]) -> None:
         self._live = tensors
-        self.tensors = _with_copies(tensors, _beside(model))
+        self.tensors = _with_copies(tensors, _beside(model, shared))
         self._given_up = GivenUp(self._written_at_once())
 
     def _written_at_once(self) -> list[torch.Tensor]:
@@ -65,14 +69,13 @@ class Landing:
         return self._given_up
 
 
-def _beside(model: torch.nn.Module) -> set[int]:
+def _beside(model: torch.nn.Module, shared: Set[int]) -> Set[int]:
     """Addresses of memory that may be another model's too: of buffers, and of what the process keeps."""
-    shared = process_wide(model)
     own = {address(parameter) for parameter in model.parameters()} - shared
     return (shared | {address(buffer) for buffer in model.buffers()}) - own - {0}
 
 
-def _with_copies(tensors: Mapping[str, torch.Tensor], of: set[int]) -> dict[str, torch.Tensor]:
+def _with_copies(tensors: Mapping[str, torch.Tensor], of: Set[int]) -> dict[str, torch.Tensor]:
     """Those that lie in some memory lie the same way in a copy of it; the others are what they were."""
     storages: dict[int, torch.UntypedStorage] = {}
     made = {}
