@@ -8,11 +8,13 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.config import TRANSPORTS, Config
+from yr_fastload_native.devices.hetero import HeteroKind
+from yr_fastload_native.devices.kind import DeviceKind
 from yr_fastload_native.errors import DeviceError
 
-__all__ = ["Candidate", "chunk_bytes", "to_offer", "to_try"]
+__all__ = ["Candidate", "chunk_bytes", "reaches", "to_offer", "to_try"]
 
-_NEEDS_NPU = ("d2d", "staged")
+_BY_OPENYUANRONG = ("d2d", "staged")
 _MIB = 1 << 20
 # Few keys where bytes cost little beside a key (`d2d`); small enough to overlap fetching with copying (`host`); and
 # several at a time in openYuanrong's pool (`staged`).
@@ -32,24 +34,29 @@ class Candidate:
     why_not: str | None
 
 
-def to_offer(config: Config, *, is_npu: bool) -> list[str]:
+def reaches(transport: str, kind: DeviceKind) -> bool:
+    """Whether a transport moves tensors on devices of this kind."""
+    return transport not in _BY_OPENYUANRONG or isinstance(kind, HeteroKind)
+
+
+def to_offer(config: Config, kind: DeviceKind) -> list[str]:
     """The transports that a new publication offers.
 
-    ``publish_as`` names them; by default that of ``transport``, and for ``auto`` the fastest one that the tensors'
-    device has: by reference on an NPU, a copy in the worker's memory elsewhere.
+    ``publish_as`` names them; by default that of ``transport``, and for ``auto`` the fastest one that reaches the
+    tensors' device: by reference on an NPU, a copy in the worker's memory elsewhere.
 
     Raises:
-        DeviceError: One of them needs an NPU, and the tensors are in ordinary memory.
+        DeviceError: One of them does not reach it.
     """
     named = config.publish_as if config.publish_as != "auto" else config.transport
     if named == "auto":
-        named = "d2d" if is_npu else "host"
+        named = next(transport for transport in TRANSPORTS if reaches(transport, kind))
     wanted = named.split("+")
-    missing = [transport for transport in wanted if transport in _NEEDS_NPU and not is_npu]
+    missing = [transport for transport in wanted if not reaches(transport, kind)]
     if missing:
         raise DeviceError(
-            f"transport {missing[0]!r} moves tensors on an NPU, and these are in CPU memory; use 'auto' or 'host', or "
-            "run under `yr-fastload sim --`",
+            f"transport {missing[0]!r} moves no tensors {kind.where}; use 'auto' or 'host', or run under "
+            "`yr-fastload sim --`",
             op="publish",
         )
     return [transport for transport in TRANSPORTS if transport in wanted]
@@ -65,7 +72,7 @@ def chunk_bytes(config: Config, offered: Sequence[str], largest_tensor: int) -> 
     return chosen
 
 
-def to_try(config: Config, offered: Sequence[str], *, is_npu: bool) -> list[Candidate]:
+def to_try(config: Config, offered: Sequence[str], kind: DeviceKind) -> list[Candidate]:
     """Every transport that this load may use, in the order to try them, with the reason where one is left out."""
     candidates = []
     for transport in TRANSPORTS:
@@ -74,7 +81,7 @@ def to_try(config: Config, offered: Sequence[str], *, is_npu: bool) -> list[Cand
             why_not = f"transport={config.transport!r} is set"
         elif transport not in offered:
             why_not = "the publication does not offer it"
-        elif transport in _NEEDS_NPU and not is_npu:
-            why_not = "the tensors are not on an NPU"
+        elif not reaches(transport, kind):
+            why_not = f"it moves no tensors {kind.where}"
         candidates.append(Candidate(transport, why_not))
     return candidates

@@ -61,10 +61,10 @@ def _shm_bytes() -> int | None:
 
 
 def _devices() -> dict[str, Any]:
-    from yr_fastload_native.devices import has_npu
+    from yr_fastload_native.devices.npu import NPU
 
     try:
-        return {"npu": has_npu(), "simulated": sim.active()}
+        return {"npu": NPU.is_available(), "simulated": sim.active()}
     except FastLoadError as error:
         return {"npu": str(error), "simulated": sim.active()}
 

@@ -21,7 +21,7 @@ from yr_fastload_native.config import Config
 from yr_fastload_native.content import check_trusted
 from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.devices import Sites
+from yr_fastload_native.devices.contexts import DeviceContexts
 from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import (
     FastLoadError,
@@ -99,8 +99,8 @@ class FastLoader:
     def _connect(self) -> None:
         self._connection = self._credentials.connection(self.worker, self.config)
         self._store = _core.connect_host_store(self._connection)
-        self._sites = Sites(self.config, self._connection)
-        self._sites.prepare()
+        self._devices = DeviceContexts(self.config, self._connection)
+        self._devices.prepare()
 
     def _reconnect(self, timeout_s: float, *, may_launch: bool = True) -> bool:
         """Connect to another local worker where the one before has gone. Whether there is a worker now.
@@ -165,8 +165,10 @@ class FastLoader:
             try:
                 worker = attrs.evolve(worker, config=origin.config)
                 table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
-                site = self._sites.of(table, "publish")
-                made = Publisher(worker, origin.who, table, site, deadline, None, publication.files, again=publication)
+                context = self._devices.of(table)
+                made = Publisher(
+                    worker, origin.who, table, context, deadline, None, publication.files, again=publication
+                )
                 made.publish(time.perf_counter())
             except (IntegrityError, InvalidArgumentError, LayoutMismatchError) as error:
                 why = str(error)
@@ -255,7 +257,7 @@ class FastLoader:
             table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
             self._usage.note("tensors", len(table.tensors))
             told = None if files is None else check_files(files, op="publish")
-            publisher = Publisher(worker, who, table, self._sites.of(table, "publish"), deadline, progress, told)
+            publisher = Publisher(worker, who, table, self._devices.of(table), deadline, progress, told)
             publication = publisher.publish(started)
             publication.keep_origin(table, who, worker.config)
         finally:
@@ -398,8 +400,8 @@ class FastLoader:
             TransferTimeoutError: Not done within ``publish_deadline_s``.
         """
         table = TensorTable(model, op="digests", writable=False, max_tensors=self.config.max_tensors)
-        site = self._sites.of(table, "digests")
-        return of_tensors(site, table, self._copy_threads, self.config.publish_deadline_s)
+        context = self._devices.of(table)
+        return of_tensors(context, table, self._copy_threads, self.config.publish_deadline_s)
 
     # -- the files that weights were read from ------------------------------------------------------------------
 
@@ -514,7 +516,7 @@ class FastLoader:
         trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
         pins = None if trusted is None else check_trusted(trusted, op="load")
         known = check_files(files or {}, op="load")
-        puller = Puller(worker, who, table, self._sites.of(table, "load"), deadline, progress, pins, timeline, known)
+        puller = Puller(worker, who, table, self._devices.of(table), deadline, progress, pins, timeline, known)
         try:
             pulled = self._pull(puller)
         except FastLoadError as error:
@@ -587,7 +589,7 @@ class FastLoader:
             "copy_threads": self._copy_threads,
             "deadline_s": self.config.deadline_s,
             "bounds": self._bounds(),
-            "devices": self._sites.stats(),
+            "devices": self._devices.stats(),
             "sources": {publication.generation: publication.state for publication in held},
             "threads_left_behind": _core.threads_left_behind(),
             "connections_left_behind": _core.connections_left_behind(),
@@ -602,8 +604,8 @@ class FastLoader:
             "chunks_in_flight": (config.chunks_in_flight, transfers["chunks_in_flight"]),
             "tensors": (config.max_tensors, self._usage.most("tensors")),
             "manifest_bytes": (config.max_manifest_bytes, self._usage.most("manifest_bytes")),
-            "staging_bytes": (config.staging_bytes, self._sites.peak_bytes("staging")),
-            "landing_bytes": (config.staging_bytes, self._sites.peak_bytes("landing")),
+            "staging_bytes": (config.staging_bytes, self._devices.peak_bytes("staging")),
+            "landing_bytes": (config.staging_bytes, self._devices.peak_bytes("landing")),
         }
         used = {
             "threads_left_behind": (_core.MOST_THREADS_LEFT_BEHIND, _core.threads_left_behind()),
@@ -633,7 +635,7 @@ class FastLoader:
             claim.release()
         for publication in {*held, *self._published}:
             publication.close()
-        self._sites.close()
+        self._devices.close()
         del store
         self._leave_local_worker()
 

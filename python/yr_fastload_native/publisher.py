@@ -17,7 +17,7 @@ from yr_fastload_native.catalogue import Generation, SupersededError
 from yr_fastload_native.chain import chunk_bytes, to_offer
 from yr_fastload_native.content import digest_of, entries
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.devices import Site
+from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import (
     IntegrityError,
     LayoutMismatchError,
@@ -74,7 +74,7 @@ class Publisher:
         worker: Worker,
         who: Identity,
         table: TensorTable,
-        site: Site,
+        context: DeviceContext,
         deadline: Deadline,
         progress: Progress | None,
         files: dict[str, str] | None,
@@ -88,11 +88,11 @@ class Publisher:
         self._config = worker.config
         self._who = who
         self._table = table
-        self._site = site
+        self._context = context
         self._deadline = deadline
         self._progress = progress
         self._files = files
-        self._offers = to_offer(worker.config, is_npu=site.is_npu)
+        self._offers = to_offer(worker.config, context.kind)
         self._versions = versions(table)
         self._sha256: list[str] | None = None
         # Until the lease renews it, the first chunk must live as long as the last one takes.
@@ -140,7 +140,9 @@ class Publisher:
         return publication
 
     def _served(self, generation: Generation) -> Served:
-        return Served(self._catalogue, generation, self._table, self._site, self._worker.copy_threads, self._versions)
+        return Served(
+            self._catalogue, generation, self._table, self._context, self._worker.copy_threads, self._versions
+        )
 
     def _settle(self, generation: Generation, member: Member, give_up: Callable[[str], None]) -> Settling:
         plan = generation.manifest.plan()
@@ -152,7 +154,7 @@ class Publisher:
             self._table,
             self._versions,
             lambda check: transport_digests.take(
-                self._site,
+                self._context,
                 plan,
                 addresses,
                 self._table,
@@ -198,7 +200,7 @@ class Publisher:
         except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
             return None
         mine = transport_digests.take(
-            self._site,
+            self._context,
             current.manifest.plan(),
             current.manifest.addresses(self._table),
             self._table,
@@ -244,7 +246,7 @@ class Publisher:
 
     def _serve(self, generation: str, plan: _core.Plan, addresses: array[int]) -> Member:
         """A source of all chunks, that is to be started."""
-        member = Member(self._worker, self._who, generation, self._site)
+        member = Member(self._worker, self._who, generation, self._context)
         source = member.serve(plan, addresses, self._table.memory())
         for chunk in range(plan.chunks):
             source.offer(chunk)
@@ -257,7 +259,7 @@ class Publisher:
         largest = max((tensor.bytes for tensor in table.tensors), default=0)
         limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
         plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
-        job = PublishJob(self._worker, who, name, table, self._site, plan, self._ttl_s, deadline, self._progress)
+        job = PublishJob(self._worker, who, name, table, self._context, plan, self._ttl_s, deadline, self._progress)
         member = None
         try:
             if "d2d" in self._offers:
@@ -298,7 +300,7 @@ class Publisher:
             # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
             # tell later whether they were changed meanwhile.
             digests = transport_digests.take(
-                job.site,
+                job.context,
                 job.plan,
                 job.table.addresses,
                 job.table,

@@ -15,7 +15,7 @@ from yr_fastload_native.catalogue import Generation, SupersededError
 from yr_fastload_native.chain import Candidate, to_try
 from yr_fastload_native.checkpoints.sums import differing
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.devices import Site
+from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import (
     DeviceError,
     FastLoadError,
@@ -133,7 +133,7 @@ class Puller:
         worker: Worker,
         who: Identity,
         table: TensorTable,
-        site: Site,
+        context: DeviceContext,
         deadline: Deadline,
         progress: Progress | None,
         trusted: frozenset[str] | None,
@@ -144,7 +144,7 @@ class Puller:
         self._config = worker.config
         self._who = who
         self._table = table
-        self._site = site
+        self._context = context
         self._deadline = deadline
         self._progress = progress
         self._trusted = trusted
@@ -163,7 +163,7 @@ class Puller:
         catalogue, deadline = self._worker.catalogue, self._deadline
         with self.timeline.stage("manifest"):
             head, names = catalogue.head(self._who, deadline, op="load")
-        candidates = to_try(self._config, names.transports, is_npu=self._site.is_npu)
+        candidates = to_try(self._config, names.transports, self._context.kind)
         usable = [candidate.transport for candidate in candidates if candidate.why_not is None]
         if not usable:
             raise DeviceError(
@@ -172,7 +172,7 @@ class Puller:
                 op="load",
                 failed_keys=[self._who.head_key],
             )
-        member = Member(self._worker, self._who, names.generation, self._site) if "d2d" in usable else None
+        member = Member(self._worker, self._who, names.generation, self._context) if "d2d" in usable else None
         beside = member.first_keys() if member is not None else []
         with self.timeline.stage("manifest"):
             generation, places = catalogue.read(
@@ -188,7 +188,7 @@ class Puller:
             with self.timeline.stage("layout"):
                 manifest.check_layout(self._table, op="load")
                 plan = manifest.plan()
-            job = LoadJob(self._worker, generation, self._site, plan, deadline)
+            job = LoadJob(self._worker, generation, self._context, plan, deadline)
             transport, retried = _Load(self, job, manifest.addresses(self._table), member).run(candidates)
             if trust is not None:
                 self._compare(manifest, trust)
@@ -202,7 +202,7 @@ class Puller:
         served = None
         if member is not None:
             served = Served(
-                catalogue, generation, self._table, self._site, self._worker.copy_threads, versions(self._table)
+                catalogue, generation, self._table, self._context, self._worker.copy_threads, versions(self._table)
             )
         return Pulled(generation, transport, retried, member, served, None if trust is None else trust.digest)
 
@@ -352,8 +352,8 @@ class _Load:
     def _alias(self, step: dict[str, Any]) -> None:
         """Have tensors use the worker's memory itself where they can; what they cannot is still wanted afterwards."""
         puller, job, manifest = self._puller, self._job, self._manifest
-        if puller._site.is_npu:
-            step["why"] = "not aliased: the tensors are on an NPU"
+        if not job.context.kind.aliasable:
+            step["why"] = f"not aliased: the tensors are {job.context.kind.where}"
             return
         try:
             with puller.timeline.stage("fetch"):
@@ -456,12 +456,12 @@ class _Load:
     def _read(self, reader: _core.ChunkReader, step: dict[str, Any]) -> list[_Failure]:
         puller, job, config = self._puller, self._job, self._job.worker.config
         wants_digest = config.verify == "digest"
-        inline = wants_digest and self._digests is not None and job.site.device.cpu_accessible
+        inline = wants_digest and self._digests is not None and job.context.device.cpu_accessible
         puller.memory_written = True
         loaded, _, spans, failures = _core.load_chunks(
             reader,
-            job.site.device,
-            job.site.pool,
+            job.context.device,
+            job.context.pool,
             job.plan,
             self._addresses,
             self._wanted,
@@ -486,9 +486,9 @@ class _Load:
         """Compare what arrived with the publisher's digests, where that could not be done on the way."""
         job = self._job
         arrived = [chunk for chunk in self._wanted if chunk not in missing]
-        if job.site.device.cpu_accessible:
+        if job.context.device.cpu_accessible:
             mine = transport_digests.take(
-                job.site,
+                job.context,
                 job.plan,
                 self._addresses,
                 self._puller._table,
@@ -499,7 +499,7 @@ class _Load:
             )
             values = [mine[chunk] for chunk in arrived]
         else:
-            values = transport_digests.of_chunks(job.plan, self._puller._table, self._manifest, arrived)
+            values = transport_digests.of_chunks(job.context, job.plan, self._puller._table, self._manifest, arrived)
         if self._digests is None:
             self._digests = job.worker.catalogue.wait_for_digests(job.generation, job.deadline, op="load").chunks
         wrong = []

@@ -8,7 +8,7 @@ import attrs
 
 from yr_fastload_native.catalogue import Catalogue, Generation, SupersededError
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.devices import Site
+from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import NotPublishedError
 from yr_fastload_native.settle import versions
 from yr_fastload_native.tensors import TensorTable
@@ -28,7 +28,7 @@ class Served:
     catalogue: Catalogue
     generation: Generation
     table: TensorTable
-    site: Site
+    context: DeviceContext
     copy_threads: int
     versions: list[int] | None
 
@@ -68,7 +68,7 @@ class Served:
         except SupersededError:
             raise NotPublishedError("a newer generation took over", op="check") from None
         now = transport_digests.take(
-            self.site, plan, addresses, self.table, manifest, self.copy_threads, deadline.left(), None
+            self.context, plan, addresses, self.table, manifest, self.copy_threads, deadline.left(), None
         )
         differing = [chunk for chunk in range(plan.chunks) if now[chunk] != published[chunk]]
         return list(dict.fromkeys([*moved, *(n for chunk in differing for n in manifest.chunk_tensors(plan, chunk))]))

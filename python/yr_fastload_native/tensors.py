@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 
 from yr_fastload_native import _core
+from yr_fastload_native.devices.cpu import CPU
+from yr_fastload_native.devices.kind import DeviceId
+from yr_fastload_native.devices.registry import of_dlpack, of_torch, reached
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError, ResourceExhaustedError
 from yr_fastload_native.extra_state import find_extra_state, of_modules
 
@@ -33,7 +36,6 @@ _DLPACK_FLOAT8 = {
     13: "float8_e5m2fnuz",
     14: "float8_e8m0fnu",
 }
-_DLPACK_CPU = (1, 3, 11)  # kDLCPU, kDLCUDAHost, kDLROCMHost
 
 MAX_NAME_CHARS = 4096  # a manifest holds no longer names
 
@@ -47,7 +49,7 @@ class Tensor(msgspec.Struct, frozen=True):  # made in 0.1 us, a class of attrs i
         bytes: Of the storage it spans, which is dense: product(shape) * item size.
         address: 0 if it is empty.
         owner: Object that keeps the memory where it is.
-        npu: Number of the NPU it is on; None for CPU memory.
+        device: Where it is.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Tensor(msgspec.Struct, frozen=True):  # made in 0.1 us, a class of attrs i
     bytes: int
     address: int
     owner: object
-    npu: int | None = None
+    device: DeviceId = CPU
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,16 +101,6 @@ def _numpy_number(dtype: Any) -> tuple[str, int] | None:
 def _torch_number(dtype: Any) -> tuple[str, int]:
     """Name and item size of a torch dtype. Cached: torch makes names slowly."""
     return str(dtype).removeprefix("torch."), dtype.itemsize
-
-
-@functools.lru_cache(maxsize=256)
-def _torch_place(device: Any) -> tuple[str, int | None]:
-    """Type of a torch device, and its number if it is an NPU."""
-    return device.type, device.index or 0 if device.type == "npu" else None
-
-
-def _place(npu: int | None) -> str:
-    return "the CPU" if npu is None else f"NPU {npu}"
 
 
 class _Reader:
@@ -155,7 +147,7 @@ class _Reader:
         item: int,
         address: int,
         owner: object,
-        npu: int | None = None,
+        device: DeviceId = CPU,
     ) -> Tensor:
         dense = _dense_strides(shape, strides)
         if dense is None:
@@ -166,7 +158,7 @@ class _Reader:
         size = math.prod(shape) * item
         if size and not address:
             raise self._refuse(name, "has no memory of its own")
-        return Tensor(name, dtype, shape, dense, size, address if size else 0, owner, npu)
+        return Tensor(name, dtype, shape, dense, size, address if size else 0, owner, device)
 
     def _torch(self, name: str, value: Any) -> Tensor:
         if getattr(value, "materialize", None) is not None:
@@ -174,10 +166,10 @@ class _Reader:
         if value.layout is not self._strided or value.is_quantized or value.is_nested:
             kind = "nested parts" if value.is_nested else f"layout {value.layout}, quantized={value.is_quantized}"
             raise self._refuse(name, f"has {kind}; only strided ones move")
-        place, npu = _torch_place(value.device)
-        if place not in ("cpu", "npu"):
+        device = of_torch(value.device)
+        if device is None:
             raise DeviceError(
-                f"tensor {name!r} is on {value.device}; only tensors in CPU memory and on NPUs move",
+                f"tensor {name!r} is on {value.device}; only tensors {reached()} move",
                 op=self._op,
                 failed_keys=[name],
             )
@@ -188,7 +180,7 @@ class _Reader:
         except RuntimeError as error:
             raise self._refuse(name, f"has no memory: {error}") from None
         dtype, item = _torch_number(value.dtype)
-        return self._make(name, dtype, tuple(value.shape), value.stride(), item, address, value, npu)
+        return self._make(name, dtype, tuple(value.shape), value.stride(), item, address, value, device)
 
     def _numpy(self, name: str, value: Any) -> Tensor:
         number = _numpy_number(value.dtype)
@@ -207,10 +199,10 @@ class _Reader:
             view = _core.dlpack_view(value.__dlpack__())
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise self._refuse(name, f"is a {type(value).__name__} that DLPack cannot export: {error}") from None
-        if view.device[0] not in _DLPACK_CPU:
+        device = of_dlpack(*view.device)
+        if device is None:
             raise DeviceError(
-                f"tensor {name!r} is on DLPack device {view.device}; only tensors in CPU memory, and torch tensors on "
-                "NPUs, move",
+                f"tensor {name!r} is on DLPack device {view.device}; only tensors {reached(dlpack=True)} move",
                 op=self._op,
                 failed_keys=[name],
             )
@@ -222,9 +214,8 @@ class _Reader:
             )
         dtype = _DLPACK_FLOAT8[code] if kind is None else "bool" if kind == "bool" else f"{kind}{bits}"
         shape = tuple(view.shape)
-        return self._make(
-            name, dtype, shape, tuple(view.strides) or _contiguous(shape), view.item_bytes, view.address, (value, view)
-        )
+        strides = tuple(view.strides) or _contiguous(shape)
+        return self._make(name, dtype, shape, strides, view.item_bytes, view.address, (value, view), device)
 
     def _buffer(self, name: str, value: Any) -> Tensor:
         try:
@@ -275,7 +266,7 @@ class TensorTable:
         tensors: In the source's order; names are unique.
         owner: For each the index of the tensor whose memory it lies in (its own, unless tied or a view).
         offset: For each its offset there, bytes.
-        npu: Number of the NPU that all of them are on; None for CPU memory.
+        device: Where all of them are.
         addresses: Of each.
         moving: Bytes of each that move: tied tensors once, by their owner.
     """
@@ -310,23 +301,23 @@ class TensorTable:
             self.index[name] = len(values)
             values.append(value)
         self.tensors = _Reader(op, writable).read_all(list(self.index), values)
-        self.npu = self._device(op)
+        self.device = self._device(op)
         self.addresses = array("Q", [tensor.address for tensor in self.tensors])
         self.owner, self.offset = self._sharing(op)
         owners = enumerate(zip(self.tensors, self.owner, strict=True))
         self.moving = array("Q", [tensor.bytes if owner == index else 0 for index, (tensor, owner) in owners])
 
-    def _device(self, op: str) -> int | None:
-        """Number of the NPU that all of them are on; None for CPU memory."""
+    def _device(self, op: str) -> DeviceId:
+        """Where all of them are."""
         for tensor in self.tensors:
-            if tensor.npu != self.tensors[0].npu:
+            if tensor.device != self.tensors[0].device:
                 raise InvalidArgumentError(
-                    f"tensor {tensor.name!r} is on {_place(tensor.npu)} and {self.tensors[0].name!r} on "
-                    f"{_place(self.tensors[0].npu)}; publish and load the tensors of one device at a time",
+                    f"tensor {tensor.name!r} is on {tensor.device} and {self.tensors[0].name!r} on "
+                    f"{self.tensors[0].device}; publish and load the tensors of one device at a time",
                     op=op,
                     failed_keys=[tensor.name],
                 )
-        return self.tensors[0].npu if self.tensors else None
+        return self.tensors[0].device if self.tensors else CPU
 
     def _sharing(self, op: str) -> tuple[memoryview, memoryview]:
         try:

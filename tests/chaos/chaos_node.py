@@ -73,8 +73,8 @@ class Ledger:
             self.write(identity=job.who.digest, generation=job.generation, chunks=job.plan.chunks)
             return store_chunks(publisher, job)
 
-        def joining(member, worker, who, generation, site):
-            join(member, worker, who, generation, site)
+        def joining(member, worker, who, generation, context):
+            join(member, worker, who, generation, context)
             self.write(identity=who.digest, token=member._token)
 
         Publisher._store_chunks, Member.__init__ = storing, joining

@@ -6,45 +6,48 @@ import pytest
 
 from yr_fastload_native import Config, DeviceError
 from yr_fastload_native.chain import chunk_bytes, to_offer, to_try
+from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
+from yr_fastload_native.devices.kind import DeviceKind
+from yr_fastload_native.devices.npu import NPU
 
 MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("transport", "publish_as", "is_npu", "offers"),
+    ("transport", "publish_as", "kind", "offers"),
     [
-        ("auto", "auto", True, ["d2d"]),
-        ("auto", "auto", False, ["host"]),
-        ("d2d", "auto", True, ["d2d"]),
-        ("staged", "auto", True, ["staged"]),
-        ("host", "auto", True, ["host"]),
-        ("auto", "staged+d2d", True, ["d2d", "staged"]),
-        ("host", "host+d2d", True, ["d2d", "host"]),
-        ("auto", "host", True, ["host"]),
+        ("auto", "auto", NPU, ["d2d"]),
+        ("auto", "auto", ORDINARY_MEMORY, ["host"]),
+        ("d2d", "auto", NPU, ["d2d"]),
+        ("staged", "auto", NPU, ["staged"]),
+        ("host", "auto", NPU, ["host"]),
+        ("auto", "staged+d2d", NPU, ["d2d", "staged"]),
+        ("host", "host+d2d", NPU, ["d2d", "host"]),
+        ("auto", "host", NPU, ["host"]),
     ],
 )
-def test_what_is_offered(transport: str, publish_as: str, is_npu: bool, offers: list[str]) -> None:
-    assert to_offer(Config(transport=transport, publish_as=publish_as), is_npu=is_npu) == offers
+def test_what_is_offered(transport: str, publish_as: str, kind: DeviceKind, offers: list[str]) -> None:
+    assert to_offer(Config(transport=transport, publish_as=publish_as), kind) == offers
 
 
 @pytest.mark.parametrize(("transport", "publish_as"), [("d2d", "auto"), ("auto", "staged"), ("host", "d2d+host")])
 def test_ordinary_memory_is_on_no_device(transport: str, publish_as: str) -> None:
     with pytest.raises(DeviceError, match="use 'auto' or 'host'"):
-        to_offer(Config(transport=transport, publish_as=publish_as), is_npu=False)
+        to_offer(Config(transport=transport, publish_as=publish_as), ORDINARY_MEMORY)
 
 
 def test_what_is_tried_and_why_not() -> None:
-    def tried(transport: str, offered: list[str], is_npu: bool) -> dict[str, str | None]:
-        candidates = to_try(Config(transport=transport), offered, is_npu=is_npu)
+    def tried(transport: str, offered: list[str], kind: DeviceKind) -> dict[str, str | None]:
+        candidates = to_try(Config(transport=transport), offered, kind)
         assert [each.transport for each in candidates] == ["d2d", "staged", "host"]
         return {each.transport: each.why_not for each in candidates}
 
-    assert tried("auto", ["d2d", "staged", "host"], True) == {"d2d": None, "staged": None, "host": None}
-    not_offered, not_npu = "the publication does not offer it", "the tensors are not on an NPU"
-    assert tried("auto", ["host"], True) == {"d2d": not_offered, "staged": not_offered, "host": None}
-    assert tried("auto", ["d2d", "host"], False) == {"d2d": not_npu, "staged": not_offered, "host": None}
+    assert tried("auto", ["d2d", "staged", "host"], NPU) == {"d2d": None, "staged": None, "host": None}
+    not_offered, not_npu = "the publication does not offer it", "it moves no tensors in CPU memory"
+    assert tried("auto", ["host"], NPU) == {"d2d": not_offered, "staged": not_offered, "host": None}
+    assert tried("auto", ["d2d", "host"], ORDINARY_MEMORY) == {"d2d": not_npu, "staged": not_offered, "host": None}
     only = "transport='staged' is set"
-    assert tried("staged", ["d2d", "staged"], True) == {"d2d": only, "staged": None, "host": only}
+    assert tried("staged", ["d2d", "staged"], NPU) == {"d2d": only, "staged": None, "host": only}
 
 
 @pytest.mark.parametrize(

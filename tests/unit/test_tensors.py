@@ -490,7 +490,7 @@ def test_all_at_once_and_one_by_one_say_the_same(monkeypatch: pytest.MonkeyPatch
         if mine.name != "buffer":  # whose owner is a view
             assert mine == theirs
             assert type(mine.shape) is type(theirs.shape) is tuple
-    assert (quick.npu, quick.addresses, quick.moving) == (slow.npu, slow.addresses, slow.moving)
+    assert (quick.device, quick.addresses, quick.moving) == (slow.device, slow.addresses, slow.moving)
 
 
 @needs_exchange

@@ -157,7 +157,7 @@ def _limits() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     from yr_fastload_native import sim
-    from yr_fastload_native.devices import has_npu
+    from yr_fastload_native.devices.npu import NPU
 
     if sim.active():
         yield Finding("NPU", "note", "simulated devices: right bytes, and rates that say nothing")
@@ -167,7 +167,7 @@ def _devices() -> Iterator[Finding]:
         yield Finding("NPU", "ok", "none; transport `host` moves weights in CPU memory")
         return
     try:
-        usable = has_npu()
+        usable = NPU.is_available()
     except FastLoadError as error:
         yield Finding("NPU", "wrong", f"{shows} is there, and cannot be used: {error}", "source CANN's set_env.sh")
         return

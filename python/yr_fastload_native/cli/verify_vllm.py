@@ -142,7 +142,7 @@ def _verify(
             "dtype": dtype,
             "max_model_len": 256,
             "enforce_eager": True,
-            "gpu_memory_utilization": 0.1 if simulated or not _has_npu() else 0.4,
+            "gpu_memory_utilization": 0.1 if simulated or not _has_accelerator() else 0.4,
             "seed": 0,
         }
         output.note(f"starting the {role}")
@@ -181,7 +181,7 @@ def _verify(
         "ready_s": [ready["seconds"], ready_again["seconds"]],
         "vllm_version": answers["vllm_version"],
         "model": model.name,
-        "devices": "simulated" if simulated else "real" if _has_npu() else "none",
+        "devices": "simulated" if simulated else "real" if _has_accelerator() else "none",
     }
 
 
@@ -193,10 +193,10 @@ _ENVIRONMENT = {
 }
 
 
-def _has_npu() -> bool:
-    from yr_fastload_native.devices import has_npu
+def _has_accelerator() -> bool:
+    from yr_fastload_native.devices.registry import accelerators
 
-    return has_npu()
+    return bool(accelerators())
 
 
 def _table(record: Mapping[str, Any]) -> RenderableType:

@@ -25,7 +25,8 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue import set_own
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.devices import Site
+from yr_fastload_native.devices.hetero import hetero
+from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import FastLoadError, ResourceExhaustedError
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.transports.jobs import Worker
@@ -79,11 +80,11 @@ def _ancestors(number: int) -> list[int]:
 class Member:
     """This process's part in serving one generation device to device: a place, and a source."""
 
-    def __init__(self, worker: Worker, who: Identity, generation: str, site: Site) -> None:
+    def __init__(self, worker: Worker, who: Identity, generation: str, context: DeviceContext) -> None:
         self._worker = worker
         self._who = who
         self._generation = generation
-        self._site = site
+        self._context = hetero(context, op="device")
         self._token = secrets.token_hex(16)
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._source: _core.D2dSource | None = None
@@ -172,7 +173,7 @@ class Member:
         worker = self._worker
         self._source = _core.D2dSource(
             worker.connection,
-            device=self._site.device,
+            device=self._context.device,
             lanes=[self._who.d2d_prefix(self._token, lane) for lane in range(_LANES)],
             plan=plan,
             addresses=addresses,
@@ -270,8 +271,8 @@ class Member:
         """Have the way to the first peer set up in the background."""
         peers = self.peers_in_order()
         lane = self.lane(peers[0], deadline) if peers else None
-        if lane is not None and self._site.receiver is not None:
-            self._site.receiver.greet(self._who.d2d_prefix(peers[0].token, lane))
+        if lane is not None:
+            self._context.receiver.greet(self._who.d2d_prefix(peers[0].token, lane))
 
     def reader(
         self, peer: Place, lane: int, plan: _core.Plan, addresses: array[int] | None, owners: object
@@ -285,10 +286,9 @@ class Member:
             addresses: Of the tensors, to read straight into them; None to read into landing memory.
             owners: What keeps the tensors' memory.
         """
-        assert self._site.receiver is not None
         config = self._worker.config
         return _core.D2dReader(
-            self._site.receiver,
+            self._context.receiver,
             plan,
             peer=peer.owner,
             key_prefix=self._who.d2d_prefix(peer.token, lane),

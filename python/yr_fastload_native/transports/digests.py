@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable
 
 from yr_fastload_native import _core
-from yr_fastload_native.devices import Site
+from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.manifest import Manifest
 from yr_fastload_native.tensors import TensorTable
 
@@ -16,7 +16,7 @@ _TENSOR_BYTES = 1 << 30  # no chunk is larger
 
 
 def take(
-    site: Site,
+    context: DeviceContext,
     plan: _core.Plan,
     addresses: array[int],
     table: TensorTable,
@@ -28,7 +28,7 @@ def take(
     """The digest of every chunk of a plan over the tensors of a table.
 
     Args:
-        site: Where they are.
+        context: Where they are.
         plan: How they are cut into chunks.
         addresses: In the plan's order.
         table: The tensors.
@@ -37,16 +37,18 @@ def take(
         deadline_s: Bound, where the CPU does it.
         progress: Called now and then; raises to stop it.
     """
-    if site.device.cpu_accessible:
+    if context.device.cpu_accessible:
         return _core.digest_chunks(plan, addresses, copy_threads=copy_threads, deadline_s=deadline_s, progress=progress)
-    values = of_chunks(plan, table, manifest, range(plan.chunks))
+    values = of_chunks(context, plan, table, manifest, range(plan.chunks))
     return memoryview(array("Q", values))
 
 
-def of_tensors(site: Site, table: TensorTable, copy_threads: int, deadline_s: float) -> dict[str, tuple[int, ...]]:
+def of_tensors(
+    context: DeviceContext, table: TensorTable, copy_threads: int, deadline_s: float
+) -> dict[str, tuple[int, ...]]:
     """The digests of each tensor that has memory of its own, by name."""
     plan = _core.make_plan(table.moving, chunk_bytes=_TENSOR_BYTES, max_blobs=1)
-    values = take(site, plan, table.addresses, table, None, copy_threads, deadline_s, None)
+    values = take(context, plan, table.addresses, table, None, copy_threads, deadline_s, None)
     found: dict[str, tuple[int, ...]] = {}
     for chunk, value in enumerate(values):
         name = table.tensors[plan.blobs[4 * plan.first_blob[chunk]]].name
@@ -54,11 +56,11 @@ def of_tensors(site: Site, table: TensorTable, copy_threads: int, deadline_s: fl
     return found
 
 
-def of_chunks(plan: _core.Plan, table: TensorTable, manifest: Manifest | None, chunks: Iterable[int]) -> list[int]:
-    """The digests of some chunks, by operations of the tensors' device. Tensors are torch's there."""
-    from yr_fastload_native.torch_digest import chunk_digests
-
+def of_chunks(
+    context: DeviceContext, plan: _core.Plan, table: TensorTable, manifest: Manifest | None, chunks: Iterable[int]
+) -> list[int]:
+    """The digests of some chunks, taken by the tensors' device."""
     ordered = (
         table.tensors if manifest is None else [table.tensors[table.index[tensor.name]] for tensor in manifest.tensors]
     )
-    return chunk_digests(plan, [tensor.owner for tensor in ordered], chunks)
+    return context.kind.chunk_digests(plan, [tensor.owner for tensor in ordered], chunks)

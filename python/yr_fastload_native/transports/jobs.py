@@ -10,7 +10,7 @@ from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Catalogue, Generation
 from yr_fastload_native.config import Config
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.devices import Site
+from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.tensors import TensorTable
 
@@ -42,7 +42,7 @@ class PublishJob:
     who: Identity
     generation: str
     table: TensorTable
-    site: Site
+    context: DeviceContext
     plan: _core.Plan
     ttl_s: int
     deadline: Deadline
@@ -55,6 +55,6 @@ class LoadJob:
 
     worker: Worker
     generation: Generation
-    site: Site
+    context: DeviceContext
     plan: _core.Plan
     deadline: Deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from yr_fastload_native import _core
+from yr_fastload_native.devices.hetero import hetero
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.transports.jobs import LoadJob, PublishJob
 
@@ -18,9 +19,8 @@ def data_keys(who: Identity, generation: str, chunks: int) -> list[str]:
 
 def publish(job: PublishJob) -> None:
     """Copy all tensors into the worker."""
-    assert job.site.receiver is not None
     _core.publish_staged(
-        job.site.receiver,
+        hetero(job.context, op="publish").receiver,
         job.plan,
         job.table.addresses,
         owners=job.table.memory(),
@@ -31,10 +31,9 @@ def publish(job: PublishJob) -> None:
 
 
 def reader(job: LoadJob) -> _core.ChunkReader:
-    assert job.site.receiver is not None
     generation = job.generation
     return _core.StagedReader(
-        job.site.receiver,
+        hetero(job.context, op="load").receiver,
         job.plan,
         generation.who.staged_prefix(generation.manifest.generation),
         chunks_ahead=2 * job.worker.config.chunks_ahead,

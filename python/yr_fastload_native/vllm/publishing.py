@@ -17,8 +17,9 @@ import attrs
 import torch
 
 from yr_fastload_native.at_exit import close_at_exit
+from yr_fastload_native.chain import reaches
 from yr_fastload_native.checkpoints.read_files import ReadFiles
-from yr_fastload_native.devices import has_npu
+from yr_fastload_native.devices.registry import accelerators
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.publication import Publication
@@ -140,7 +141,9 @@ class RawWeights:
         beside those that vLLM makes of them on a CPU.
         """
         try:
-            if self._source.settings.exchange.publish == "inline" or not has_npu():
+            if self._source.settings.exchange.publish == "inline" or not any(
+                reaches("d2d", kind) for kind in accelerators()
+            ):
                 self._publish_now()
             else:
                 self._digests = self._source.fast.digests(self._tensors)

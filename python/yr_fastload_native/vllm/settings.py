@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import attrs
 
+from yr_fastload_native.chain import reaches
 from yr_fastload_native.config import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed
-from yr_fastload_native.devices import has_npu
+from yr_fastload_native.devices.registry import KINDS
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 
 __all__ = ["Settings"]
 
-_NEEDS_NPU = ("d2d", "staged")
 _ENVIRONMENT_ONLY = ("patch",)
 _LIKE_A_SECRET = re.compile("secret|token|key|passw|credential", re.IGNORECASE)
 
@@ -61,13 +61,14 @@ class Settings:
         config = self.transfer
         named = {"transport": config.transport, "publish_as": config.publish_as}
         for setting, value in named.items():
-            needs = [transport for transport in value.split("+") if transport in _NEEDS_NPU]
-            if needs and not has_npu():
-                raise DeviceError(
-                    f"{setting}={value!r} moves weights between NPUs and this process has none; use 'auto' or 'host', "
-                    "or start under `yr-fastload sim --`",
-                    op="config",
-                )
+            for transport in value.split("+"):
+                kinds = [kind for kind in KINDS if reaches(transport, kind)]
+                if not any(kind.is_available() for kind in kinds):
+                    raise DeviceError(
+                        f"{setting}={value!r} moves weights {' and '.join(kind.where for kind in kinds)}, and this "
+                        "process has none; use 'auto' or 'host', or start under `yr-fastload sim --`",
+                        op="config",
+                    )
 
 
 def _unknown(key: object, value: object, known: set[str]) -> InvalidArgumentError:

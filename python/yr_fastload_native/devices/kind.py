@@ -1,0 +1,139 @@
+"""What a kind of device is, and what a process keeps of a device that it uses."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import msgspec
+
+from yr_fastload_native import _core
+
+__all__ = ["DeviceContext", "DeviceId", "DeviceKind"]
+
+
+class DeviceKind(abc.ABC):
+    """One kind of memory that tensors lie in. Without state: there is one object of each kind, in `registry.KINDS`.
+
+    Attributes:
+        name: What torch calls the type of such a device.
+        where: Its tensors are, for messages, such as ``"on NPUs"``.
+        dlpack_types: DLPack's numbers for its memory, if tensors of it are read by DLPack; torch's are read by torch.
+        aliasable: Whether a tensor there can lie in the worker's shared memory itself.
+    """
+
+    name: ClassVar[str]
+    where: ClassVar[str]
+    dlpack_types: ClassVar[tuple[int, ...]] = ()
+    aliasable: ClassVar[bool] = False
+
+    def at(self, index: int | None) -> DeviceId:
+        """The device of this number; the first one where a framework gives none."""
+        return DeviceId(self, index or 0)
+
+    @abc.abstractmethod
+    def label(self, index: int) -> str:
+        """One of them, for messages."""
+
+    @abc.abstractmethod
+    def is_available(self) -> bool:
+        """Whether this process can use one. Loads the vendor's runtime only where there may be one."""
+
+    @abc.abstractmethod
+    def current(self) -> int:
+        """Number of the calling thread's device; -1 if it has none."""
+
+    def stands_in(self) -> bool:
+        """Whether tensors in ordinary memory count as on such a device: a simulated one has no other memory."""
+        return False
+
+    @abc.abstractmethod
+    def open_device(self, index: int) -> _core.Device:
+        """The native device.
+
+        Raises:
+            DeviceError: There is none of this number, or it cannot be used.
+        """
+
+    def open(self, index: int, connection: _core.Connection, *, staging_bytes: int) -> DeviceContext:
+        """What this process uses of a device.
+
+        Args:
+            index: Of the device.
+            connection: To the worker.
+            staging_bytes: Most page-locked memory beside the tensors.
+
+        Raises:
+            DeviceError: As `open_device`.
+        """
+        device = self.open_device(index)
+        return DeviceContext(self, device, _core.PinnedPool(device, staging_bytes))
+
+    @abc.abstractmethod
+    def synchronize(self, index: int) -> None:
+        """Wait for what the calling thread has asked of a device: its tensors may then be read and written."""
+
+    def chunk_digests(self, plan: _core.Plan, owners: Sequence[Any], chunks: Iterable[int]) -> list[int]:
+        """The digests of some chunks, taken on the device: by torch's operations unless a kind has its own way.
+
+        Args:
+            plan: How the tensors are cut into chunks.
+            owners: The tensors, in the plan's order.
+            chunks: Which ones.
+        """
+        from yr_fastload_native.torch_digest import chunk_digests
+
+        return chunk_digests(plan, owners, chunks)
+
+    def readable(self, owner: Any, address: int, offset: int, size: int) -> Any:
+        """Some bytes of a tensor where the CPU can read them, with the buffer protocol: copied by torch by default.
+
+        Args:
+            owner: The tensor.
+            address: Of its first byte.
+            offset: From there, bytes.
+            size: Bytes.
+        """
+        from yr_fastload_native.torch_digest import bytes_of
+
+        return bytes_of(owner.detach(), offset, size).cpu().numpy()
+
+
+class DeviceId(msgspec.Struct, frozen=True):  # compared once a tensor
+    """One device of this machine.
+
+    Attributes:
+        index: Its number among those of its kind; -1 for ordinary memory.
+    """
+
+    kind: DeviceKind
+    index: int
+
+    def __str__(self) -> str:
+        return self.kind.label(self.index)
+
+
+@attrs.frozen
+class DeviceContext:
+    """A device, and the memory that transports need beside the tensors on it.
+
+    Attributes:
+        pool: Page-locked memory that the device copies from and to.
+    """
+
+    kind: DeviceKind
+    device: _core.Device
+    pool: _core.PinnedPool
+
+    def prepare(self) -> None:
+        """Start in the background what the first transfer would wait for."""
+
+    def synchronize(self) -> None:
+        """Wait for what the calling thread has asked of the device: its tensors may then be read and written."""
+        self.kind.synchronize(self.device.index)
+
+    def stats(self) -> dict[str, dict[str, int] | None]:
+        """Of ``staging`` and ``landing`` memory; None for what this device has not."""
+        return {"staging": self.pool.stats(), "landing": None}
