@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include "bindings/common.hpp"
 
@@ -21,6 +22,11 @@ std::vector<std::uint64_t> flatten(const Plan& plan) {
 }  // namespace
 
 void register_plan(py::module_& module) {
+  py::class_<Blob>(module, "Blob", "One run of bytes of one tensor, and its place in a chunk.")
+      .def_readonly("tensor", &Blob::tensor, "Index of the tensor.")
+      .def_readonly("tensor_offset", &Blob::tensor_offset, "Where it begins in the tensor, bytes.")
+      .def_readonly("bytes", &Blob::bytes)
+      .def_readonly("chunk_offset", &Blob::chunk_offset, "Where it begins in the chunk, bytes.");
   py::class_<Plan, std::shared_ptr<Plan>>(module, "Plan", "How tensors are cut into chunks of blobs; immutable.")
       .def_property_readonly("chunks", &Plan::chunks)
       .def_readonly("tensors", &Plan::tensors)
@@ -30,6 +36,14 @@ void register_plan(py::module_& module) {
       .def_property_readonly(
           "blobs", [](const Plan& plan) { return to_python(flatten(plan)); },
           "uint64[4 * blobs]: tensor, offset in the tensor, bytes, offset in the chunk.")
+      .def(
+          "chunk",
+          [](const Plan& plan, std::uint64_t index) {
+            if (index >= plan.chunks()) throw py::index_error("the plan has no such chunk");
+            const Span<const Blob> blobs = plan.chunk(index);
+            return std::vector<Blob>(blobs.begin(), blobs.end());
+          },
+          py::arg("index"), "The blobs of one chunk, in its order.")
       .def(
           "places",
           [](const Plan& plan) {

@@ -9,6 +9,7 @@ import typing_extensions
 
 __all__: list[str] = [
     "BLOB_ALIGNMENT",
+    "Blob",
     "ChunkReader",
     "Connection",
     "D2dReader",
@@ -60,10 +61,36 @@ __all__: list[str] = [
     "transfer_peaks",
 ]
 
+class Blob:
+    """
+    One run of bytes of one tensor, and its place in a chunk.
+    """
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def chunk_offset(self) -> int:
+        """
+        Where it begins in the chunk, bytes.
+        """
+    @property
+    def tensor(self) -> int:
+        """
+        Index of the tensor.
+        """
+    @property
+    def tensor_offset(self) -> int:
+        """
+        Where it begins in the tensor, bytes.
+        """
+
 class Plan:
     """
     How tensors are cut into chunks of blobs; immutable.
     """
+    def chunk(self, index: typing.SupportsInt | typing.SupportsIndex) -> list[Blob]:
+        """
+        The blobs of one chunk, in its order.
+        """
     def places(self) -> tuple[memoryview, memoryview]:
         """
         For each tensor the chunk of its first blob, -1 if it moves never (int64[N]), and the offset there (uint64[N]).

@@ -155,9 +155,7 @@ class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
     def chunk_tensors(self, plan: _core.Plan, chunk: int) -> list[str]:
         """Names of the tensors that have bytes in a chunk."""
-        blobs = plan.blobs
-        first, last = plan.first_blob[chunk], plan.first_blob[chunk + 1]
-        return list(dict.fromkeys(self.tensors[blobs[4 * blob]].name for blob in range(first, last)))
+        return list(dict.fromkeys(self.tensors[blob.tensor].name for blob in plan.chunk(chunk)))
 
     def check_layout(self, table: TensorTable, *, op: str) -> None:
         """Compare every name, dtype, shape, stride, size and alias with tensors of this process.

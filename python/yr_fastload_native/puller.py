@@ -439,9 +439,8 @@ class _Load:
     def _move_away(self, chunks: Sequence[int]) -> None:
         """Give the tensors of chunks that may still be written to other memory, and serve none of the old."""
         assert self._member is not None
-        table, plan = self._puller._table, self._job.plan
-        blobs, first_blob = plan.blobs, plan.first_blob
-        touched = {blobs[4 * b] for chunk in chunks for b in range(first_blob[chunk], first_blob[chunk + 1])}
+        table = self._puller._table
+        touched = {blob.tensor for chunk in chunks for blob in self._job.plan.chunk(chunk)}
         _log.warning("a transfer was abandoned: %d tensors get other memory", len(touched))
         table.replace_memory(table.index[self._manifest.tensors[index].name] for index in touched)
         self._addresses = self._manifest.addresses(table)

@@ -103,16 +103,14 @@ def chunk_digests(plan: _core.Plan, tensors: Sequence[Any], chunks: Iterable[int
         tensors: In the plan's order; None where a tensor moves never. Dense, of any dtype and order of dimensions.
         chunks: Which chunks.
     """
-    blobs, first_blob = plan.blobs, plan.first_blob
-    wanted = list(chunks)
     sums, sizes, counts = [], [], []
     with torch.no_grad():
-        for chunk in wanted:
-            counts.append(first_blob[chunk + 1] - first_blob[chunk])
-            for blob in range(first_blob[chunk], first_blob[chunk + 1]):
-                tensor, offset, size = blobs[4 * blob], blobs[4 * blob + 1], blobs[4 * blob + 2]
-                sums.append(_blob_sum(tensors[tensor].detach(), offset, size))
-                sizes.append(size)
+        for chunk in chunks:
+            blobs = plan.chunk(chunk)
+            counts.append(len(blobs))
+            for blob in blobs:
+                sums.append(_blob_sum(tensors[blob.tensor].detach(), blob.tensor_offset, blob.bytes))
+                sizes.append(blob.bytes)
         values = torch.stack(sums).tolist() if sums else []  # one way to the host for all
     blob_digests = iter(_mix((size * _LENGTH_KEY + value) & _U64) for size, value in zip(sizes, values, strict=True))
     folded = []

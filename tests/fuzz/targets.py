@@ -69,17 +69,14 @@ def manifest(data: bytes) -> None:
         return
     # Nothing is written outside this process's tensors.
     addresses = read.addresses(TABLE)
-    blobs = plan.blobs
-    for i in range(0, len(blobs), 4):
-        tensor, offset, size = blobs[i], blobs[i + 1], blobs[i + 2]
-        mine = TABLE.tensors[TABLE.index[read.tensors[tensor].name]]
-        assert addresses[tensor] == mine.address
-        assert offset + size <= mine.bytes
+    for blob in (blob for chunk in range(plan.chunks) for blob in plan.chunk(chunk)):
+        mine = TABLE.tensors[TABLE.index[read.tensors[blob.tensor].name]]
+        assert addresses[blob.tensor] == mine.address
+        assert blob.tensor_offset + blob.bytes <= mine.bytes
 
 
 def chunk_bytes_of(plan: _core.Plan, chunk: int) -> int:
-    first, last = plan.first_blob[chunk], plan.first_blob[chunk + 1]
-    return sum(plan.blobs[4 * blob + 2] for blob in range(first, last))
+    return sum(blob.bytes for blob in plan.chunk(chunk))
 
 
 _VALUES: list[Any] = [
@@ -177,17 +174,15 @@ def plan(data: bytes) -> None:
     if len(made.blobs) > 4 * 100_000:
         return
     covered = dict.fromkeys((i for i, size in enumerate(sizes) if size), 0)
-    blobs, first_blob = made.blobs, made.first_blob
     for chunk in range(made.chunks):
-        end = 0
-        assert 1 <= first_blob[chunk + 1] - first_blob[chunk] <= max_blobs
-        for blob in range(first_blob[chunk], first_blob[chunk + 1]):
-            tensor, offset, size, at = blobs[4 * blob : 4 * blob + 4]
-            assert offset == covered[tensor]
-            assert size > 0
-            assert at >= end
-            covered[tensor] += size
-            end = at + size
+        end, blobs = 0, made.chunk(chunk)
+        assert 1 <= len(blobs) <= max_blobs
+        for blob in blobs:
+            assert blob.tensor_offset == covered[blob.tensor]
+            assert blob.bytes > 0
+            assert blob.chunk_offset >= end
+            covered[blob.tensor] += blob.bytes
+            end = blob.chunk_offset + blob.bytes
         assert end <= made.chunk_bytes[chunk] <= chunk_bytes
     assert all(covered[tensor] == sizes[tensor] for tensor in covered)
 

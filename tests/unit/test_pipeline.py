@@ -66,8 +66,7 @@ class Memory:
 
 
 def blobs_of(plan: _core.Plan, chunk: int) -> list[tuple[int, int, int, int]]:
-    rows, first = list(plan.blobs), plan.first_blob
-    return [tuple(rows[4 * b : 4 * b + 4]) for b in range(first[chunk], first[chunk + 1])]
+    return [(blob.tensor, blob.tensor_offset, blob.bytes, blob.chunk_offset) for blob in plan.chunk(chunk)]
 
 
 class Setup:

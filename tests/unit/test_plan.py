@@ -26,7 +26,10 @@ def blobs_of(plan: _core.Plan) -> list[list[tuple[int, int, int, int]]]:
     rows, first = list(plan.blobs), list(plan.first_blob)
     assert len(first) == plan.chunks + 1
     assert (first[0], 4 * first[-1]) == (0, len(rows))
-    return [[tuple(rows[4 * b : 4 * b + 4]) for b in range(start, stop)] for start, stop in pairwise(first)]
+    found = [[tuple(rows[4 * b : 4 * b + 4]) for b in range(start, stop)] for start, stop in pairwise(first)]
+    chunks = [plan.chunk(index) for index in range(plan.chunks)]
+    assert found == [[(b.tensor, b.tensor_offset, b.bytes, b.chunk_offset) for b in blobs] for blobs in chunks]
+    return found
 
 
 def check(sizes: list[int], chunk_bytes: int, max_blobs: int) -> None:
@@ -107,6 +110,15 @@ def test_nothing_to_move(sizes: list[int]) -> None:
     plan = plan_of(sizes)
     assert (plan.chunks, plan.total_bytes, plan.tensors) == (0, 0, len(sizes))
     assert (list(plan.blobs), list(plan.first_blob), list(plan.chunk_bytes)) == ([], [0], [])
+
+
+def test_a_chunk_that_is_not_there() -> None:
+    plan = plan_of([10, 2000])
+    for index in (plan.chunks, 1 << 40):
+        with pytest.raises(IndexError, match="no such chunk"):
+            plan.chunk(index)
+    with pytest.raises(TypeError):
+        plan.chunk(-1)
 
 
 @settings(deadline=None)

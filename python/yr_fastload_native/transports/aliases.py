@@ -62,18 +62,16 @@ def _tensors_by_chunk(
     plan: _core.Plan, manifest: Manifest, table: TensorTable, wanted: Iterable[int]
 ) -> dict[int, dict[int, int]]:
     """Of each chunk that all its tensors can alias, where these begin in it."""
-    blobs, first_blob, movable = plan.blobs, plan.first_blob, table.movable(is_alias)
+    movable = table.movable(is_alias)
     found: dict[int, dict[int, int]] = {}
     for chunk in wanted:
-        offsets: dict[int, int] = {}
-        for blob in range(first_blob[chunk], first_blob[chunk + 1]):
-            index, _, size, offset = blobs[4 * blob : 4 * blob + 4]
-            tensor = manifest.tensors[index]
-            if size != tensor.bytes or table.index[tensor.name] not in movable:
-                break
-            offsets[index] = offset
-        else:
-            found[chunk] = offsets
+        blobs = plan.chunk(chunk)
+        tensors = [manifest.tensors[blob.tensor] for blob in blobs]
+        if all(
+            blob.bytes == tensor.bytes and table.index[tensor.name] in movable
+            for blob, tensor in zip(blobs, tensors, strict=True)
+        ):
+            found[chunk] = {blob.tensor: blob.chunk_offset for blob in blobs}
     return found
 
 

@@ -51,7 +51,7 @@ def of_tensors(
     values = take(context, plan, table.addresses, table, None, copy_threads, deadline_s, None)
     found: dict[str, tuple[int, ...]] = {}
     for chunk, value in enumerate(values):
-        name = table.tensors[plan.blobs[4 * plan.first_blob[chunk]]].name
+        name = table.tensors[plan.chunk(chunk)[0].tensor].name
         found[name] = (*found.get(name, ()), value)
     return found
 
