@@ -30,7 +30,7 @@ from yr_fastload_native.manifest import (
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.usage import Usage
 
-__all__ = ["Catalogue", "Generation", "SupersededError", "set_own"]
+__all__ = ["Catalogue", "Generation", "HeldKey", "SupersededError", "set_own"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,14 @@ def set_own(
     if store.set_all_if_absent(values, ttl_s=ttl_s, deadline_s=deadline.left()):
         return True
     return store.get(witness, deadline_s=deadline.left()) == values[witness]
+
+
+@attrs.frozen
+class HeldKey:
+    """A key that one source holds beside its lease, and what stands there."""
+
+    key: str
+    value: bytes
 
 
 class SupersededError(Exception):
@@ -236,7 +244,7 @@ class Catalogue:
         body: bytes,
         deadline: Deadline,
         *,
-        place: tuple[str, bytes] = ("", b""),
+        held: HeldKey | None = None,
         replace: bool,
     ) -> bool:
         """Let the head name a generation whose chunks can be read, with this process as its first source.
@@ -247,7 +255,7 @@ class Catalogue:
             generation: From `describe`.
             body: Its manifest.
             deadline: Of this call.
-            place: A key that this source takes, and its value.
+            held: A key that this source takes.
             replace: Whether to replace the one that the head names; without it nothing is stored if there is one.
 
         Returns:
@@ -259,8 +267,8 @@ class Catalogue:
             values[who.digests_key(name)] = _PENDING
         if generation.files is not None:
             values[who.files_key(name)] = encode_files(name, generation.files)
-        if place[0]:
-            values[place[0]] = place[1]
+        if held is not None:
+            values[held.key] = held.value
         ttl_s = self.config.lease_s
         if not replace:
             values[who.head_key] = generation.head
@@ -276,7 +284,7 @@ class Catalogue:
         data_keys: list[str],
         deadline: Deadline,
         *,
-        place: tuple[str, bytes] = ("", b""),
+        held: HeldKey | None = None,
         announced: bool = False,
     ) -> _core.Lease:
         """Become a source of the current generation.
@@ -285,7 +293,7 @@ class Catalogue:
             generation: Which one.
             data_keys: What holds its chunks in the store.
             deadline: Of this call.
-            place: A key that this source has set, and its value; renewed and erased with the lease.
+            held: A key that this source has set; renewed and erased with the lease.
             announced: Whether this process announced it, and is its first source already.
 
         Raises:
@@ -300,8 +308,8 @@ class Catalogue:
             slot_prefix=who.slot_prefix(manifest.generation),
             owner=_owner().decode(),
             data_keys=self._kept(generation, data_keys),
-            place_key=place[0],
-            place_value=place[1],
+            place_key="" if held is None else held.key,
+            place_value=b"" if held is None else held.value,
             slot_key=generation.first_slot if announced else "",
             entry_keys=who.entry_keys,
             entry_value=who.digest,

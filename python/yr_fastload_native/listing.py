@@ -19,7 +19,7 @@ from yr_fastload_native.errors import IntegrityError, InvalidArgumentError, NotP
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.keys import Keys, entry_keys
 from yr_fastload_native.manifest import Head, Manifest, decode_head, decode_manifest, identity_in
-from yr_fastload_native.publisher import data_keys
+from yr_fastload_native.transports.registry import data_keys
 
 __all__ = ["Listed", "digests", "evict", "find", "identities", "look"]
 

@@ -527,14 +527,14 @@ class FastLoader:
             tensors=len(table.tensors),
             chunks=len(pulled.generation.manifest.chunks),
             seconds=timeline.elapsed_s(),
-            transport=pulled.transport,
+            transport=pulled.outcome.transport,
             generation=pulled.generation.manifest.generation,
             verified=self.config.verify == "digest",
-            chunks_retried=pulled.chunks_retried,
+            chunks_retried=pulled.outcome.chunks_retried,
             stages=timeline.seconds(),
             spans=timeline.spans,
-            steps=puller.steps,
-            bytes_aliased=puller.aliased_bytes,
+            steps=[step.to_dict() for step in puller.steps],
+            bytes_aliased=pulled.outcome.bytes_aliased,
         )
         with self._lock:
             self._loads += 1
@@ -558,7 +558,7 @@ class FastLoader:
         who = pulled.generation.who
         with self._lock:
             held = self._held.get(who.digest)
-        if held is not None and held.generation == report.generation and held.state == "live" and not pulled.member:
+        if held is not None and held.generation == report.generation and held.state == "live" and not pulled.peer:
             return
         try:
             publication = pulled.join(worker, deadline.at_most(LEAVE_S), report)

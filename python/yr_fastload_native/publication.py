@@ -18,11 +18,11 @@ from yr_fastload_native.errors import FastLoadError, NotPublishedError
 from yr_fastload_native.guard import Guard
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.origin import Origin
-from yr_fastload_native.served import Served
-from yr_fastload_native.settle import Settling
+from yr_fastload_native.served import PublishedByReference
+from yr_fastload_native.settle import BackgroundDigests
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.termination import before_sigterm
-from yr_fastload_native.transports.d2d import Member
+from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.worker import LocalWorker
 
 __all__ = ["LEAVE_S", "Publication"]
@@ -58,8 +58,8 @@ class Publication:
         seconds: float,
         lease_s: float,
         store: _core.ObjectStore,
-        member: Member | None = None,
-        served: Served | None = None,
+        peer: Peer | None = None,
+        served: PublishedByReference | None = None,
         digest: str | None = None,
     ) -> None:
         self._pid = os.getpid()
@@ -67,7 +67,7 @@ class Publication:
         self._closed = False
         self.tie(None)
         self.origin: Origin | None = None
-        self._settling: Settling | None = None
+        self._settling: BackgroundDigests | None = None
         self._guard: Guard | None = None
         self._begin(
             generation,
@@ -76,7 +76,7 @@ class Publication:
             size=size,
             seconds=seconds,
             store=store,
-            member=member,
+            peer=peer,
             served=served,
             digest=digest,
         )
@@ -91,8 +91,8 @@ class Publication:
         size: int,
         seconds: float,
         store: _core.ObjectStore,
-        member: Member | None,
-        served: Served | None,
+        peer: Peer | None,
+        served: PublishedByReference | None,
         digest: str | None,
     ) -> None:
         self.identity: Mapping[str, Any] = generation.who.fields
@@ -106,12 +106,12 @@ class Publication:
         self.seconds = seconds
         self._lease = lease
         self._store = store
-        self._member = member
+        self._peer = peer
         self._served = served
         self._digest = digest
         self.failure = ""
         self._seen = served.versions if served is not None else None
-        if member is not None:
+        if peer is not None:
             before_sigterm(close_all)  # its readers need not find out that it is gone
         if self._seen is not None and self._guard is None:
             self._guard = Guard(self._look)
@@ -128,10 +128,10 @@ class Publication:
         if self._settling is not None:
             self._settling.stop()
             self._settling = None
-        if self._member is not None:
-            self._member.leave(Deadline(LEAVE_S, "close"))
+        if self._peer is not None:
+            self._peer.leave(Deadline(LEAVE_S, "close"))
         parts.pop("lease_s")
-        self._begin(generation, lease, **{"served": None, "member": None, "digest": None} | parts)
+        self._begin(generation, lease, **{"served": None, "peer": None, "digest": None} | parts)
         if self._closed:  # meanwhile: what was left then is what was before
             self.close_by(Deadline(LEAVE_S, "close"))
 
@@ -151,7 +151,7 @@ class Publication:
 
         self.origin = Origin.of(who, table, config, digests)
 
-    def settle(self, settling: Callable[[Callable[[str], None]], Settling]) -> None:
+    def settle(self, settling: Callable[[Callable[[str], None]], BackgroundDigests]) -> None:
         """Have digests taken in the background; the publication is withdrawn if they cannot be."""
         self._settling = settling(self._give_up)
 
@@ -231,7 +231,7 @@ class Publication:
     @property
     def by_reference(self) -> bool:
         """Whether readers take the bytes from the tensors themselves."""
-        return self._member is not None
+        return self._peer is not None
 
     def kept_beside(self, used: Set[int]) -> int:
         """Bytes that are published by reference and lie in none of the storages that are used otherwise.
@@ -281,8 +281,8 @@ class Publication:
         except FastLoadError as error:
             # As text: a handler that keeps records would keep the traceback, and with it the connection.
             _log.warning("could not withdraw at once, the publication ends with its lease: %s", str(error))
-        if self._member is not None:
-            self._member.leave(deadline)
+        if self._peer is not None:
+            self._peer.leave(deadline)
         if self._settling is not None:
             self._settling.join(deadline.spare(LEAVE_S))
         self._served = None  # lets go of the tensors, however long this object is kept

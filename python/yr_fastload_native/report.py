@@ -9,7 +9,7 @@ import attrs
 
 from yr_fastload_native.timeline import Span
 
-__all__ = ["LoadReport", "size"]
+__all__ = ["AskedSource", "LoadReport", "Step", "size"]
 
 _MIB, _GIB = 1 << 20, 1 << 30
 
@@ -17,6 +17,44 @@ _MIB, _GIB = 1 << 20, 1 << 30
 def size(count: int) -> str:
     """A number of bytes for people to read: GiB, and MiB below one."""
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+
+
+@attrs.frozen
+class AskedSource:
+    """Another process that a load has asked for chunks.
+
+    Attributes:
+        source: Host and process.
+        chunks: How many came from there.
+        left_because: Why it was left.
+    """
+
+    source: str
+    chunks: int
+    left_because: str
+
+
+@attrs.frozen
+class Step:
+    """What became of one transport in a load.
+
+    Attributes:
+        outcome: ``"loaded"``, ``"partial"``, ``"failed"`` or ``"skipped"``.
+        why: Of anything but a plain success.
+        bytes: That it brought.
+        sources: Whom it asked.
+    """
+
+    transport: str
+    outcome: str
+    why: str | None
+    bytes: int = 0
+    seconds: float = 0.0
+    sources: tuple[AskedSource, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `LoadReport.steps` has it."""
+        return {**attrs.asdict(self), "sources": [attrs.asdict(source) for source in self.sources]}
 
 
 @attrs.frozen(kw_only=True)

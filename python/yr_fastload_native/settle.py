@@ -1,4 +1,4 @@
-"""Digests of a by-reference publication, taken after it was announced."""
+"""Digests of a publication by reference, taken after it was announced."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ import logging
 import threading
 from array import array
 from collections.abc import Callable
-from typing import Any
 
-from yr_fastload_native import _core
-from yr_fastload_native.catalogue import Catalogue, Generation
+import attrs
+
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.served import PublishedByReference
+from yr_fastload_native.sha256 import sums
+from yr_fastload_native.transports.d2d.peer import Peer
 
-__all__ = ["Settling", "versions"]
+__all__ = ["BackgroundDigests", "DigestTerms"]
 
 _log = logging.getLogger(__name__)
 
 
-def versions(table: TensorTable) -> list[int] | None:
-    """A number for each tensor that grows when it is written to; None if one of them has none.
+@attrs.frozen
+class DigestTerms:
+    """What digests are wanted, and until when.
 
-    Those of torch have one, except tensors made in inference mode.
+    Attributes:
+        sha256: Whether the SHA-256 of each tensor is wanted too.
+        deadline_s: Bound of taking and storing them, seconds.
+        ttl_s: Life of what is stored until a lease renews it, seconds.
     """
-    try:
-        return [int(tensor.owner._version) for tensor in table.tensors]  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):
-        return None
+
+    sha256: bool
+    deadline_s: float
+    ttl_s: int
 
 
 class _StoppedError(Exception):
     pass
 
 
-class Settling:
-    """A thread that waits until all chunks are served, takes their digests and stores them.
+class BackgroundDigests:
+    """A thread that takes the digests of all chunks, waits until they are served, and stores their digests.
 
     A publication by reference copies nothing, so that it can be announced at once; reading all bytes for their digests
     would take the most of its time. A reader that is faster than this waits for them, and loads nothing unverified.
@@ -42,44 +47,28 @@ class Settling:
     Attributes:
         digest: Of the content, once it is settled and if sums are taken.
         chunks: Digest of each chunk, once it is settled.
-
-    Args:
-        take: Digest of each chunk; its argument is called now and then and raises to stop it.
-        sums: The SHA-256 of each tensor, likewise, if that is wanted.
-        give_up: Called if the chunks cannot be served or verified; it must not wait for this thread.
     """
 
     def __init__(
-        self,
-        catalogue: Catalogue,
-        generation: Generation,
-        source: _core.D2dSource,
-        table: TensorTable,
-        published_versions: list[int] | None,
-        take: Callable[[Callable[[int, int], None]], memoryview],
-        sums: Callable[[Callable[[], None]], list[str]] | None,
-        give_up: Callable[[str], None],
-        deadline_s: float,
-        ttl_s: int,
+        self, published: PublishedByReference, peer: Peer, terms: DigestTerms, give_up: Callable[[str], None]
     ) -> None:
+        """Start the thread.
+
+        Args:
+            published: The tensors.
+            peer: What serves them.
+            terms: What is wanted.
+            give_up: Called if the chunks cannot be served or verified; it must not wait for this thread.
+        """
         self._stopped = threading.Event()
         self._over = threading.Event()
         self._settled = False
         self.digest: str | None = None
         self.chunks: array[int] | None = None
-        self._arguments: Any = (
-            catalogue,
-            generation,
-            source,
-            table,
-            published_versions,
-            take,
-            sums,
-            give_up,
-            deadline_s,
-            ttl_s,
+        # As arguments of the thread, which lets go of them, and so of the tensors, when it ends.
+        self._thread = threading.Thread(
+            target=self._run, args=(published, peer, terms, give_up), name="yr-fastload-settle", daemon=True
         )
-        self._thread = threading.Thread(target=self._run, name="yr-fastload-settle", daemon=True)
         self._thread.start()
 
     def wait(self, timeout_s: float) -> bool:
@@ -100,25 +89,12 @@ class Settling:
         if self._stopped.is_set():
             raise _StoppedError
 
-    def _run(self) -> None:
-        catalogue, generation, source, table, before, take, sums, give_up, deadline_s, ttl_s = self._arguments
-        self._arguments = None
-        deadline = Deadline(deadline_s, "publish")
+    def _run(
+        self, published: PublishedByReference, peer: Peer, terms: DigestTerms, give_up: Callable[[str], None]
+    ) -> None:
+        generation = published.generation
         try:
-            digests = take(self._check)
-            sha256 = None if sums is None else sums(self._check)
-            source.wait(deadline_s=deadline.left())
-            self._check()
-            now = versions(table)
-            if before is None or now is None:
-                raise RuntimeError("tensors that do not tell when they are written to have their digests taken first")
-            if now != before:
-                changed = [t.name for t, old, new in zip(table.tensors, before, now, strict=True) if old != new]
-                raise RuntimeError(f"tensors changed while they were being published: {changed[:3]}")
-            catalogue.store_digests(generation, digests, sha256, ttl_s=ttl_s, deadline=deadline)
-            self.chunks = array("Q", digests)
-            if sha256 is not None:
-                self.digest = generation.manifest.content_digest(generation.who, sha256)
+            self._settle(published, peer, terms)
             self._settled = True
         except _StoppedError:
             return
@@ -128,3 +104,18 @@ class Settling:
                 give_up(str(error))
         finally:
             self._over.set()
+
+    def _settle(self, published: PublishedByReference, peer: Peer, terms: DigestTerms) -> None:
+        chunks, generation = published.chunks, published.generation
+        deadline = Deadline(terms.deadline_s, "publish")
+        digests = chunks.digests(terms.deadline_s, progress=self._check)
+        sha256 = sums(chunks.table, chunks.copy_threads, self._check) if terms.sha256 else None
+        peer.wait_served(deadline.left())
+        self._check()
+        changed = published.written()
+        if changed:
+            raise RuntimeError(f"tensors changed while they were being published: {changed[:3]}")
+        published.catalogue.store_digests(generation, digests, sha256, ttl_s=terms.ttl_s, deadline=deadline)
+        self.chunks = array("Q", digests)
+        if sha256 is not None:
+            self.digest = generation.manifest.content_digest(generation.who, sha256)

@@ -331,6 +331,16 @@ class TensorTable:
                 failed_keys=names,
             ) from None
 
+    def versions(self) -> list[int] | None:
+        """A number for each tensor that grows when it is written to; None if one of them has none.
+
+        Those of torch have one, except tensors made in inference mode.
+        """
+        try:
+            return [int(tensor.owner._version) for tensor in self.tensors]  # type: ignore[attr-defined]
+        except (AttributeError, RuntimeError):
+            return None
+
     def memory(self) -> list[object]:
         """What keeps the bytes where they are, also when a framework gives a tensor other memory."""
         return [getattr(tensor.owner, "untyped_storage", lambda owner=tensor.owner: owner)() for tensor in self.tensors]

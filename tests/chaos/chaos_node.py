@@ -65,19 +65,19 @@ class Ledger:
 
     def listen(self) -> None:
         from yr_fastload_native.publisher import Publisher
-        from yr_fastload_native.transports.d2d import Member
+        from yr_fastload_native.transports.d2d.tree import Tree
 
-        store_chunks, join = Publisher._store_chunks, Member.__init__
+        store_chunks, begin = Publisher._store_chunks, Tree.__init__
 
         def storing(publisher, job):
             self.write(identity=job.who.digest, generation=job.generation, chunks=job.plan.chunks)
             return store_chunks(publisher, job)
 
-        def joining(member, worker, who, generation, context):
-            join(member, worker, who, generation, context)
-            self.write(identity=who.digest, token=member._token)
+        def beginning(tree, worker, who, generation):
+            begin(tree, worker, who, generation)
+            self.write(identity=who.digest, token=tree.token)
 
-        Publisher._store_chunks, Member.__init__ = storing, joining
+        Publisher._store_chunks, Tree.__init__ = storing, beginning
 
 
 class Kept:

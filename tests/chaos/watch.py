@@ -15,7 +15,7 @@ from tally import Tally
 
 import yr_fastload_native as fl
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.transports.d2d import PLACES
+from yr_fastload_native.transports.d2d.tree import SLOTS
 
 _MIB = 1 << 20
 _LANES = 4
@@ -71,7 +71,7 @@ class Ledger:
         keys = [self._who.head_key, *self.manifests(), *self.digests(), *self.chunks()]
         for name in self._generations():
             keys += self._who.slot_keys(name)
-            keys += [f"{self._who.place_prefix(name)}{number}" for number in range(PLACES)]
+            keys += [f"{self._who.place_prefix(name)}{number}" for number in range(SLOTS)]
         tokens = [fact["token"] for fact in self._facts() if "token" in fact]
         return keys + [self._who.lane_key(token, lane) for token in tokens for lane in range(_LANES)]
 

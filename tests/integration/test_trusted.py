@@ -169,7 +169,7 @@ def test_a_manifest_that_lies_about_its_bytes_is_found_out(
 
 
 def _sums(tensors: dict[str, Any]) -> list[str]:
-    from yr_fastload_native.content import sums
+    from yr_fastload_native.sha256 import sums
     from yr_fastload_native.tensors import TensorTable
 
     return sums(TensorTable(tensors, op="test", writable=False, max_tensors=9), 2, lambda: None)

@@ -173,22 +173,22 @@ class Commands:
 
     def publish_in_vain(self, model, count=12, size=1 << 20, settings=None):
         """A publish of staged copies that fails: its error, and the keys that it meant to store."""
-        from yr_fastload_native.transports import staged
+        from yr_fastload_native.transports.staged import Staged
 
         keys = []
-        publish = staged.publish
+        publish = Staged.publish
 
-        def remembering(job):
-            keys.extend(staged.data_keys(job.who, job.generation, job.plan.chunks))
-            publish(job)
+        def remembering(transport, job):
+            keys.extend(transport.data_keys(job.who, job.generation, job.plan.chunks))
+            publish(transport, job)
 
-        staged.publish = remembering
+        Staged.publish = remembering
         try:
             self._loader(settings or {}).publish(self.weights(1, count, size), {"model": model}, publish_as="staged")
         except self.fl.FastLoadError as error:
             return {"error": error.code, "keys": keys}
         finally:
-            staged.publish = publish
+            Staged.publish = publish
         return {"error": None, "keys": keys}
 
     def load(self, model, seed=1, count=12, size=1 << 20, deadline_s=20.0, settings=None, numpy=False):

@@ -9,6 +9,7 @@ from yr_fastload_native.chain import chunk_bytes, to_offer, to_try
 from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
 from yr_fastload_native.devices.kind import DeviceKind
 from yr_fastload_native.devices.npu import NPU
+from yr_fastload_native.transports import registry
 
 MIB = 1 << 20
 
@@ -27,7 +28,7 @@ MIB = 1 << 20
     ],
 )
 def test_what_is_offered(transport: str, publish_as: str, kind: DeviceKind, offers: list[str]) -> None:
-    assert to_offer(Config(transport=transport, publish_as=publish_as), kind) == offers
+    assert [each.name for each in to_offer(Config(transport=transport, publish_as=publish_as), kind)] == offers
 
 
 @pytest.mark.parametrize(("transport", "publish_as"), [("d2d", "auto"), ("auto", "staged"), ("host", "d2d+host")])
@@ -39,8 +40,8 @@ def test_ordinary_memory_is_on_no_device(transport: str, publish_as: str) -> Non
 def test_what_is_tried_and_why_not() -> None:
     def tried(transport: str, offered: list[str], kind: DeviceKind) -> dict[str, str | None]:
         candidates = to_try(Config(transport=transport), offered, kind)
-        assert [each.transport for each in candidates] == ["d2d", "staged", "host"]
-        return {each.transport: each.why_not for each in candidates}
+        assert [each.transport.name for each in candidates] == ["d2d", "staged", "host"]
+        return {each.transport.name: each.why_not for each in candidates}
 
     assert tried("auto", ["d2d", "staged", "host"], NPU) == {"d2d": None, "staged": None, "host": None}
     not_offered, not_npu = "the publication does not offer it", "it moves no tensors in CPU memory"
@@ -64,7 +65,7 @@ def test_what_is_tried_and_why_not() -> None:
     ],
 )
 def test_how_large_chunks_are(setting: int, offered: list[str], expected: int) -> None:
-    assert chunk_bytes(Config(chunk_bytes=setting), offered, 500 * MIB) == expected
+    assert chunk_bytes(Config(chunk_bytes=setting), registry.named(offered), 500 * MIB) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,4 +81,5 @@ def test_how_large_chunks_are(setting: int, offered: list[str], expected: int) -
 def test_tensors_are_not_cut_for_those_who_alias_them(
     setting: int, offered: list[str], largest: int, expected: int
 ) -> None:
-    assert chunk_bytes(Config(chunk_bytes=setting, zero_copy=True), offered, largest) == expected
+    config = Config(chunk_bytes=setting, zero_copy=True)
+    assert chunk_bytes(config, registry.named(offered), largest) == expected

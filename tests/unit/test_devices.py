@@ -91,8 +91,9 @@ def test_a_new_kind_is_one_registration(register, connection: _core.Connection) 
     kind = register(Toy())
     empty = table({"a": torch.zeros(0, device="meta")})
     assert empty.device == DeviceId(kind, 0)
-    assert to_offer(Config(), kind) == ["host"]
-    assert [each.transport for each in to_try(Config(), ["d2d", "host"], kind) if each.why_not is None] == ["host"]
+    assert [each.name for each in to_offer(Config(), kind)] == ["host"]
+    tried = to_try(Config(), ["d2d", "host"], kind)
+    assert [each.transport.name for each in tried if each.why_not is None] == ["host"]
     with pytest.raises(DeviceError, match="'d2d' moves no tensors on toys"):
         to_offer(Config(transport="d2d"), kind)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from yr_fastload_native.settle import versions
 from yr_fastload_native.tensors import TensorTable
 
 
@@ -15,9 +14,9 @@ def table(**tensors) -> TensorTable:
 
 def test_torch_counts_writes() -> None:
     one, other = torch.ones(3), torch.ones(3)
-    before = versions(table(one=one, other=other))
+    before = table(one=one, other=other).versions()
     other.add_(1)
-    after = versions(table(one=one, other=other))
+    after = table(one=one, other=other).versions()
     assert before is not None
     assert after is not None
     assert [was == now for was, now in zip(before, after, strict=True)] == [True, False]
@@ -26,7 +25,7 @@ def test_torch_counts_writes() -> None:
 def test_who_does_not_count_says_so() -> None:
     with torch.inference_mode():
         uncounted = torch.ones(3)
-    assert versions(table(one=torch.ones(3), other=np.ones(3))) is None
-    assert versions(table(one=uncounted)) is None
-    assert versions(table(one=bytearray(3))) is None
-    assert versions(table()) == []
+    assert table(one=torch.ones(3), other=np.ones(3)).versions() is None
+    assert table(one=uncounted).versions() is None
+    assert table(one=bytearray(3)).versions() is None
+    assert table().versions() == []

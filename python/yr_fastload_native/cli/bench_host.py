@@ -24,6 +24,7 @@ from yr_fastload_native.cli.room import touch_memory
 from yr_fastload_native.config import Config
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.timeline import Span, breakdown, write_trace
+from yr_fastload_native.transports import registry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,7 +150,7 @@ def measure_fixed_cost(worker: str, rounds: int) -> dict[str, Any]:
     target = {name: np.zeros_like(value) for name, value in source.items()}
     sizes = array("Q", [_SMALL_BYTES] * _SMALL_TENSORS)
     config = Config(worker=worker)
-    most = chunk_bytes(config, ["host"], _SMALL_BYTES)
+    most = chunk_bytes(config, registry.named(["host"]), _SMALL_BYTES)
     plan, publish, load = [], [], []
     with FastLoader(config) as publisher, FastLoader(config) as loader:
         for _ in range(rounds):

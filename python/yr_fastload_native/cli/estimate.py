@@ -23,6 +23,7 @@ import msgspec
 from yr_fastload_native.chain import chunk_bytes
 from yr_fastload_native.cli import output
 from yr_fastload_native.config import Config
+from yr_fastload_native.transports import registry
 from yr_fastload_native.workloads import MODELS, sizes_of
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Load:
         sharing = min(self.readers, _FAN_OUT)
         levels = math.floor(math.log2(self.readers + 1))
         transfer = sharing * self.size / rate
-        chunk = min(chunk_bytes(Config(), ["d2d"], 0), self.size)
+        chunk = min(chunk_bytes(Config(), registry.named(["d2d"]), 0), self.size)
         return {
             "manifest": costs.manifest_s,
             "setup": self.setup_s,

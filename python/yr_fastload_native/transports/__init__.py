@@ -1,1 +1,1 @@
-"""How chunks get from a publisher to a reader: one module a transport, the same few functions in each."""
+"""How chunks get from a publisher to a reader: a module a transport, each a `Transport`, all in `registry`."""

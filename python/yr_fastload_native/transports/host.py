@@ -5,41 +5,66 @@ from __future__ import annotations
 import logging
 
 from yr_fastload_native import _core
+from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.transports.jobs import LoadJob, PublishJob
+from yr_fastload_native.transports.aliases import alias
+from yr_fastload_native.transports.jobs import LoadJob, PublishJob, Worker
+from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
 
-__all__ = ["NAME", "data_keys", "publish", "reader"]
-
-NAME = "host"
+__all__ = ["Host"]
 
 _log = logging.getLogger(__name__)
 
-
-def data_keys(who: Identity, generation: str, chunks: int) -> list[str]:
-    """What it keeps in the store."""
-    return _core.chunk_keys(who.chunk_prefix(generation), chunks)
-
-
-def publish(job: PublishJob) -> memoryview:
-    """Copy all tensors into the worker; returns the digest of each chunk."""
-    worker = job.worker
-    digests, seconds = _core.publish_chunks(
-        worker.catalogue.store,
-        job.plan,
-        job.table.addresses,
-        key_prefix=job.who.chunk_prefix(job.generation),
-        ttl_s=job.ttl_s,
-        copy_threads=worker.copy_threads,
-        chunks_in_flight=worker.config.chunks_in_flight,
-        verify=True,
-        deadline_s=job.deadline.left(),
-        progress=job.progress,
-    )
-    _log.debug("published %d chunks: %s", job.plan.chunks, seconds)
-    return digests
+_MIB = 1 << 20
+_CHUNK_BYTES = 32 * _MIB  # small enough to overlap fetching with copying
+_UNCUT_BYTES = 4096 * _MIB  # a tensor beyond that is cut all the same
 
 
-def reader(job: LoadJob) -> _core.ChunkReader:
+class Host:
+    """Copies into the worker's memory, and out of it."""
+
+    name = "host"
+    by_reference = False
+
+    def reaches(self, kind: DeviceKind) -> bool:
+        return True
+
+    def largest_chunk(self, setting: int, uncut: int) -> int:
+        aligned = -(-uncut // _core.BLOB_ALIGNMENT) * _core.BLOB_ALIGNMENT
+        return setting or max(_CHUNK_BYTES, min(_UNCUT_BYTES, aligned))
+
+    def data_keys(self, who: Identity, generation: str, chunks: int) -> list[str]:
+        return _core.chunk_keys(who.chunk_prefix(generation), chunks)
+
+    def peer(self, worker: Worker, who: Identity, generation: str, context: DeviceContext) -> None:
+        return None
+
+    def publish(self, job: PublishJob) -> memoryview:
+        worker = job.worker
+        digests, seconds = _core.publish_chunks(
+            worker.catalogue.store,
+            job.plan,
+            job.table.addresses,
+            key_prefix=job.who.chunk_prefix(job.generation),
+            ttl_s=job.ttl_s,
+            copy_threads=worker.copy_threads,
+            chunks_in_flight=worker.config.chunks_in_flight,
+            verify=True,
+            deadline_s=job.deadline.left(),
+            progress=job.progress,
+        )
+        _log.debug("published %d chunks: %s", job.plan.chunks, seconds)
+        return digests
+
+    def load(self, wanted: WantedChunks, attempt: Attempt) -> list[Failure]:
+        if wanted.job.worker.config.zero_copy:
+            alias(wanted, attempt)
+            if not wanted:
+                return []
+        return wanted.read_twice(_reader, attempt)
+
+
+def _reader(job: LoadJob) -> _core.ChunkReader:
     worker = job.worker
     return _core.StoreReader(
         worker.catalogue.store,

@@ -13,6 +13,8 @@ from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.timeline import Timeline
+from yr_fastload_native.transports.digests import LocalChunks
 
 __all__ = ["LoadJob", "Progress", "PublishJob", "Worker"]
 
@@ -48,13 +50,30 @@ class PublishJob:
     deadline: Deadline
     progress: Progress | None
 
+    @property
+    def chunks(self) -> LocalChunks:
+        """The generation's chunks, as they lie in the tensors."""
+        return LocalChunks(self.context, self.table, self.plan, None, self.worker.copy_threads)
+
 
 @attrs.frozen
 class LoadJob:
-    """One load of a generation."""
+    """One load of a generation, into tensors whose layout agrees with its.
+
+    Attributes:
+        timeline: What was done when.
+    """
 
     worker: Worker
     generation: Generation
+    table: TensorTable
     context: DeviceContext
     plan: _core.Plan
     deadline: Deadline
+    progress: Progress | None
+    timeline: Timeline
+
+    @property
+    def chunks(self) -> LocalChunks:
+        """The generation's chunks, as they lie in the tensors."""
+        return LocalChunks(self.context, self.table, self.plan, self.generation.manifest, self.worker.copy_threads)

@@ -17,13 +17,13 @@ import attrs
 import torch
 
 from yr_fastload_native.at_exit import close_at_exit
-from yr_fastload_native.chain import reaches
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.devices.registry import accelerators
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
 from yr_fastload_native.loader import FastLoader
 from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import size
+from yr_fastload_native.transports import registry
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
@@ -118,10 +118,17 @@ def wait(timeout_s: float) -> bool:
 
 
 def _by_reference(settings: Settings) -> bool:
-    """Whether `d2d` was asked for by name, so that memory is to be kept for it."""
+    """Whether that was asked for by name, so that memory is to be kept for it."""
     config = settings.transfer
     named = config.publish_as if config.publish_as != "auto" else config.transport
-    return "d2d" in named.split("+")
+    return any(transport.by_reference for transport in registry.named(named.split("+")))
+
+
+def _can_refer() -> bool:
+    """Whether this process has a device whose memory can be published by reference."""
+    return any(
+        transport.by_reference and transport.reaches(kind) for transport in registry.ALL for kind in accelerators()
+    )
 
 
 class RawWeights:
@@ -141,9 +148,7 @@ class RawWeights:
         beside those that vLLM makes of them on a CPU.
         """
         try:
-            if self._source.settings.exchange.publish == "inline" or not any(
-                reaches("d2d", kind) for kind in accelerators()
-            ):
+            if self._source.settings.exchange.publish == "inline" or not _can_refer():
                 self._publish_now()
             else:
                 self._digests = self._source.fast.digests(self._tensors)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import attrs
 
-from yr_fastload_native.chain import reaches
 from yr_fastload_native.config import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed
 from yr_fastload_native.devices.registry import KINDS
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
+from yr_fastload_native.transports import registry
 
 __all__ = ["Settings"]
 
@@ -61,8 +61,8 @@ class Settings:
         config = self.transfer
         named = {"transport": config.transport, "publish_as": config.publish_as}
         for setting, value in named.items():
-            for transport in value.split("+"):
-                kinds = [kind for kind in KINDS if reaches(transport, kind)]
+            for transport in registry.named(value.split("+")):
+                kinds = [kind for kind in KINDS if transport.reaches(kind)]
                 if not any(kind.is_available() for kind in kinds):
                     raise DeviceError(
                         f"{setting}={value!r} moves weights {' and '.join(kind.where for kind in kinds)}, and this "
