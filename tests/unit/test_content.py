@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import yr_fastload_native as fl
-from yr_fastload_native.content import check_trusted, content_digest, entries, sums
+from yr_fastload_native.content import check_trusted, content_digest, entries
 from yr_fastload_native.errors import InvalidArgumentError, TransferTimeoutError
+from yr_fastload_native.sha256 import sums
 from yr_fastload_native.tensors import TensorTable
 
 WHO = {"model": "m", "tp_rank": 0}
