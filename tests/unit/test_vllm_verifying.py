@@ -177,7 +177,7 @@ def test_nothing_is_read(tmp_path: Path, why: str) -> None:
     publication: Any = Publication()
     tell_later(source, publication)
     compare_later(source, GENERATION)
-    assert not verifying._running
+    assert wait(0)
     assert files.sums == {}
 
 

@@ -8,15 +8,12 @@ as nothing was written to, later; by reference (`d2d`) the very memory has to st
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import torch
 
-from yr_fastload_native.at_exit import close_at_exit
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.devices.registry import accelerators
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
@@ -25,6 +22,7 @@ from yr_fastload_native.publication import Publication
 from yr_fastload_native.report import size
 from yr_fastload_native.transports import registry
 from yr_fastload_native.vllm import session
+from yr_fastload_native.vllm.background import Background, Thread
 from yr_fastload_native.vllm.live import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.verifying import tell_later
@@ -33,52 +31,11 @@ __all__ = ["RawWeights", "Source", "guard", "publish_final"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
-_LOWEST_PRIORITY = 19
 _NAMED = 3
 
 
-class _StoppedError(Exception):
-    pass
-
-
-class _Background:
-    """Work beside the start of an instance, at the lowest priority; ends early when the process does."""
-
-    def __init__(self, work: Callable[[Callable[[int, int], None]], None], refuse: Callable[[str], None]) -> None:
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(work, refuse), name="yr-fastload-publish", daemon=True)
-        close_at_exit(self)
-        _running[:] = [each for each in _running if each.is_alive()] + [self]
-        self._thread.start()
-
-    def close(self) -> None:
-        """Have it end, and wait for that."""
-        self._stopped.set()
-        self._thread.join()
-
-    def join(self, timeout_s: float) -> bool:
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def _progress(self, done: int = 0, total: int = 0) -> None:
-        if self._stopped.is_set():
-            raise _StoppedError
-
-    def _run(self, work: Callable[[Callable[[int, int], None]], None], refuse: Callable[[str], None]) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-        try:
-            work(self._progress)
-        except _StoppedError:
-            pass
-        except Exception as error:  # the instance serves all the same
-            if not self._stopped.is_set():
-                refuse(str(error))
-
-
-_running: list[_Background] = []
+_background = Background("yr-fastload-publish")
+wait = _background.wait  # until nothing is being published any more
 
 
 @attrs.frozen
@@ -111,10 +68,10 @@ class Source:
         _log.warning("not published: %s", why)
         session.record("not published", {"why": why}, self.settings.exchange.report)
 
-
-def wait(timeout_s: float) -> bool:
-    """Wait until nothing is being published any more; whether that came in time."""
-    return all(each.join(timeout_s) for each in list(_running))
+    def in_background(self, work: Callable[[Thread], None]) -> None:
+        """Work beside the start of this instance."""
+        bound_s = self.settings.transfer.publish_deadline_s
+        _background.start(work, lambda error: self.refuse(str(error)), end_s=bound_s)
 
 
 def _by_reference(settings: Settings) -> bool:
@@ -196,7 +153,7 @@ class RawWeights:
             except FastLoadError as error:
                 self._source.refuse(str(error))
         else:
-            _Background(lambda progress: self._publish(publish_as, progress), self._source.refuse)
+            self._source.in_background(lambda thread: self._publish(publish_as, thread.go_on))
 
     def _publish(self, publish_as: str | None, progress: Callable[[int, int], None]) -> None:
         tensors, self._tensors = self._tensors, {}
@@ -238,7 +195,7 @@ def guard(source: Source, used: set[int]) -> None:
         publication.close()
         return
 
-    def check(progress: Callable[[int, int], None]) -> None:
+    def check(_: Thread) -> None:
         changed = source.fast.check(publication)
         if changed:
             _log.warning(
@@ -248,7 +205,7 @@ def guard(source: Source, used: set[int]) -> None:
                 ", ".join(changed[:_NAMED]),
             )
 
-    _Background(check, source.refuse)
+    source.in_background(check)
 
 
 def publish_final(source: Source, live: Live, outcome: dict[str, Any]) -> None:
@@ -264,7 +221,7 @@ def publish_final(source: Source, live: Live, outcome: dict[str, Any]) -> None:
         source.say(source.fast.publish(tensors, source.identity, progress=progress, files=source.sums), "")
 
     if source.settings.exchange.publish == "background":
-        _Background(publish, source.refuse)
+        source.in_background(lambda thread: publish(thread.go_on))
         return
     try:
         publish(lambda done, total: None)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from yr_fastload_native.at_exit import close_all, close_at_exit
+from yr_fastload_native.at_exit import close_all
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.checkpoints.sums import differing
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.vllm import session
+from yr_fastload_native.vllm.background import Background, Thread
 
 if TYPE_CHECKING:
     from yr_fastload_native.publication import Publication
@@ -30,75 +28,18 @@ __all__ = ["WRONG_STATUS", "compare_later", "tell_later", "wait"]
 _log = logging.getLogger("vllm.yr_fastload")
 
 WRONG_STATUS = 65  # EX_DATAERR of sysexits.h
-_LOWEST_PRIORITY = 19
 _END_S = 5.0
 _POLL_S = 5.0  # a publisher reads for minutes
 _PATIENCE_S = 3600.0
 _NAMED = 3
 
 
-class _StoppedError(Exception):
-    pass
+_afterwards = Background("yr-fastload-verify")
+wait = _afterwards.wait  # until nothing is being read or compared any more
 
 
-class _Afterwards:
-    """Work beside an instance that serves; ends when the process does."""
-
-    def __init__(self, work: Callable[[_Afterwards], None]) -> None:
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(work,), name="yr-fastload-verify", daemon=True)
-        close_at_exit(self)
-        _running.append(self)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Have it end, and wait for that a moment."""
-        self._stopped.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join(_END_S)
-
-    def join(self, timeout_s: float) -> bool:
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def go_on(self) -> None:
-        """Raise once it is to end."""
-        if self._stopped.is_set():
-            raise _StoppedError
-
-    def pause(self, seconds: float) -> None:
-        self._stopped.wait(seconds)
-        self.go_on()
-
-    def _run(self, work: Callable[[_Afterwards], None]) -> None:
-        try:
-            _give_way()
-            work(self)
-        except _StoppedError:
-            pass
-        except Exception as error:  # the instance serves all the same
-            if not self._stopped.is_set():
-                _log.warning("files were not compared whole: %s", error)
-        finally:
-            _running.remove(self)
-
-
-_running: list[_Afterwards] = []
-
-
-def wait(timeout_s: float) -> bool:
-    """Wait until nothing is being read or compared any more; whether that came in time."""
-    return all(each.join(timeout_s) for each in list(_running))
-
-
-def _give_way() -> None:
-    """Take CPU and disk only while nobody else wants them: this thread, not its process."""
-    thread = threading.get_native_id()
-    os.setpriority(os.PRIO_PROCESS, thread, _LOWEST_PRIORITY)
-    try:
-        psutil.Process(thread).ionice(psutil.IOPRIO_CLASS_IDLE)
-    except (psutil.Error, OSError) as error:
-        _log.debug("files are read at the usual priority of the disk: %s", error)
+def _failed(error: Exception) -> None:
+    _log.warning("files were not compared whole: %s", error)
 
 
 def tell_later(source: Source, publication: Publication) -> None:
@@ -107,11 +48,11 @@ def tell_later(source: Source, publication: Publication) -> None:
     if files is None or not files.unknown() or source.settings.exchange.verify_files == "off":
         return
 
-    def tell(thread: _Afterwards) -> None:
+    def tell(thread: Thread) -> None:
         files.read_afterwards(thread.go_on)
         source.fast.tell_files(publication, files.sums)
 
-    _Afterwards(tell)
+    _afterwards.start(tell, _failed, end_s=_END_S)
 
 
 def compare_later(source: Source, generation: str) -> None:
@@ -120,7 +61,7 @@ def compare_later(source: Source, generation: str) -> None:
     if files is None or source.settings.exchange.verify_files == "off":
         return
 
-    def compare(thread: _Afterwards) -> None:
+    def compare(thread: Thread) -> None:
         lost = files.read_afterwards(thread.go_on)
         theirs = _await_sums(source, files, generation, thread)
         wrong = differing(files.sums, theirs)
@@ -138,10 +79,10 @@ def compare_later(source: Source, generation: str) -> None:
                 len(files.files),
             )
 
-    _Afterwards(compare)
+    _afterwards.start(compare, _failed, end_s=_END_S)
 
 
-def _await_sums(source: Source, files: ReadFiles, generation: str, thread: _Afterwards) -> Mapping[str, str]:
+def _await_sums(source: Source, files: ReadFiles, generation: str, thread: Thread) -> Mapping[str, str]:
     """The publisher's sums, as soon as one differs, all are there, or no more will come."""
     ends = time.monotonic() + _PATIENCE_S
     theirs: Mapping[str, str] = {}
