@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib
 import os
 import sys
@@ -19,13 +18,13 @@ from types import TracebackType
 from typing import Any
 
 from yr_fastload_native.checkpoints.file_state import FileState
+from yr_fastload_native.checkpoints.whole_file import ChangedError, sum_of
 from yr_fastload_native.errors import InvalidArgumentError
 
 __all__ = ["Watch"]
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npy", ".npz", ".h5")
 _OUR_THREADS = "yr-fastload"  # how the names of this package's threads begin
-_BLOCK_BYTES = 8 << 20
 
 _lock = threading.Lock()
 _watching: list[Watch] = []
@@ -90,29 +89,21 @@ class Watch:
             InvalidArgumentError: One is not what it was when it was opened, or cannot be read.
         """
         found = self._besides(known)
-        return sorted({f"{self._names[path]}:{_sha256(path, state)}" for path, state in found.items()})
+        return sorted({f"{self._names[path]}:{_sum(path, state)}" for path, state in found.items()})
 
     def _besides(self, known: Iterable[Path]) -> dict[Path, FileState]:
         there = {Path(os.path.realpath(path)) for path in known}
         return {path: state for path, state in self._states.items() if path not in there}
 
 
-def _sha256(path: Path, state: FileState) -> str:
-    total = hashlib.sha256()
+def _sum(path: Path, state: FileState) -> str:
     try:
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(_BLOCK_BYTES):
-                total.update(block)
-            same = FileState.of(file.fileno()) == state
+        return sum_of(path, state, lambda: None)
+    except ChangedError:
+        why = "was written to or replaced meanwhile"
     except OSError as error:
-        raise _refused(path, f"cannot be read: {error.strerror}") from error
-    if not same:
-        raise _refused(path, "was written to or replaced meanwhile")
-    return total.hexdigest()
-
-
-def _refused(path: Path, why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(
+        why = f"cannot be read: {error.strerror}"
+    raise InvalidArgumentError(
         f"{path}, from which this model read weights when it was made, {why}; start again when nobody changes it",
         op="fingerprint",
         failed_keys=[str(path)],
