@@ -6,38 +6,22 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from tests.unit.toy_engine import FileLoader, run
 
 import yr_fastload_native as fl
 from yr_fastload_native.checkpoints import known_digests
 from yr_fastload_native.checkpoints import sample as sampling
-from yr_fastload_native.vllm import compat, exchange, session, verifying
-from yr_fastload_native.vllm.settings import Settings
+from yr_fastload_native.vllm import session, verifying
 
 pytestmark = pytest.mark.worker
 
 WORDS = 1_000_000
-
-
-class Loader:
-    """vLLM's, with one file to read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.load_config = SimpleNamespace(load_format="safetensors")
-
-    def _prepare_weights(self, model_name_or_path: str, revision: str | None) -> list[str]:
-        return [str(self.path)]
-
-    def load_weights(self, model: Any, model_config: Any) -> None:
-        model.weight.data.copy_(torch.from_numpy(load_file(self.path)["weight"]))
-
 
 Instance = Callable[[Path], tuple[torch.Tensor, dict[str, Any]]]
 
@@ -51,34 +35,21 @@ def instance(
     monkeypatch.setattr(sampling, "_WHOLE_BYTES", 0)
     monkeypatch.setattr(sampling, "_LEAST_WHOLE_BYTES", 0)
     monkeypatch.setattr(verifying, "_POLL_S", 0.01)
-    monkeypatch.setattr(compat, "version", lambda: "0.32.0")
-    monkeypatch.setattr(
-        exchange, "identity_of", lambda call, *, checkpoint, **_: {**identity, "checkpoint": checkpoint}
-    )
     monkeypatch.setattr(session, "_outcomes", [])
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + 3_000_000_000)  # files are not only just written
     opened: list[fl.FastLoader] = []
-    models = []  # what is published of one that is gone goes too
+    models: list[Any] = []  # what is published of one that is gone goes too
 
     def load(path: Path) -> tuple[torch.Tensor, dict[str, Any]]:
         monkeypatch.setattr(known_digests, "_here", {})  # another process
         opened.append(fl.FastLoader(fl.Config(worker=worker)))
-        monkeypatch.setattr(session, "loader_of", lambda config: opened[-1])
-        loader = Loader(path)
-        model_config = SimpleNamespace(model=str(path.parent), revision=None)
-        call = compat.Call(SimpleNamespace(compilation_config=None, model_config=model_config), model_config, "")
-
-        def load_model() -> Any:
-            model = torch.nn.Module()
-            model.weight = torch.nn.Parameter(torch.zeros(WORDS), requires_grad=False)
-            loader.load_weights(model, model_config)
-            return model
-
-        settings = Settings.of({"publish": "inline"})
-        models.append(exchange.Exchange(loader, loader, call, settings, "safetensors").run(load_model))
+        loader = FileLoader(path, WORDS)
+        settings = {"model": str(path.parent), "fingerprint": "files"}
+        model, said = run(monkeypatch, opened[-1], loader, identity=identity, **settings)
+        models.append(model)
         assert verifying.wait(20)
-        return models[-1].weight.detach(), happened("loaded")[-1]
+        return model.weight.detach(), said
 
     yield load
     for each in opened:

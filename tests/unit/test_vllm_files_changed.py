@@ -4,116 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from tests.unit.toy_engine import Fast, FileLoader, Publication, Store, run
 
-from yr_fastload_native.checkpoints.sums import differing
-from yr_fastload_native.errors import NotPublishedError, UnavailableError
-from yr_fastload_native.vllm import compat, exchange, session
-from yr_fastload_native.vllm.settings import Settings
+from yr_fastload_native.vllm import verifying
 
-
-class Fast:
-    """A `FastLoader` of which every wait is the test's, and nothing is published by anybody else."""
-
-    def __init__(self) -> None:
-        self.others: dict[str, str] = {}  # files that somebody else has read
-        self.meanwhile: Callable[[], None] = lambda: None
-        self.published: list[Mapping[str, Any]] = []
-        self.released = 0
-        self.config = SimpleNamespace(publish_deadline_s=10.0)
-
-    def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
-        self.meanwhile()
-        if self.others and "sums" not in identity:
-            return
-        raise NotPublishedError("nobody does", op="load")
-
-    def files(self, identity: Mapping[str, Any]) -> dict[str, str]:
-        return {} if "sums" in identity else self.others
-
-    def identities(self, **_: Any) -> list[dict[str, Any]]:
-        return []
-
-    def load(self, model: Any, identity: Mapping[str, Any], *, files: Mapping[str, str]) -> Any:
-        assert not differing(files, self.others)
-        raise UnavailableError("it went", op="load")
-
-    def release(self, identity: Mapping[str, Any]) -> None:
-        self.released += 1
-
-    def digests(self, model: Any) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def publish(self, model: Any, identity: Mapping[str, Any], **_: Any) -> Any:
-        self.published.append(identity)
-        return SimpleNamespace(digest=None, bytes=0, seconds=0.0, wait_settled=lambda _: True, by_reference=False)
-
-    def publication(self, identity: Mapping[str, Any]) -> None:
-        return None
-
-
-class Loader:
-    """vLLM's, with one file to read."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.load_config = SimpleNamespace(load_format="safetensors")
-
-    def _prepare_weights(self, model_name_or_path: str, revision: str | None) -> list[str]:
-        return [str(self.path)]
-
-    def load_weights(self, model: Any, model_config: Any) -> None:
-        model.weight.data.copy_(torch.from_numpy(load_file(self.path)["weight"]))
-
-
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> Fast:
-    made = Fast()
-    monkeypatch.setattr(session, "loader_of", lambda config: made)
-    monkeypatch.setattr(compat, "version", lambda: "0.32.0")
-    monkeypatch.setattr(exchange, "identity_of", lambda call, *, checkpoint, **_: {"checkpoint": checkpoint})
-    return made
+Load = Callable[..., tuple[list[float], dict[str, Any]]]
 
 
 def write(path: Path, value: float) -> None:
     save_file({"weight": np.full(4, value, np.float32)}, path)
 
 
-def load(path: Path) -> list[float]:
-    """The weights of a model that is loaded."""
-    loader = Loader(path)
-    model_config = SimpleNamespace(model=str(path.parent), revision=None)
-    call = compat.Call(SimpleNamespace(compilation_config=None, model_config=model_config), model_config, "")
-    settings = Settings.of({"publish": "inline", "fingerprint": "files"})
-
-    def load_model() -> Any:
-        model = torch.nn.Module()
-        model.weight = torch.nn.Parameter(torch.zeros(4), requires_grad=False)
-        loader.load_weights(model, model_config)
-        return model
-
-    weights: list[float] = (
-        exchange.Exchange(loader, loader, call, settings, "safetensors").run(load_model).weight.tolist()
-    )
-    return weights
+@pytest.fixture
+def store() -> Store:
+    return Store()
 
 
-def test_what_was_read_is_published(fast: Fast, tmp_path: Path) -> None:
-    write(tmp_path / "model.safetensors", 1)
-    assert load(tmp_path / "model.safetensors") == [1] * 4
-    assert len(fast.published) == 1
+@pytest.fixture
+def load(store: Store, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """The weights of a model that an instance loads, and what is reported of it."""
+
+    def of(path: Path, meanwhile: Callable[[], None] = lambda: None) -> tuple[list[float], dict[str, Any]]:
+        fast, loader = Fast(store, meanwhile=meanwhile), FileLoader(path, 4)
+        model, outcome = run(monkeypatch, fast, loader, model=str(path.parent), fingerprint="files")
+        models.append(model)
+        assert verifying.wait(10)
+        return model.weight.tolist(), outcome
+
+    models: list[Any] = []  # what is published of one that is gone goes too
+    return of
+
+
+def sum_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_was_read_is_published(store: Store, load: Load, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write(path, 1)
+    assert load(path)[0] == [1] * 4
+    assert store.published is not None
+    assert store.published.files == {path.name: sum_of(path)}
 
 
 def test_a_file_that_is_replaced_before_it_is_read_is_not_published(
-    fast: Fast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    store: Store, load: Load, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Under its old name others would pull the new weights."""
     path = tmp_path / "model.safetensors"
@@ -123,22 +65,26 @@ def test_a_file_that_is_replaced_before_it_is_read_is_not_published(
         write(tmp_path / "new", 2)
         (tmp_path / "new").replace(path)
 
-    fast.meanwhile = replace
     with caplog.at_level(logging.WARNING):
-        assert load(path) == [2] * 4
-    assert not fast.published
-    assert fast.released
+        assert load(path, replace)[0] == [2] * 4
+    assert store.published is None
+    assert not store.claimed
     assert "not published: model.safetensors changed while the weights were read" in caplog.text
 
 
-def test_what_others_read_from_other_files_is_passed_by(fast: Fast, tmp_path: Path) -> None:
+def test_what_others_read_from_other_files_is_passed_by(store: Store, load: Load, tmp_path: Path) -> None:
     """Though both have one fingerprint: neither pushes the other out."""
     path = tmp_path / "model.safetensors"
     write(path, 1)
-    fast.others = {path.name: "0" * 64}
-    assert load(path) == [1] * 4
-    (identity,) = fast.published
-    assert identity["sums"]
-    fast.others = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
-    assert load(path) == [1] * 4
-    assert "sums" not in fast.published[1]
+    load(path)
+    ((identity, mine),) = store.by_identity.items()
+    theirs = Publication(store, mine.tensors, {path.name: "0" * 64})
+    store.by_identity = {identity: theirs}
+    weights, said = load(path)
+    assert (weights, said["fallback"]) == ([1] * 4, "NOT_PUBLISHED")
+    assert len(store.by_identity) == 2
+    assert store.by_identity[identity] is theirs
+    theirs.files = {path.name: sum_of(path)}
+    weights, said = load(path)
+    assert (weights, said["fallback"]) == ([1] * 4, None)
+    assert len(store.by_identity) == 2

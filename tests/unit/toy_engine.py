@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from yr_fastload_native.errors import FastLoadError, IntegrityError, NotPublishedError
 from yr_fastload_native.identity import Identity
@@ -85,14 +87,37 @@ class Loader:
         return model
 
 
+class FileLoader(Loader):
+    """One whose models have a single weight, which is read from a file.
+
+    Args:
+        path: A safetensors file.
+        count: How many float32 the weight has.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        def make() -> torch.nn.Module:
+            model = torch.nn.Module()
+            model.weight = torch.nn.Parameter(torch.zeros(count), requires_grad=False)
+            return model
+
+        super().__init__(make, lambda model: model.weight.data.copy_(torch.from_numpy(load_file(path)["weight"])))
+        self._path = path
+        self.load_config = SimpleNamespace(load_format="safetensors")
+
+    def _prepare_weights(self, model_name_or_path: str, revision: str | None) -> list[str]:
+        return [str(self._path)]
+
+
 class Publication:
     by_reference = False
     digest = None
     seconds = 0.0
 
-    def __init__(self, store: Store, tensors: dict[str, torch.Tensor]) -> None:
+    def __init__(self, store: Store, tensors: dict[str, torch.Tensor], files: Mapping[str, str] | None = None) -> None:
         self._store = store
         self.tensors = tensors
+        self.files = dict(files or {})
         self.bytes = sum(tensor.nbytes for tensor in tensors.values())
         self.closed = threading.Event()
 
@@ -105,28 +130,45 @@ class Publication:
 
     def close(self) -> None:
         self.closed.set()
-        if self._store.published is self:
-            self._store.published = None
+        self._store.by_identity = {key: each for key, each in self._store.by_identity.items() if each is not self}
 
 
 class Store:
     """What all instances see."""
 
-    published: Publication | None = None
-    claimed = False
+    def __init__(self) -> None:
+        self.by_identity: dict[str, Publication] = {}
+        self.claimed = False
+
+    @property
+    def published(self) -> Publication | None:
+        """What was published last."""
+        return next(reversed(self.by_identity.values()), None)
+
+
+def _key(identity: Mapping[str, Any]) -> str:
+    return Identity.of(identity, op="test").digest
 
 
 class Fast:
-    """A `FastLoader` of one instance, which may damage what it reads."""
+    """A `FastLoader` of one instance, which may damage what it reads.
 
-    def __init__(self, store: Store, *, damages: bool = False) -> None:
+    Args:
+        store: That it uses.
+        damages: Whether it does.
+        meanwhile: Called while it waits for others to publish.
+    """
+
+    def __init__(self, store: Store, *, damages: bool = False, meanwhile: Callable[[], None] = lambda: None) -> None:
         self._store = store
         self._damages = damages
+        self._meanwhile = meanwhile
         self._mine: Publication | None = None
         self.config = SimpleNamespace(publish_deadline_s=10.0)
 
     def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
-        if self._store.published is None:
+        self._meanwhile()
+        if not self.is_published(identity):
             self._store.claimed = True
             raise NotPublishedError("nobody", op="wait_for_publisher")
 
@@ -137,25 +179,30 @@ class Fast:
         return self._mine
 
     def is_published(self, identity: Mapping[str, Any]) -> bool:
-        return self._store.published is not None
+        return _key(identity) in self._store.by_identity
+
+    def files(self, identity: Mapping[str, Any], generation: str | None = None) -> dict[str, str] | None:
+        found = self._store.by_identity.get(_key(identity))
+        return None if found is None else found.files
 
     def digests(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
         return {name: (hash(tensor.numpy().tobytes()),) for name, tensor in tensors.items()}
 
-    def publish(self, tensors: Mapping[str, torch.Tensor], identity: Any, **_: Any) -> Publication:
+    def publish(
+        self, tensors: Mapping[str, torch.Tensor], identity: Any, *, files: Mapping[str, str] | None = None, **_: Any
+    ) -> Publication:
         self._store.claimed = False
-        Identity.of(identity, op="publish")
-        self._mine = Publication(self._store, {name: tensor.clone() for name, tensor in tensors.items()})
-        self._store.published = self._mine
+        self._mine = Publication(self._store, {name: tensor.clone() for name, tensor in tensors.items()}, files)
+        self._store.by_identity[_key(identity)] = self._mine
         return self._mine
 
     def identities(self, **_: Any) -> list[dict[str, Any]]:
         return []
 
     def load(self, tensors: Mapping[str, torch.Tensor], identity: Any, **_: Any) -> LoadReport:
-        if self._store.published is None:
+        if not self.is_published(identity):
             raise NotPublishedError("nobody", op="load")
-        source = self._store.published.tensors
+        source = self._store.by_identity[_key(identity)].tensors
         assert source.keys() == tensors.keys()
         for name, tensor in tensors.items():
             tensor.detach().copy_(source[name])
@@ -179,12 +226,32 @@ class Fast:
         )
 
 
-def run(monkeypatch: pytest.MonkeyPatch, fast: Fast, loader: Loader, **settings: Any) -> tuple[Any, dict[str, Any]]:
-    """One ``load_model`` with an exchange around it: the model, and what is reported of it."""
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    fast: Any,
+    loader: Loader,
+    *,
+    identity: Mapping[str, Any] = IDENTITY,
+    model: str = "toy",
+    **settings: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """One ``load_model`` with an exchange around it: the model, and what is reported of it.
+
+    Args:
+        monkeypatch: Of the test.
+        fast: A `FastLoader`, or what stands for one.
+        loader: vLLM's.
+        identity: Of the model, but for its checkpoint.
+        model: Where its files are.
+        settings: Beside those that publish at once, by the name of the checkpoint.
+    """
     monkeypatch.setattr(session, "loader_of", lambda config: fast)
-    monkeypatch.setattr(exchange, "identity_of", lambda *args, **named: IDENTITY)
+    monkeypatch.setattr(
+        exchange, "identity_of", lambda call, *, checkpoint, **_: {**identity, "checkpoint": checkpoint}
+    )
     monkeypatch.setattr(compat, "version", lambda: "0.32.0")
-    call = compat.Call(SimpleNamespace(), SimpleNamespace(model="toy", revision=None), "")
-    made = Exchange(loader, loader, call, Settings.of({"publish": "inline", "fingerprint": "toy", **settings}), "auto")
-    model = made.run(lambda: loader.load_model(None, None))
-    return model, session.outcomes()[-1]
+    model_config = SimpleNamespace(model=model, revision=None)
+    call = compat.Call(SimpleNamespace(compilation_config=None, model_config=model_config), model_config, "")
+    chosen = Settings.of({"publish": "inline", "fingerprint": "toy", **settings})
+    made = Exchange(loader, loader, call, chosen, "auto").run(lambda: loader.load_model(None, model_config))
+    return made, next(each for each in reversed(session.outcomes()) if each["event"] == "loaded")
