@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks import costs, device, engine, host, overhead, scaling
 from benchmarks.peers import versions
 from benchmarks.targets import judge
-from yr_fastload_native.cli.measuring import machine
+from yr_fastload_native.measuring.statistics import machine
 
 _RESULTS = Path(__file__).with_name("results")
 # Left out where no target hangs on it, for time.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from yr_fastload_native.cli.bench_device import measure as measure_devices
-from yr_fastload_native.cli.bench_device import measure_interference
-from yr_fastload_native.cli.bench_process import Plan
-from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
+from yr_fastload_native.measuring.device import measure as measure_devices
+from yr_fastload_native.measuring.device import measure_interference
+from yr_fastload_native.measuring.device_process import Plan
+from yr_fastload_native.measuring.resources import device_environment, private_worker, require_memory
 
 __all__ = ["interference", "measure"]
 

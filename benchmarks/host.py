@@ -17,8 +17,8 @@ import torch
 from benchmarks.peers import TORCH_FILE, Peer, available, read_sequentially
 from yr_fastload_native import Config, FastLoader
 from yr_fastload_native.checkpoint import drop_page_cache
-from yr_fastload_native.cli.measuring import SharedCopy, ratio, require_equal, seconds_of, spread
-from yr_fastload_native.cli.room import private_worker, require_memory, touch_memory
+from yr_fastload_native.measuring.resources import private_worker, require_memory, touch_memory
+from yr_fastload_native.measuring.statistics import SharedCopy, ratio, require_equal, seconds_of, spread
 from yr_fastload_native.timeline import Span, breakdown
 from yr_fastload_native.workloads import sizes_of
 

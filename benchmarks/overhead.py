@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from yr_fastload_native import Config, FastLoader
-from yr_fastload_native.cli.room import private_worker
+from yr_fastload_native.measuring.resources import private_worker
 from yr_fastload_native.timeline import breakdown
 
 __all__ = ["measure_tensors"]

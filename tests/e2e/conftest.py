@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from yr_fastload_native import sim
-from yr_fastload_native.cli.child import Process
+from yr_fastload_native.measuring.child_process import Process
 from yr_fastload_native.vllm.reports import events, wait_until_published
 
 HERE = Path(__file__).parent
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 
-VLLM_PROCESS = "yr_fastload_native.cli.vllm_process"
+VLLM_PROCESS = "yr_fastload_native.measuring.vllm_process"
 START_S = 240.0
 PUBLISH_S = 60.0
 BASE = {

@@ -6,8 +6,8 @@ import os
 from multiprocessing import popen_spawn_posix
 from typing import Any
 
-from yr_fastload_native.cli.child import main
-from yr_fastload_native.cli.vllm_process import instance
+from yr_fastload_native.measuring.child_process import main
+from yr_fastload_native.measuring.vllm_process import instance
 
 
 def _fork_all_the_same() -> None:

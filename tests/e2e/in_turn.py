@@ -6,8 +6,8 @@ import hashlib
 import os
 from typing import Any
 
-from yr_fastload_native.cli.child import Parent, main
-from yr_fastload_native.cli.vllm_process import door
+from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.measuring.vllm_process import door
 
 
 def _loads(task: dict[str, Any], parent: Parent) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from yr_fastload_native.cli.child import Parent, main
-from yr_fastload_native.cli.vllm_process import door
+from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.measuring.vllm_process import door
 
 
 def _rank(task: dict[str, Any], parent: Parent) -> None:

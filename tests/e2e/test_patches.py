@@ -61,10 +61,10 @@ def test_a_patch_applies_and_loads(
     subprocess.run(["git", "apply", str(patch)], cwd=tree, check=True)
     (tmp_path / "sitecustomize.py").write_text(CUSTOMIZE.format(path=str(tree / PATCHED)))
     monkeypatch.syspath_prepend(tmp_path)
-    first = start(make("qwen2"), load_format="auto", module="yr_fastload_native.cli.vllm_process")
+    first = start(make("qwen2"), load_format="auto", module="yr_fastload_native.measuring.vllm_process")
     assert first.loaded["fallback"] == "NOT_PUBLISHED"
     first.wait_until_published()
-    second = start(make("qwen2"), load_format="auto", module="yr_fastload_native.cli.vllm_process")
+    second = start(make("qwen2"), load_format="auto", module="yr_fastload_native.measuring.vllm_process")
     assert second.loaded["transport"] == "host"
     assert second.loaded["cold_load_s"] is None
     assert second.tokens == first.tokens

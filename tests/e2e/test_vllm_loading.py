@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from yr_fastload_native.cli.child import Process
 from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.measuring.child_process import Process
 from yr_fastload_native.vllm import compat, register
 from yr_fastload_native.vllm.reports import events, wait_until_published
 

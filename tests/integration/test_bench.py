@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from yr_fastload_native.cli.bench_device import measure_fan_out, measure_interference
-from yr_fastload_native.cli.bench_process import Plan
-from yr_fastload_native.cli.room import device_environment, private_worker
+from yr_fastload_native.measuring.device import measure_fan_out, measure_interference
+from yr_fastload_native.measuring.device_process import Plan
+from yr_fastload_native.measuring.resources import device_environment, private_worker
 
 pytestmark = pytest.mark.worker
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import queue
 import subprocess
 import sys
 from importlib import metadata
@@ -15,9 +14,9 @@ from click.testing import CliRunner
 import yr_fastload_native.cli as cli
 import yr_fastload_native.scratch as scratch_module
 from yr_fastload_native.cli import demo as demo_module
-from yr_fastload_native.cli import output, room
-from yr_fastload_native.cli.child import Process
-from yr_fastload_native.errors import FastLoadError, NotPublishedError, TransferTimeoutError
+from yr_fastload_native.cli import output
+from yr_fastload_native.errors import NotPublishedError
+from yr_fastload_native.measuring import resources
 
 RECORD = {
     "transport": "host",
@@ -230,30 +229,11 @@ def test_too_little_memory_is_said_before_anything_starts(monkeypatch):
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr(room, "private_worker", never)
+    monkeypatch.setattr(resources, "private_worker", never)
     monkeypatch.setattr(scratch_module, "Scratch", never)
     done = CliRunner().invoke(cli.main, ["demo", "--size-mb", str(1 << 20)])
     assert done.exit_code == 1
     assert done.stderr.startswith("error: RESOURCE_EXHAUSTED: demo: about 3146240 MiB of memory are needed")
-
-
-@pytest.mark.parametrize("kind", FastLoadError.__subclasses__())
-def test_an_error_of_a_process_keeps_its_class(kind):
-    event = {"event": "error", "code": kind.code, "message": "load: it failed"}
-    process = Process.__new__(Process)
-    process._op, process._role = "demo", "reader"
-    process._lines = queue.SimpleQueue()
-    process._lines.put(json.dumps(event) + "\n")
-    with pytest.raises(kind, match="demo: reader: load: it failed"):
-        process.expect("compared", 1)
-
-
-def test_a_process_that_says_nothing_is_bounded():
-    process = Process.__new__(Process)
-    process._op, process._role = "demo", "reader"
-    process._lines = queue.SimpleQueue()
-    with pytest.raises(TransferTimeoutError, match="the reader did not get to 'compared' within 0 s"):
-        process.expect("compared", 0.01)
 
 
 def test_progress_is_silent_without_a_terminal(capsys):

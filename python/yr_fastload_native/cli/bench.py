@@ -114,11 +114,11 @@ def bench(
 def _run_devices(
     transport: str, shapes: str, scale: float, baseline: bool, readers: int, rounds: int, trace: Path | None
 ) -> dict[str, Any]:
-    from yr_fastload_native.cli.bench_device import measure
-    from yr_fastload_native.cli.bench_process import Plan
-    from yr_fastload_native.cli.measuring import machine
-    from yr_fastload_native.cli.room import device_environment, private_worker, require_memory
     from yr_fastload_native.config import Config
+    from yr_fastload_native.measuring.device import measure
+    from yr_fastload_native.measuring.device_process import Plan
+    from yr_fastload_native.measuring.resources import device_environment, private_worker, require_memory
+    from yr_fastload_native.measuring.statistics import machine
 
     external = Config.worker_from_env()
     plan = Plan(worker="", transport=transport, shapes=shapes, scale=scale, deadline_s=120.0)
@@ -130,7 +130,7 @@ def _run_devices(
         output.note("no NPU here: the processes get simulated ones")
     with contextlib.ExitStack() as stack:
         room = total if transport == "staged" else 0
-        plan = plan.at(external or stack.enter_context(private_worker(3 * room)))
+        plan = plan.at(external or stack.enter_context(private_worker(3 * room, output.note)))
         record = measure(
             plan, rounds, baseline=baseline, readers=readers, environment=environment, note=output.note, trace=trace
         )
@@ -138,10 +138,10 @@ def _run_devices(
 
 
 def _run(size_mb: int, rounds: int, trace: Path | None) -> dict[str, Any]:
-    from yr_fastload_native.cli.bench_host import measure_fixed_cost, measure_transfer
-    from yr_fastload_native.cli.measuring import machine
-    from yr_fastload_native.cli.room import private_worker, require_memory
     from yr_fastload_native.config import Config
+    from yr_fastload_native.measuring.host import measure_fixed_cost, measure_transfer
+    from yr_fastload_native.measuring.resources import private_worker, require_memory
+    from yr_fastload_native.measuring.statistics import machine
     from yr_fastload_native.scratch import scratch
     from yr_fastload_native.synthetic import make_qwen2
 
@@ -152,7 +152,7 @@ def _run(size_mb: int, rounds: int, trace: Path | None) -> dict[str, Any]:
         directory = stack.enter_context(scratch("bench", sockets=False))
         with output.progress_bar("making a checkpoint", total) as progress:
             model = make_qwen2(directory / "qwen2", size_mb=size_mb, progress=progress)
-        worker = external or stack.enter_context(private_worker(total))
+        worker = external or stack.enter_context(private_worker(total, output.note))
         record = measure_transfer(worker, model, rounds, output.note, trace)
         record["fixed_cost"] = measure_fixed_cost(worker, rounds)
     return {**record, "machine": machine()}

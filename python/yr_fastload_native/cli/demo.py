@@ -79,10 +79,10 @@ def demo(model: Path | None, size_mb: int | None, transport: str, as_json: bool)
 
 def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
     from yr_fastload_native.checkpoint import fingerprint, make_qwen2, scan_directory
-    from yr_fastload_native.cli.child import Process
-    from yr_fastload_native.cli.demo_process import Task
-    from yr_fastload_native.cli.room import device_count, device_environment, private_worker, require_memory
     from yr_fastload_native.config import Config
+    from yr_fastload_native.measuring.child_process import Process
+    from yr_fastload_native.measuring.demo_process import Task
+    from yr_fastload_native.measuring.resources import device_count, device_environment, private_worker, require_memory
     from yr_fastload_native.scratch import scratch
 
     with contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
         limit_s = 60 + total / (16 * _MIB)  # nobody waits for what runs at less than 16 MiB/s
         task = Task(
             directory=str(model.resolve()),
-            worker=external or stack.enter_context(private_worker(total)),
+            worker=external or stack.enter_context(private_worker(total, output.note)),
             transport=transport,
             identity={
                 "source": "demo",
@@ -115,7 +115,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
         environment, simulated = device_environment(transport)
         if simulated:
             output.note("no NPU here: the processes get simulated ones")
-        module = "yr_fastload_native.cli.demo_process"
+        module = "yr_fastload_native.measuring.demo_process"
         source = stack.enter_context(Process("demo", module, "source", attrs.asdict(task), environment))
         loads: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": [], "pull": []}
         for _ in range(_ROUNDS):

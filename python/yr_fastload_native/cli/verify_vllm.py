@@ -122,12 +122,12 @@ def _verify(
     model: Path, tp: int, dtype: str, tokens: int, settings: Mapping[str, Any], stack: contextlib.ExitStack
 ) -> dict[str, Any]:
     from yr_fastload_native.checkpoints.weight_files import weight_files
-    from yr_fastload_native.cli.child import Process
-    from yr_fastload_native.cli.room import device_environment, private_worker
     from yr_fastload_native.config import Config
+    from yr_fastload_native.measuring.child_process import Process
+    from yr_fastload_native.measuring.resources import device_environment, private_worker
 
     total = sum(path.stat().st_size for path in weight_files(model))
-    worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total))
+    worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total, output.note))
     environment, simulated = device_environment(settings["transport"])
     if simulated:
         output.note("no NPU here: the instances get simulated ones")
@@ -152,7 +152,7 @@ def _verify(
             "tokens": tokens,
         }
         return stack.enter_context(
-            Process(_OP, "yr_fastload_native.cli.vllm_process", role, task, environment, group=True)
+            Process(_OP, "yr_fastload_native.measuring.vllm_process", role, task, environment, group=True)
         )
 
     first = start("first instance", reports / "first")

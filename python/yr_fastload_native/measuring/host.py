@@ -19,10 +19,10 @@ import numpy as np
 from yr_fastload_native import _core
 from yr_fastload_native.chain import chunk_bytes
 from yr_fastload_native.checkpoint import drop_page_cache, read_directory, scan_directory
-from yr_fastload_native.cli.measuring import SharedCopy, ratio, require_equal, seconds_of, spread
-from yr_fastload_native.cli.room import touch_memory
 from yr_fastload_native.config import Config
 from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.measuring.resources import touch_memory
+from yr_fastload_native.measuring.statistics import SharedCopy, ratio, require_equal, seconds_of, spread
 from yr_fastload_native.timeline import Span, breakdown, write_trace
 from yr_fastload_native.transports import registry
 

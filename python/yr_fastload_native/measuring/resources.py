@@ -1,4 +1,4 @@
-"""Room for a command that handles whole models: memory that suffices, a worker of its own."""
+"""What a measurement of whole models needs: memory that suffices, a worker of its own, devices."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import contextlib
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from yr_fastload_native.cli import output
 from yr_fastload_native.errors import ResourceExhaustedError
 from yr_fastload_native.scratch import HOME, scratch
 
@@ -38,11 +37,11 @@ def require_memory(total: int, *, copies: int, op: str) -> None:
 
 
 @contextlib.contextmanager
-def private_worker(total: int) -> Iterator[str]:
-    """Address of a worker that has room for ``total`` bytes, and ends with the block."""
+def private_worker(total: int, note: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+    """Address of a worker that has room for ``total`` bytes, and ends with the block; ``note`` says that it starts."""
     from yr_fastload_native.worker import LocalWorker
 
-    output.note("starting a private openYuanrong worker")
+    note("starting a private openYuanrong worker")
     with (
         scratch("worker") as made,
         LocalWorker(home=made / HOME, memory_mb=math.ceil(total / _MIB * 1.25) + _OVERHEAD_MB) as worker,

@@ -16,10 +16,10 @@ import attrs
 import numpy as np
 
 from yr_fastload_native import _core, sim
-from yr_fastload_native.cli.child import Parent, main
 from yr_fastload_native.config import Config, parse_address
 from yr_fastload_native.errors import DeviceError, IntegrityError, UnavailableError
 from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.measuring.child_process import Parent, main
 from yr_fastload_native.workloads import sizes_of
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from typing import Any
 
 import attrs
 
-from yr_fastload_native.cli.bench_process import Plan
-from yr_fastload_native.cli.child import Process
-from yr_fastload_native.cli.measuring import ratio
-from yr_fastload_native.cli.room import device_count, touch_memory
+from yr_fastload_native.measuring.child_process import Process
+from yr_fastload_native.measuring.device_process import Plan
+from yr_fastload_native.measuring.resources import device_count, touch_memory
+from yr_fastload_native.measuring.statistics import ratio
 from yr_fastload_native.timeline import Span, breakdown, write_trace
 
 __all__ = ["measure", "measure_fan_out", "measure_interference"]
 
-_MODULE = "yr_fastload_native.cli.bench_process"
+_MODULE = "yr_fastload_native.measuring.device_process"
 _STEP_S = 600.0
 _GIB = 1 << 30
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from yr_fastload_native.checkpoint import StoredTensor, compare, drop_page_cache, read_directory, scan_directory
-from yr_fastload_native.cli.child import Parent, main
-from yr_fastload_native.cli.room import touch_memory
 from yr_fastload_native.config import Config
+from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.measuring.resources import touch_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,0 +1,1 @@
+"""Processes, rooms and figures of measurements: what commands, benchmarks and tests measure with."""
