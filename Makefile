@@ -44,7 +44,7 @@ test-environments: build/asan/.develop build/tsan/.develop
 	@$(if $(VLLM_HERE),$(AGAIN) .venv-vllm/.develop)
 
 chaos: $(VENV)/.develop  ## ten minutes of faults, every byte checked; SEED=2 ROUNDS=150 ARGS="--only 17"
-	$(BIN)/python tests/chaos/campaign.py --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
+	$(BIN)/python -m chaos --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
 
 test-vllm:  ## the tests of tests/e2e with real vLLM on the CPU, in .venv-vllm; ARGS="-k tensor"
 	@$(if $(VLLM_HERE), \

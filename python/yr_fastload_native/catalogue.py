@@ -34,8 +34,6 @@ __all__ = ["Catalogue", "Generation", "HeldKey", "SupersededError", "set_own"]
 
 _log = logging.getLogger(__name__)
 
-# A reader that saw the head just before it expired still has this long to fetch the chunks.
-_DATA_GRACE_S = 60
 _ERASE_S = 2.0
 _POLL_S = 0.02
 _PENDING = b"pending"  # where digests will be
@@ -110,7 +108,7 @@ class Catalogue:
     @property
     def data_ttl_s(self) -> int:
         """Life of manifest and chunks that no source renews."""
-        return self.config.lease_s + _DATA_GRACE_S
+        return self.config.lease_s + self.config.data_grace_s
 
     def head(self, who: Identity, deadline: Deadline, *, op: str) -> tuple[bytes, Head]:
         """What names the current generation, as stored and parsed.

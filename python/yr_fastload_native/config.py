@@ -196,6 +196,13 @@ class Config:
     lease_s: int = _setting(
         10, _number(int, 2, 3600), "Life of a publication that no source renews; sources renew thrice in it.", "s"
     )
+    data_grace_s: int = _setting(
+        60,
+        _number(int, 1, 3600),
+        "How much longer than `lease_s` manifest and chunks live that no source renews: so long may a reader that saw "
+        "them published just before their sources went go on to read.",
+        "s",
+    )
     hold: bool = _setting(
         True, _boolean, "Whether a loader that has pulled an identity keeps it published, as one more source."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import sys
 import time
 from array import array
 from typing import Any
@@ -222,6 +223,7 @@ class Publisher:
         largest = max((tensor.bytes for tensor in table.tensors), default=0)
         limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
         plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
+        sys.audit("yr_fastload_native.publish", who.digest, name, plan.chunks)
         job = PublishJob(
             self._worker, who, name, table, self._context, plan, self._ttl_s, self._deadline, self._progress
         )

@@ -21,6 +21,7 @@ BOUNDS: dict[str, tuple[Any, Any, Any, Any]] = {
     "connect_timeout_s": (0.5, 600, 0.49, 600.1),
     "rpc_timeout_s": (0.1, 600, 0.09, 600.1),
     "lease_s": (2, 3600, 1, 3601),
+    "data_grace_s": (1, 3600, 0, 3601),
     "chunk_bytes": (0, 1 << 30, -64, (1 << 30) + 64),
     "max_blobs": (1, 65536, 0, 65537),
     "copy_threads": (0, 256, -1, 257),

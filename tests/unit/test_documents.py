@@ -93,7 +93,7 @@ def test_tests_that_are_named_exist(page: Path) -> None:
 def test_all_kinds_of_faults_are_documented() -> None:
     rows = re.findall(r"^\| (`[a-z.]+`(?:, `[a-z.]+`)*) \|", (ROOT / "docs/reliability.md").read_text(), re.MULTILINE)
     documented = [kind for row in rows for kind in re.findall(r"`([a-z.]+)`", row)]
-    kinds = re.findall(r'^    "([a-z.]+)": \w+,$', (ROOT / "tests/chaos/faults.py").read_text(), re.MULTILINE)
+    kinds = re.findall(r'^    "([a-z.]+)": \w+,$', (ROOT / "chaos/faults/__init__.py").read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(kinds)
     assert len(kinds) > 25
 

@@ -25,11 +25,11 @@ from yr_fastload_native.identity import Identity
 from yr_fastload_native.transports.d2d.tree import Tree, TreeSlot
 from yr_fastload_native.transports.jobs import Worker
 
-__all__ = ["Peer"]
+__all__ = ["LANES", "Peer"]
 
 _log = logging.getLogger(__name__)
 
-_LANES = 4  # of a source: two for the slots below it, the others for whoever comes first
+LANES = 4  # of a source: two for the slots below it, the others for whoever comes first
 _LANE_GRACE_S = 2
 _WATCH_S = 0.1
 _LEAVE_S = 2.0
@@ -113,7 +113,7 @@ class Peer:
         self.source = _core.D2dSource(
             self._worker.connection,
             device=self._context.device,
-            lanes=[self._who.d2d_prefix(self.tree.token, lane) for lane in range(_LANES)],
+            lanes=[self._who.d2d_prefix(self.tree.token, lane) for lane in range(LANES)],
             plan=plan,
             addresses=addresses,
             owners=owners,
@@ -199,7 +199,7 @@ class Peer:
     def _take_lane(self, peer: TreeSlot, deadline: Deadline) -> None:
         store = self._worker.catalogue.store
         ttl_s = int(deadline.left()) + _LANE_GRACE_S
-        for lane in range(2, _LANES):
+        for lane in range(2, LANES):
             key = self._who.lane_key(peer.token, lane)
             if store.set_if_absent(key, self.tree.owner.encode(), ttl_s=ttl_s, deadline_s=deadline.left()):
                 self._taken.append(key)

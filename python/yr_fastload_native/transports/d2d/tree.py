@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 from collections.abc import Sequence
 
 import attrs
@@ -19,6 +20,7 @@ from yr_fastload_native.catalogue import HeldKey, set_own
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import FastLoadError, ResourceExhaustedError
 from yr_fastload_native.identity import Identity
+from yr_fastload_native.secret import Secret
 from yr_fastload_native.transports.jobs import Worker
 
 __all__ = ["SLOTS", "Tree", "TreeSlot"]
@@ -86,6 +88,7 @@ class Tree:
         self._lease_s = worker.config.lease_s
         self._prefix = who.place_prefix(generation)
         self.token = secrets.token_hex(16)
+        sys.audit("yr_fastload_native.serve", who.digest, Secret(self.token))
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self.mine: TreeSlot | None = None
         self.peers: list[TreeSlot] = []

@@ -10,7 +10,10 @@ import attrs
 import click
 from rich.console import Console
 from rich.table import Table
-from schedule import Round
+
+from chaos.schedule import Round
+
+__all__ = ["Tally"]
 
 
 @attrs.define
@@ -18,7 +21,7 @@ class Kind:
     """What became of the loads of one kind of fault."""
 
     rounds: int = 0
-    loads: Counter = attrs.Factory(Counter)
+    loads: Counter[str] = attrs.Factory(Counter)
     bytes: int = 0
     late_s: float = 0.0  # the most that a load took beyond its deadline
 
@@ -78,12 +81,13 @@ class Tally:
             )
         Console(width=None if sys.stdout.isatty() else 140).print(made)
 
-    def as_json(self, **more) -> str:
+    def as_json(self, **more: object) -> str:
+        """One line, in which promises come last."""
         return json.dumps(
             {
                 "seed": self.seed,
                 **more,
-                "loads": dict(sum((kind.loads for kind in self.kinds.values()), Counter())),
+                "loads": dict(sum((kind.loads for kind in self.kinds.values()), Counter[str]())),
                 "unexpected": self.unexpected,
                 "rounds": sum(kind.rounds for kind in self.kinds.values()),
                 "faults": {name: kind.rounds for name, kind in sorted(self.kinds.items())},

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
+
+__all__ = ["COMMON", "CONNECT_S", "DATA_GRACE_S", "LEASE_S", "PUBLISH_DEADLINE_S", "Part", "Round", "draw", "kind_of"]
 
 LEASE_S = 2
 PUBLISH_DEADLINE_S = 5.0
 CONNECT_S = 2.0
-DATA_GRACE_S = 5  # a minute outside of tests: here what a killed source leaves is to be seen going
+DATA_GRACE_S = 5  # a minute elsewhere: here what a killed source leaves is to be seen going
+COMMON = {"lease_s": LEASE_S, "data_grace_s": DATA_GRACE_S}
 _MIB = 1 << 20
 _TRANSPORTS = ("host", "staged", "d2d", "d2d+staged", "d2d+host")
 
@@ -20,7 +24,7 @@ class Part:
     """One reader or publisher of a round."""
 
     framework: str
-    settings: dict
+    settings: dict[str, Any]
 
 
 @attrs.define
@@ -30,8 +34,8 @@ class Round:
     number: int
     kind: str
     publish_as: str
-    identity: dict
-    model: dict
+    identity: dict[str, Any]
+    model: dict[str, int]
     contents: list[int]
     publishers: list[Part]
     readers: list[Part]
@@ -40,7 +44,7 @@ class Round:
     again: bool
     rng: random.Random
 
-    def told(self) -> dict:
+    def told(self) -> dict[str, Any]:
         """What to print of it."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "rng")
 
@@ -57,7 +61,7 @@ def draw(seed: int, number: int, kind: str, transports: tuple[str, ...] | None =
     rng = random.Random(f"{seed}:{number}")
     publish_as = rng.choice(transports or _TRANSPORTS)
     deadline_s = round(rng.uniform(1.5, 3.5), 2)
-    common = {"lease_s": LEASE_S, "rpc_timeout_s": 1.0, "connect_timeout_s": CONNECT_S}
+    common = {**COMMON, "rpc_timeout_s": 1.0, "connect_timeout_s": CONNECT_S}
     publishers = []
     for _ in range(2):
         settings = {

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 
+__all__ = ["MachineStalls"]
+
 _BEAT_S = 0.05
 _LATE_S = 0.05  # what an idle machine of two cores shows too
 
 
-class Pulse(threading.Thread):
-    """Beats until the block ends."""
+class MachineStalls(threading.Thread):
+    """Notes until the block ends when nobody could run."""
 
     def __init__(self) -> None:
-        super().__init__(name="pulse", daemon=True)
+        super().__init__(name="machine-stalls", daemon=True)
         self._late: list[tuple[float, float]] = []  # when, by how much
         self._ended = threading.Event()
 
@@ -29,7 +31,7 @@ class Pulse(threading.Thread):
         """Seconds of a time that nobody got: a process that was to do something in it could not."""
         return sum(late for at, late in list(self._late) if since <= at <= until + late)
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> MachineStalls:
         self.start()
         return self
 

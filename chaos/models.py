@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PATTERN", "Model", "content_of"]
 
 PATTERN = 0x5A  # what a destination holds before a load
 _DTYPES = {"uint8": 1, "int32": 4, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8}
@@ -26,8 +30,8 @@ class Model:
 
     def __init__(self, structure: int, size: int, framework: str, content: int | None) -> None:
         self._framework = framework
-        self.tensors = {}
-        self._owners = []  # of each storage, the name of a tensor that spans it
+        self.tensors: dict[str, Any] = {}
+        self._owners: list[str] = []  # of each storage, the name of a tensor that spans it
         rng = random.Random(structure)
         for index, count in enumerate(_sizes(rng, size)):
             name, dtype = f"layers.{index}.weight", rng.choice(list(_DTYPES))
@@ -48,7 +52,7 @@ class Model:
         if rng.random() < 0.3:
             self.tensors["empty"] = self._tensor(np.zeros(0, np.uint8), "float32")
 
-    def _tensor(self, raw, dtype):
+    def _tensor(self, raw: NDArray[np.uint8], dtype: str) -> Any:
         if self._framework == "torch":
             import torch
 
@@ -60,7 +64,7 @@ class Model:
             return raw.view(ml_dtypes.bfloat16)
         return raw.view(dtype)
 
-    def storages(self) -> Iterator[np.ndarray]:
+    def storages(self) -> Iterator[NDArray[np.uint8]]:
         """The bytes of each storage where they are now: an abandoned transfer may have moved torch's."""
         for name in self._owners:
             tensor = self.tensors[name]
@@ -111,7 +115,8 @@ def _sizes(rng: random.Random, size: int) -> list[int]:
     return both
 
 
-def content_of(content: int, index: int, size: int) -> np.ndarray:
+def content_of(content: int, index: int, size: int) -> NDArray[np.uint8]:
     """Bytes of one storage. No two contents agree in many of them."""
     words = np.random.SFC64([content, index]).random_raw(-(-size // 8)) if size else np.zeros(0, np.uint64)
-    return words.view(np.uint8)[:size].copy()
+    made: NDArray[np.uint8] = words.view(np.uint8)[:size].copy()
+    return made

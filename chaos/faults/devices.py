@@ -1,0 +1,82 @@
+"""Faults of simulated devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaos.faults.fault import ALL, DEVICE_TO_DEVICE, ON_DEVICES, Fault
+from chaos.schedule import Round
+
+if TYPE_CHECKING:
+    from chaos.scenario import Scenario
+
+__all__ = [
+    "DeviceComm",
+    "DeviceCopy",
+    "DeviceCorrupt",
+    "DeviceFreeze",
+    "DeviceMalloc",
+    "DeviceRecv",
+    "DeviceSend",
+]
+
+
+class _Device(Fault):
+    """A fault of a simulated device, in a process that publishes or one that reads."""
+
+    transports = ON_DEVICES
+    allowed = ALL
+    moments = ("before", "published", "loading")
+    clean = True
+    operations: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    at_source: bool | None = None  # None: either
+
+    def __init__(self, spec: Round) -> None:
+        super().__init__(spec)
+        first = self.rng.randint(1, 12)
+        on = self.rng.choice(self.operations)
+        times = self.rng.choice(["", "+"])
+        self.line = f"{on}@{first}{times}:{self.rng.choice(self.actions)}"
+        self.source = self.rng.random() < 0.5 if self.at_source is None else self.at_source
+        self.told |= {"fault": self.line, "at": "publisher" if self.source else "readers"}
+
+    def before(self, scenario: Scenario) -> None:
+        if self.moment == "before":
+            self.strike(scenario)
+
+    def strike(self, scenario: Scenario) -> None:
+        for node in scenario.publishers if self.source else scenario.readers:
+            scenario.device_faults(node, self.line)
+
+    def lift(self, scenario: Scenario) -> None:
+        for node in scenario.nodes:
+            node.faults()
+
+
+class DeviceSend(_Device):
+    operations, actions, at_source, transports = ("send",), ("fail", "drop"), True, DEVICE_TO_DEVICE
+
+
+class DeviceRecv(_Device):
+    operations, actions, at_source, transports = ("recv",), ("fail", "drop"), False, DEVICE_TO_DEVICE
+
+
+class DeviceCopy(_Device):
+    operations, actions = ("copy",), ("fail", "delay_ms=200")
+
+
+class DeviceMalloc(_Device):
+    operations, actions = ("malloc",), ("oom", "fail")
+
+
+class DeviceComm(_Device):
+    operations, actions, transports = ("comm",), ("fail", "delay_ms=400", "freeze"), DEVICE_TO_DEVICE
+
+
+class DeviceCorrupt(_Device):
+    operations, actions = ("recv", "copy"), ("corrupt=1", "corrupt=7")
+
+
+class DeviceFreeze(_Device):
+    operations, actions = ("send", "recv", "copy", "malloc"), ("freeze",)
