@@ -11,6 +11,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # scripts and tests share modules beside them
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server():
+    """The processes of all tests are forked from one, which ends with the tests."""
+    yield
+    from nodes import close_server
+
+    close_server()
+
+
 @pytest.fixture
 def node(worker, tmp_path):
     """Makes processes, each with a simulated device of its own; they end with the test."""

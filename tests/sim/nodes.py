@@ -1,29 +1,29 @@
 """Processes with simulated devices that publish and load: what the tests of `d2d` and `staged` are made of.
 
-Torch is imported once, by a process that they are forked from. No thread of openYuanrong exists before the fork, as the
-package is imported after it.
+Torch is imported once, by a process that they are forked from.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from unittest import mock
 
 import psutil
+
+from yr_fastload_native.measuring.child_process import Process, serve
+from yr_fastload_native.measuring.fork_server import ForkServer
 
 ANSWER_S = 60
 PATIENT_S = 30  # with a source that a busy machine keeps from sending; a load's own deadline is what ends a wait then
 LEASE_S = 60  # outlives a machine that stands still for a while
 # Whoever was forked may wait for ever for the allocator of AddressSanitizer.
-_START = multiprocessing.get_context("spawn" if "san" in os.environ.get("LD_PRELOAD", "") else "forkserver")
+_FORKS = "san" not in os.environ.get("LD_PRELOAD", "")
+_servers = []
 
 
 def same_bytes(one, other):
@@ -38,38 +38,25 @@ class Node:
     """A process; `call(name, ...)` runs a function of `Commands` in it."""
 
     def __init__(self, worker, directory, name, device=0, **environment):
-        from yr_fastload_native import sim
-
+        self.name = name
         self.control = Path(directory) / f"{name}.control"
         self.control.write_text("")
-        base = {key: value for key, value in os.environ.items() if not key.startswith(("YR_FASTLOAD_", "HCCL_"))}
-        simulated = sim.environment(base)
         settings = {
             "YR_FASTLOAD_SIM_CONTROL": str(self.control),
             "NODE_WORKER": worker,
             "NODE_DEVICE": str(device),
             **environment,
         }
-        self._calls, theirs = _START.Pipe()
-        self.process = _START.Process(target=_serve, args=(theirs, simulated | settings), name=name, daemon=True)
-        with mock.patch.dict(os.environ, simulated, clear=True):
-            _START.set_forkserver_preload(["torch"])
-            self.process.start()
-        theirs.close()
+        self.process = Process("test", "nodes", name, None, simulated() | settings, server=_server())
 
     def start(self, name, **arguments):
         self._what, self._asked = name, time.monotonic()
-        self._calls.send((name, arguments))
+        self.process.start(name, **arguments)
 
     def finish(self, timeout_s=ANSWER_S):
-        if not self._calls.poll(timeout_s):
-            raise AssertionError(f"no answer within {timeout_s} s")
-        try:
-            answer = self._calls.recv()
-        except (EOFError, ConnectionResetError):
-            raise AssertionError("the process has ended") from None
+        answer = self.process.finish(timeout_s)
         took_s = time.monotonic() - self._asked
-        sys.stdout.write(f"{self.process.name}: {self._what} {took_s:.1f} s {answer}\n")  # shown where a test fails
+        sys.stdout.write(f"{self.name}: {self._what} {took_s:.1f} s {answer}\n")  # shown where a test fails
         return answer
 
     def call(self, name, **arguments):
@@ -84,16 +71,30 @@ class Node:
 
     def kill(self, number=signal.SIGKILL):
         """Send a signal, unless it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.process.is_alive():
-                os.kill(self.process.pid, number)
+        self.process.signal(number)
 
     def close(self):
-        self.kill(signal.SIGCONT)
-        self.kill()
-        self.process.join()
+        self.process.kill()
         self.process.close()
-        self._calls.close()
+
+
+def simulated():
+    """The environment with simulated devices, and without what is set for this process."""
+    from yr_fastload_native import sim
+
+    base = {key: value for key, value in os.environ.items() if not key.startswith(("YR_FASTLOAD_", "HCCL_"))}
+    return sim.environment(base)
+
+
+def _server():
+    if _FORKS and not _servers:
+        _servers.append(ForkServer(["torch"], simulated()))
+    return _servers[0] if _servers else None
+
+
+def close_server():
+    while _servers:
+        _servers.pop().close()
 
 
 def set_device(index):
@@ -173,22 +174,20 @@ class Commands:
 
     def publish_in_vain(self, model, count=12, size=1 << 20, settings=None):
         """A publish of staged copies that fails: its error, and the keys that it meant to store."""
+        from yr_fastload_native.identity import Identity
         from yr_fastload_native.transports.staged import Staged
 
-        keys = []
-        publish = Staged.publish
+        keys, who = [], Identity.of({"model": model}, op="test")
 
-        def remembering(transport, job):
-            keys.extend(transport.data_keys(job.who, job.generation, job.plan.chunks))
-            publish(transport, job)
+        def remember(event, about):
+            if event == "yr_fastload_native.publish":
+                keys.extend(Staged().data_keys(who, *about[1:]))
 
-        Staged.publish = remembering
+        sys.addaudithook(remember)
         try:
             self._loader(settings or {}).publish(self.weights(1, count, size), {"model": model}, publish_as="staged")
         except self.fl.FastLoadError as error:
             return {"error": error.code, "keys": keys}
-        finally:
-            Staged.publish = publish
         return {"error": None, "keys": keys}
 
     def load(self, model, seed=1, count=12, size=1 << 20, deadline_s=20.0, settings=None, numpy=False):
@@ -348,14 +347,10 @@ class Commands:
         return sim.counters()
 
 
-def _serve(calls, environment):
-    os.environ.clear()
-    os.environ.update(environment)
+def _commands(task):
     set_device(int(os.environ["NODE_DEVICE"]))
-    commands = Commands()
-    while True:
-        try:
-            name, arguments = calls.recv()
-        except EOFError:
-            return
-        calls.send(getattr(commands, name)(**arguments))
+    return Commands()
+
+
+if __name__ == "__main__":
+    serve(_commands)

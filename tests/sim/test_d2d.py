@@ -235,6 +235,5 @@ def test_sigterm_withdraws(node, model):
     source, reader = node("source"), node("reader")
     source.call("publish", model=model)
     source.kill(signal.SIGTERM)
-    source.process.join(15)
-    assert source.process.exitcode == -signal.SIGTERM
+    assert source.process.wait(15) == -signal.SIGTERM
     assert reader.call("load", model=model, deadline_s=5.0)["error"] == "NOT_PUBLISHED"
