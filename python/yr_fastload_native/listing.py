@@ -1,4 +1,4 @@
-"""What a cluster has published: found, looked at, and evicted.
+"""What a cluster has published: found, and looked at.
 
 openYuanrong cannot list its keys. So whoever keeps an identity published also keeps one of `entry_keys`, which holds
 its digest. Of many hundreds of identities some may find no free one: they are not listed, and served all the same.
@@ -19,9 +19,8 @@ from yr_fastload_native.errors import IntegrityError, InvalidArgumentError, NotP
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.keys import Keys, entry_keys
 from yr_fastload_native.manifest import Head, Manifest, decode_head, decode_manifest, identity_in
-from yr_fastload_native.transports.registry import data_keys
 
-__all__ = ["Listed", "digests", "evict", "find", "identities", "look"]
+__all__ = ["Listed", "digests", "find", "identities", "look"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -133,19 +132,3 @@ def find(catalogue: Catalogue, beginning: str, deadline: Deadline, *, op: str) -
             op=op,
         )
     return found[0]
-
-
-def evict(catalogue: Catalogue, listed: Listed, deadline: Deadline) -> None:
-    """Take a generation from the cluster, whoever keeps it published.
-
-    No reader finds it from now on, and one that is at it gets a typed error. Its sources notice within a third of their
-    lease that it is lost, and publish it no more; tensors that they serve by `d2d` stay theirs.
-    """
-    store, who, name = catalogue.store, listed.who, listed.manifest.generation
-    store.set(who.evicted_key(name), b"evicted", ttl_s=catalogue.data_ttl_s, deadline_s=deadline.left())
-    # The manifest first: without it no source sets the head again.
-    store.erase([who.manifest_key(name), who.digests_key(name), who.files_key(name)], deadline_s=deadline.left())
-    if store.get(who.head_key, deadline_s=deadline.left()) == listed.head:
-        store.erase([who.head_key], deadline_s=deadline.left())
-    chunks = len(listed.manifest.chunks)
-    store.erase(data_keys(who, name, chunks, listed.transports), deadline_s=deadline.left())

@@ -29,7 +29,7 @@ def evict(identities: tuple[str, ...], everything: bool, worker: str, as_json: b
     New instances read the disk then, and publish again. What runs goes on to run: sources notice within a third of
     their lease that nobody can find them any more.
     """
-    from yr_fastload_native import listing
+    from yr_fastload_native import eviction, listing
     from yr_fastload_native.deadline import Deadline
 
     if bool(identities) == everything:
@@ -48,7 +48,7 @@ def evict(identities: tuple[str, ...], everything: bool, worker: str, as_json: b
             if everything:
                 continue  # withdrawn a moment ago
             raise
-        listing.evict(catalogue, listed, deadline)
+        eviction.evict(catalogue, listed, deadline)
         evicted.append(listed)
     output.emit(
         {"evicted": [facts(each) for each in evicted]},
