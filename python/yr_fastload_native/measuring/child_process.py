@@ -253,6 +253,7 @@ class Parent:
         self._last_progress = 0.0
 
     def send(self, event: str, **facts: object) -> None:
+        """Tell one event. Waits for a parent that has left some hundred unread."""
         print(json.dumps({"event": event, **facts}), file=self._events, flush=True)
 
     def send_progress(self, done: int, total: int) -> None:
