@@ -84,7 +84,7 @@ format: $(VENV)/.develop  ## rewrite sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-stubs: $(VENV)/.develop  ## rewrite python/yr_fastload_native/_core.pyi
+stubs: $(VENV)/.develop  ## rewrite python/yr_fastload_native/_core/*.pyi
 	$(BIN)/python tools/stubs.py
 
 docs: $(VENV)/.develop  ## rewrite docs/settings.md, docs/errors.md, and tables of benchmarks/results

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 import yr_fastload_native as fl
+from yr_fastload_native import _core
+from yr_fastload_native.credentials import Credentials
+
+pytest.register_assert_rewrite("tests.store_conformance")
 
 # The sanitizer runtime is for the interpreters that load the native module, not for the worker's binary.
 _PRELOAD = os.environ.get("LD_PRELOAD")
@@ -85,6 +89,17 @@ def start_again(short_tmp: Path) -> Iterator[Callable[[str], None]]:
     yield again
     for worker in started:
         worker.stop(force=True)
+
+
+def open_store(config: fl.Config) -> _core.ObjectStore:
+    """A test's own look into the store of a worker."""
+    return _core.connect_host_store(Credentials.of(config).connection(config.worker, config))
+
+
+@pytest.fixture
+def store(config: fl.Config) -> _core.ObjectStore:
+    """The store of the worker that all tests share."""
+    return open_store(config)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Write the stub of the native module, or check that the one in the tree is up to date.
+"""Write the stubs of the native module, or check that those in the tree are up to date.
 
 Run with the package installed: ``python tools/stubs.py [--check]``.
 """
@@ -6,40 +6,48 @@ Run with the package installed: ``python tools/stubs.py [--check]``.
 from __future__ import annotations
 
 import difflib
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-_STUB = Path(__file__).parents[1] / "python" / "yr_fastload_native" / "_core.pyi"
+_STUBS = Path(__file__).parents[1] / "python" / "yr_fastload_native" / "_core"
 
 
-def generate() -> str:
-    """The stub of the installed `_core`, formatted."""
+def generate(directory: Path) -> Path:
+    """Write the stubs of the installed `_core` and its submodules, formatted; returns their folder."""
     tools = Path(sys.executable).parent
-    with tempfile.TemporaryDirectory() as directory:
-        subprocess.run(
-            [tools / "pybind11-stubgen", "yr_fastload_native._core", "-o", directory, "--exit-code"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        made = Path(directory) / "yr_fastload_native" / "_core.pyi"
-        subprocess.run(
-            [tools / "ruff", "format", "--quiet", "--config", _STUB.parents[2] / "pyproject.toml", made], check=True
-        )
-        return made.read_text()
+    subprocess.run(
+        [tools / "pybind11-stubgen", "yr_fastload_native._core", "-o", directory, "--exit-code"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    made = directory / "yr_fastload_native" / "_core"
+    subprocess.run(
+        [tools / "ruff", "format", "--quiet", "--config", _STUBS.parents[2] / "pyproject.toml", made], check=True
+    )
+    return made
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.glob("*.pyi"))}
 
 
 def main(arguments: list[str]) -> int:
-    made = generate()
-    if arguments != ["--check"]:
-        _STUB.write_text(made)
-        return 0
-    kept = _STUB.read_text() if _STUB.exists() else ""
+    with tempfile.TemporaryDirectory() as directory:
+        folder = generate(Path(directory))
+        if arguments != ["--check"]:
+            shutil.copytree(folder, _STUBS, dirs_exist_ok=True)
+            return 0
+        made = _texts(folder)
+    kept = _texts(_STUBS)
     if made == kept:
         return 0
-    sys.stderr.writelines(difflib.unified_diff(kept.splitlines(True), made.splitlines(True), "_core.pyi", "generated"))
-    sys.stderr.write("_core.pyi is out of date; run `make stubs`\n")
+    for name in sorted({*made, *kept}):
+        before, after = (texts.get(name, "").splitlines(True) for texts in (kept, made))
+        sys.stderr.writelines(difflib.unified_diff(before, after, f"_core/{name}", "generated"))
+    sys.stderr.write("the stubs of _core are out of date; run `make stubs`\n")
     return 1
 
 

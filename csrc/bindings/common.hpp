@@ -67,5 +67,6 @@ void register_stores(py::module_& module);
 void register_hetero(py::module_& module);
 void register_transfer(py::module_& module);
 void register_lease(py::module_& module);
+void register_testing(py::module_& core);
 
 }  // namespace yr_fastload::bindings

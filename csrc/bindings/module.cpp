@@ -14,4 +14,5 @@ PYBIND11_MODULE(_core, module) {
   register_hetero(module);
   register_transfer(module);
   register_lease(module);
+  register_testing(module);
 }

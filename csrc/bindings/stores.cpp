@@ -13,7 +13,6 @@
 #include "stores/exits.hpp"
 #include "stores/graveyard.hpp"
 #include "stores/host_store.hpp"
-#include "stores/memory_store.hpp"
 
 namespace yr_fastload::bindings {
 namespace {
@@ -77,22 +76,6 @@ void register_private_memory(py::module_& module) {
       .def("forbid", &PrivateMemory::forbid, "Have whoever touches the bytes from now on end the process.");
   module.def("map_objects", &map_objects, py::arg("store"), py::arg("keys"), py::kw_only(), py::arg("deadline_s"),
              "Private memory of each object, None where there is none.");
-}
-
-void register_memory_store(py::module_& module) {
-  py::class_<MemoryStore, ObjectStore, std::shared_ptr<MemoryStore>>(
-      module, "MemoryStore", "A store inside the process that fails on demand; for tests.")
-      .def(py::init<>())
-      .def("keys", &MemoryStore::keys)
-      .def(
-          "set_faults",
-          [](MemoryStore& store, Keys missing, Keys corrupt, Keys truncated, Keys refuse_seal, double fetch_delay_s,
-             std::uint64_t capacity_bytes) {
-            store.set_faults({std::move(missing), std::move(corrupt), std::move(truncated), std::move(refuse_seal),
-                              fetch_delay_s, capacity_bytes});
-          },
-          py::kw_only(), py::arg("missing") = Keys(), py::arg("corrupt") = Keys(), py::arg("truncated") = Keys(),
-          py::arg("refuse_seal") = Keys(), py::arg("fetch_delay_s") = 0.0, py::arg("capacity_bytes") = UINT64_MAX);
 }
 
 }  // namespace
@@ -176,7 +159,6 @@ void register_stores(py::module_& module) {
             store.erase(keys, Deadline::after(deadline_s));
           },
           py::arg("keys"), py::kw_only(), py::arg("deadline_s"), nogil);
-  register_memory_store(module);
   register_private_memory(module);
   module.def("connect_host_store", &connect, py::arg("connection"), "Connect to an openYuanrong worker.");
   py::class_<ChunkReader, std::shared_ptr<ChunkReader>>(

@@ -14,7 +14,7 @@ from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.errors import FastLoadError, NotPublishedError
 from yr_fastload_native.identity import Identity
 
-__all__ = ["Claim", "await_publisher"]
+__all__ = ["Claim", "Claims", "await_publisher"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +74,36 @@ def _renew(catalogue: Catalogue, key: str, released: threading.Event) -> None:
             catalogue.store.expire([key], ttl_s=lease_s, deadline_s=lease_s / 3)
         except FastLoadError as error:
             _log.debug("a claim was not renewed: %s", str(error))
+
+
+class Claims:
+    """The claims of one loader, one an identity. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, Claim] = {}
+
+    def has(self, who: Identity) -> bool:
+        with self._lock:
+            return who.digest in self._held
+
+    def keep(self, who: Identity, claim: Claim) -> None:
+        with self._lock:
+            self._held[who.digest] = claim
+
+    def release(self, who: Identity) -> None:
+        """Let another process have it. Idempotent, bounded, never raises."""
+        with self._lock:
+            claim = self._held.pop(who.digest, None)
+        if claim is not None:
+            claim.release()
+
+    def release_all(self) -> None:
+        """Likewise, of every identity."""
+        with self._lock:
+            claims, self._held = list(self._held.values()), {}
+        for claim in claims:
+            claim.release()
 
 
 def await_publisher(catalogue: Catalogue, who: Identity, wait_s: float, *, op: str) -> Claim | None:

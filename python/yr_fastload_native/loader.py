@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import resource
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -16,42 +13,32 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.at_exit import close_at_exit, under_way
-from yr_fastload_native.catalogue import Catalogue, SupersededError
+from yr_fastload_native.bounds import bounds
+from yr_fastload_native.catalogue import SupersededError
 from yr_fastload_native.config import Config
 from yr_fastload_native.content import check_trusted
-from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.devices.contexts import DeviceContexts
-from yr_fastload_native.election import Claim, await_publisher
-from yr_fastload_native.errors import (
-    FastLoadError,
-    IntegrityError,
-    InvalidArgumentError,
-    LayoutMismatchError,
-    NotPublishedError,
-    PartialTransferError,
-)
+from yr_fastload_native.election import Claims, await_publisher
+from yr_fastload_native.errors import FastLoadError, NotPublishedError, PartialTransferError
 from yr_fastload_native.gc_pause import gc_paused
-from yr_fastload_native.guard import Guard
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.listing import identities
 from yr_fastload_native.manifest import check_files
-from yr_fastload_native.metrics import Metrics, count, counted
-from yr_fastload_native.publication import LEAVE_S, Publication
+from yr_fastload_native.metrics import Metrics, counted
+from yr_fastload_native.publication import Publication
 from yr_fastload_native.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.puller import Pulled, Puller
+from yr_fastload_native.recovery import Kept
 from yr_fastload_native.report import LoadReport
+from yr_fastload_native.store_link import StoreLink
 from yr_fastload_native.tensors import TensorTable
 from yr_fastload_native.timeline import Timeline
 from yr_fastload_native.tracing import of_load, of_publication, traced
 from yr_fastload_native.transports.digests import of_tensors
-from yr_fastload_native.transports.jobs import Progress, Worker
+from yr_fastload_native.transports.jobs import Progress
 from yr_fastload_native.usage import Usage
-from yr_fastload_native.worker import LocalWorker
 
 __all__ = ["FastLoader", "Progress"]
-
-_log = logging.getLogger(__name__)
 
 
 class FastLoader:
@@ -60,151 +47,35 @@ class FastLoader:
     Safe to use from several threads. Not across a fork: make a new one in the child.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, *, store: _core.ObjectStore | None = None) -> None:
         """Connect.
 
         Args:
             config: Settings; by default those of the environment (`Config.from_env`).
+            store: Where weights are published and loaded from, instead of a worker's; tests pass a
+                `yr_fastload_native.testing.MemoryStore`. No worker is started or connected to then, and settings that
+                are about one have no effect. Only tensors in CPU memory move, by `host`. It stays the caller's.
 
         Raises:
             UnavailableError: No worker answers, or none could be started.
-            InvalidArgumentError: ``DS_WORKER_ADDR`` is no address, or a file with a key or secret cannot be used.
+            InvalidArgumentError: ``DS_WORKER_ADDR`` is no address, a file with a key or secret cannot be used, or
+                ``transport`` or ``publish_as`` name what only a worker has, and a store was given.
         """
         self.config = Config.from_env() if config is None else config
-        self._leave_local_worker: Callable[[], object] = lambda: None
-        self._lock = threading.Lock()
-        self._connecting = threading.Lock()
-        self._guard: Guard | None = None
-        self._local: LocalWorker | None = None
-        self._held: dict[str, Publication] = {}
-        self._claims: dict[str, Claim] = {}
-        self._closed = False
-        self._published: weakref.WeakSet[Publication] = weakref.WeakSet()
         self._usage = Usage()
-        self._loads = 0
-        self._loaded_bytes = 0
-        self._retried_chunks = 0
-        self._credentials = Credentials.of(self.config)
-        self.worker = self._worker_address()
-        self._copy_threads = self.config.copy_threads or min(8, len(os.sched_getaffinity(0)))
-        self._store: _core.ObjectStore | None
-        try:
-            self._connect()
-        except BaseException:
-            self._leave_local_worker()
-            raise
+        self._claims = Claims()
+        # After another worker took over nobody knows of a claim: others may read the disk.
+        self._link = StoreLink(self.config, self._usage, store, moved=self._claims.release_all)
+        self._kept = Kept(self._link, self.config)
+        self._lock = threading.Lock()
+        self._counts = {"loads": 0, "loaded_bytes": 0, "chunks_retried": 0}
         self._pid = os.getpid()
         close_at_exit(self)
 
-    def _connect(self) -> None:
-        self._connection = self._credentials.connection(self.worker, self.config)
-        self._store = _core.connect_host_store(self._connection)
-        self._devices = DeviceContexts(self.config, self._connection)
-        self._devices.prepare()
-
-    def _reconnect(self, timeout_s: float, *, may_launch: bool = True) -> bool:
-        """Connect to another local worker where the one before has gone. Whether there is a worker now.
-
-        Raises:
-            UnavailableError: None could be started.
-            ResourceExhaustedError: Nor is there memory for one.
-        """
-        local = self._local
-        if local is None or not local.is_lost:
-            return True
-        with self._connecting:
-            if self._store is None or not local.is_lost:
-                return self._store is not None
-            before, process = self.worker, local.process
-            if not local.rejoin(timeout_s, may_launch=may_launch):
-                return False
-            if local.process == process:  # only who watches it is another
-                return True
-            self.worker = local.address
-            self._connect()
-            with self._lock:
-                if self._closed:
-                    self._store = None
-                    return False
-                claims, self._claims = list(self._claims.values()), {}
-        _log.warning("the local worker %s has gone: connected to %s", before, self.worker)
-        for claim in claims:  # others may read the disk now: nobody knows of it
-            claim.release()
-        return True
-
-    def _look(self) -> bool:
-        """Publish again what was lost with its worker."""
-        local = self._local
-        if self._store is None:
-            return False
-        try:
-            if not self._reconnect(
-                self.config.worker_start_timeout_s, may_launch=local is None or not local.was_stopped
-            ):
-                return True
-            with self._lock:
-                held = list(self._held.values())
-            for publication in held:
-                if publication.origin is not None and (
-                    publication.is_forgotten or publication.is_of_other(self._store)
-                ):
-                    self._publish_again(publication)
-        except FastLoadError as error:
-            _log.debug("what was lost with its worker is not published again yet: %s", str(error))
-        return True
-
-    def _publish_again(self, publication: Publication) -> None:
-        origin = publication.origin
-        assert origin is not None
-        model, worker = origin.model(), self._worker("publish")
-        deadline = Deadline(self.config.publish_deadline_s, "publish")
-        why = "its tensors are gone"
-        if worker.catalogue.was_evicted(origin.who, publication.generation, deadline):
-            why = "it was evicted"
-        elif model is not None:
-            try:
-                worker = attrs.evolve(worker, config=origin.config)
-                table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
-                context = self._devices.of(table)
-                made = Publisher(
-                    worker, origin.who, table, context, deadline, None, publication.files, again=publication
-                )
-                made.publish(time.perf_counter())
-            except (IntegrityError, InvalidArgumentError, LayoutMismatchError) as error:
-                why = str(error)
-            else:
-                publication.tie(self._local)
-                _log.warning("published again what was lost with its worker: generation %s", publication.generation)
-                return
-        publication.origin = None
-        _log.warning("generation %s was lost and is not published again: %s", publication.generation, why)
-
-    def _worker_address(self) -> str:
-        address = self.config.worker
-        if address == "auto":
-            address = Config.worker_from_env() or "auto"
-        if address == "auto":
-            local = LocalWorker(
-                home=self.config.worker_home or None,
-                memory_mb=self.config.worker_memory_mb,
-                start_timeout_s=self.config.worker_start_timeout_s,
-                curve_key_dir=self.config.curve_key_dir or None,
-            )
-            address = local.start().address
-            self._local = local
-            leave = weakref.finalize(self, local.stop)
-            leave.atexit = False  # `close_all` comes first, and publications are withdrawn from a live worker
-            self._leave_local_worker = leave
-        return address
-
-    def _worker(self, op: str, deadline_s: float | None = None) -> Worker:
-        """The worker, another one where the local one has gone and ``deadline_s`` are given to find or start it."""
-        if deadline_s is not None and self._store is not None:
-            self._reconnect(deadline_s)
-        if self._store is None:
-            raise InvalidArgumentError("this FastLoader is closed", op=op)
-        catalogue = Catalogue(self._store, self.config, self._usage)
-        return Worker(catalogue, self.config, self._connection, self._copy_threads)
+    @property
+    def worker(self) -> str:
+        """Address of the worker, ``HOST:PORT``; empty where a store was given."""
+        return self._link.address
 
     # -- publish ------------------------------------------------------------------------------------------------
 
@@ -248,7 +119,7 @@ class FastLoader:
             TransferTimeoutError: Not done within ``publish_deadline_s``.
         """
         started = time.perf_counter()
-        worker = self._worker("publish", self.config.publish_deadline_s)
+        worker = self._link.worker("publish", self.config.publish_deadline_s)
         who = Identity.of(identity, op="publish")
         try:
             if publish_as is not None:
@@ -257,26 +128,13 @@ class FastLoader:
             table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
             self._usage.note("tensors", len(table.tensors))
             told = None if files is None else check_files(files, op="publish")
-            publisher = Publisher(worker, who, table, self._devices.of(table), deadline, progress, told)
+            publisher = Publisher(worker, who, table, self._link.devices.of(table), deadline, progress, told)
             publication = publisher.publish(started)
             publication.keep_origin(table, who, worker.config)
         finally:
-            self._release(who)
-        self._published.add(publication)
-        self._keep(who, publication, deadline)
+            self._claims.release(who)
+        self._kept.keep(who, publication, deadline)
         return publication
-
-    def _keep(self, who: Identity, publication: Publication, deadline: Deadline) -> None:
-        """One publication of an identity at a time: the newer one takes over."""
-        with self._lock:
-            before = self._held.get(who.digest)
-            self._held[who.digest] = publication
-            if self._guard is None:
-                self._guard = Guard(self._look, share=1)
-        if before is not None:
-            before.close_by(deadline)
-        publication.tie(self._local)
-        count(lambda metrics: metrics.kept(publication))
 
     def publication(self, identity: Mapping[str, Any]) -> Publication | None:
         """What this loader keeps published of an identity, after `publish` or a `load` with ``hold``; None if nothing.
@@ -284,9 +142,7 @@ class FastLoader:
         Raises:
             InvalidArgumentError: The identity cannot be hashed.
         """
-        who = Identity.of(identity, op="publication")
-        with self._lock:
-            return self._held.get(who.digest)
+        return self._kept.get(Identity.of(identity, op="publication"))
 
     def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
         """Have one of the processes that start together read the disk, and the others wait for it.
@@ -307,16 +163,12 @@ class FastLoader:
         """
         op = "wait_for_publisher"
         who = Identity.of(identity, op=op)
-        with self._lock:
-            mine = who.digest in self._claims
-        if not mine:
-            claim = await_publisher(
-                self._worker(op, self.config.worker_start_timeout_s).catalogue, who, timeout_s, op=op
-            )
+        if not self._claims.has(who):
+            catalogue = self._link.worker(op, self.config.worker_start_timeout_s).catalogue
+            claim = await_publisher(catalogue, who, timeout_s, op=op)
             if claim is None:
                 return
-            with self._lock:
-                self._claims[who.digest] = claim
+            self._claims.keep(who, claim)
         raise NotPublishedError(
             f"no live source publishes {who.fields}; load from disk and publish, others wait for it",
             op=op,
@@ -331,13 +183,7 @@ class FastLoader:
         Raises:
             InvalidArgumentError: The identity cannot be hashed.
         """
-        self._release(Identity.of(identity, op="release"))
-
-    def _release(self, who: Identity) -> None:
-        with self._lock:
-            claim = self._claims.pop(who.digest, None)
-        if claim is not None:
-            claim.release()
+        self._claims.release(Identity.of(identity, op="release"))
 
     @under_way()
     def check(self, publication: Publication, *, deadline_s: float = 60.0) -> list[str]:
@@ -368,7 +214,7 @@ class FastLoader:
         who = Identity.of(identity, op="is_published")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "is_published")
         try:
-            self._worker("is_published", deadline.left()).catalogue.head(who, deadline, op="is_published")
+            self._link.worker("is_published", deadline.left()).catalogue.head(who, deadline, op="is_published")
         except NotPublishedError:
             return False
         return True
@@ -381,7 +227,7 @@ class FastLoader:
             TransferTimeoutError: Not known within ``deadline_s``, by default ``config.deadline_s``.
         """
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "identities")
-        found = identities(self._worker("identities").catalogue, deadline, op="identities")
+        found = identities(self._link.worker("identities").catalogue, deadline, op="identities")
         return [each.fields for each in found]
 
     @under_way()
@@ -400,8 +246,8 @@ class FastLoader:
             TransferTimeoutError: Not done within ``publish_deadline_s``.
         """
         table = TensorTable(model, op="digests", writable=False, max_tensors=self.config.max_tensors)
-        context = self._devices.of(table)
-        return of_tensors(context, table, self._copy_threads, self.config.publish_deadline_s)
+        context = self._link.devices.of(table)
+        return of_tensors(context, table, self._link.copy_threads, self.config.publish_deadline_s)
 
     # -- the files that weights were read from ------------------------------------------------------------------
 
@@ -426,7 +272,7 @@ class FastLoader:
         """
         who = Identity.of(identity, op="files")
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "files")
-        catalogue = self._worker("files").catalogue
+        catalogue = self._link.worker("files").catalogue
         if generation is None:
             try:
                 generation = catalogue.head(who, deadline, op="files")[1].generation
@@ -450,7 +296,7 @@ class FastLoader:
         who = Identity.of(publication.identity, op="tell_files")
         told = check_files(files, op="tell_files")
         deadline = Deadline(deadline_s, "tell_files")
-        self._worker("tell_files").catalogue.tell_files(who, publication.generation, told, deadline)
+        self._link.worker("tell_files").catalogue.tell_files(who, publication.generation, told, deadline)
         publication.files = {**told, **(publication.files or {})}
 
     # -- load ---------------------------------------------------------------------------------------------------
@@ -506,7 +352,7 @@ class FastLoader:
         """
         timeline = Timeline()
         deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "load")
-        worker = self._worker("load", deadline.left())
+        worker = self._link.worker("load", deadline.left())
         if zero_copy is not None:
             worker = attrs.evolve(worker, config=attrs.evolve(self.config, zero_copy=zero_copy))
         who = Identity.of(identity, op="load")
@@ -516,7 +362,7 @@ class FastLoader:
         trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
         pins = None if trusted is None else check_trusted(trusted, op="load")
         known = check_files(files or {}, op="load")
-        puller = Puller(worker, who, table, self._devices.of(table), deadline, progress, pins, timeline, known)
+        puller = Puller(worker, who, table, self._link.devices.of(table), deadline, progress, pins, timeline, known)
         try:
             pulled = self._pull(puller)
         except FastLoadError as error:
@@ -537,11 +383,11 @@ class FastLoader:
             bytes_aliased=pulled.outcome.bytes_aliased,
         )
         with self._lock:
-            self._loads += 1
-            self._loaded_bytes += report.bytes
-            self._retried_chunks += report.chunks_retried
+            self._counts["loads"] += 1
+            self._counts["loaded_bytes"] += report.bytes
+            self._counts["chunks_retried"] += report.chunks_retried
         if self.config.hold:
-            self._hold(worker, pulled, report, deadline, table)
+            self._kept.join(worker, pulled, report, deadline, table)
         return report
 
     @staticmethod
@@ -553,21 +399,6 @@ class FastLoader:
                 continue
         raise PartialTransferError(f"the publication was replaced {ATTEMPTS} times while it was read", op="load")
 
-    def _hold(self, worker: Worker, pulled: Pulled, report: LoadReport, deadline: Deadline, table: TensorTable) -> None:
-        """Become a source of what was loaded, if there is time. Not being one is no error: the weights are here."""
-        who = pulled.generation.who
-        with self._lock:
-            held = self._held.get(who.digest)
-        if held is not None and held.generation == report.generation and held.state == "live" and not pulled.peer:
-            return
-        try:
-            publication = pulled.join(worker, deadline.at_most(LEAVE_S), report)
-        except FastLoadError as error:
-            _log.debug("did not become a source: %s", str(error))
-            return
-        publication.keep_origin(table, who, worker.config)
-        self._keep(who, publication, deadline)
-
     # -- the rest -----------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
@@ -577,43 +408,20 @@ class FastLoader:
         ``copy_threads`` and ``chunks_in_flight``. What the whole process shares has ``used``, what there is now.
         """
         with self._lock:
-            held = list(self._held.values())
-            counts = {
-                "loads": self._loads,
-                "loaded_bytes": self._loaded_bytes,
-                "chunks_retried": self._retried_chunks,
-            }
+            counts = dict(self._counts)
+        link = self._link
         return {
             "worker": self.worker,
             "transport": self.config.transport,
-            "copy_threads": self._copy_threads,
+            "copy_threads": link.copy_threads,
             "deadline_s": self.config.deadline_s,
-            "bounds": self._bounds(),
-            "devices": self._devices.stats(),
-            "sources": {publication.generation: publication.state for publication in held},
+            "bounds": bounds(self.config, link.copy_threads, self._usage, link.devices),
+            "devices": link.devices.stats(),
+            "sources": {publication.generation: publication.state for publication in self._kept.all()},
             "threads_left_behind": _core.threads_left_behind(),
             "connections_left_behind": _core.connections_left_behind(),
             "digest_backend": _core.digest_backend(),
             **counts,
-        }
-
-    def _bounds(self) -> dict[str, dict[str, int]]:
-        config, transfers = self.config, _core.transfer_peaks()
-        peaks = {
-            "copy_threads": (self._copy_threads, transfers["copy_threads"]),
-            "chunks_in_flight": (config.chunks_in_flight, transfers["chunks_in_flight"]),
-            "tensors": (config.max_tensors, self._usage.most("tensors")),
-            "manifest_bytes": (config.max_manifest_bytes, self._usage.most("manifest_bytes")),
-            "staging_bytes": (config.staging_bytes, self._devices.peak_bytes("staging")),
-            "landing_bytes": (config.staging_bytes, self._devices.peak_bytes("landing")),
-        }
-        used = {
-            "threads_left_behind": (_core.MOST_THREADS_LEFT_BEHIND, _core.threads_left_behind()),
-            "connections_left_behind": (_core.MOST_CONNECTIONS_LEFT_BEHIND, _core.connections_left_behind()),
-            "descriptors": (resource.getrlimit(resource.RLIMIT_NOFILE)[0], len(os.listdir("/proc/self/fd"))),
-        }
-        return {name: {"cap": cap, "peak": peak} for name, (cap, peak) in peaks.items()} | {
-            name: {"cap": cap, "used": now} for name, (cap, now) in used.items()
         }
 
     def close(self) -> None:
@@ -623,21 +431,11 @@ class FastLoader:
         """
         if os.getpid() != self._pid:
             return
-        with self._lock:
-            held, self._held = list(self._held.values()), {}
-            claims, self._claims = list(self._claims.values()), {}
-            self._store, store = None, self._store
-            self._closed = True
-        if self._guard is not None:
-            self._guard.stop()
-            self._guard.join(LEAVE_S)
-        for claim in claims:
-            claim.release()
-        for publication in {*held, *self._published}:
-            publication.close()
-        self._devices.close()
-        del store
-        self._leave_local_worker()
+        self._link.end()
+        self._kept.stop()
+        self._claims.release_all()
+        self._kept.close()
+        self._link.leave()
 
     def __enter__(self) -> FastLoader:
         return self

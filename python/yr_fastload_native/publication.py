@@ -9,6 +9,8 @@ from array import array
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+import attrs
+
 from yr_fastload_native import _core
 from yr_fastload_native.at_exit import close_all, close_at_exit
 from yr_fastload_native.catalogue import Generation
@@ -25,12 +27,39 @@ from yr_fastload_native.termination import before_sigterm
 from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.worker import LocalWorker
 
-__all__ = ["LEAVE_S", "Publication"]
+__all__ = ["LEAVE_S", "Publication", "PublicationParts"]
 
 _log = logging.getLogger(__name__)
 
 LEAVE_S = 2.0
 _CHECK_S = 60.0
+
+
+@attrs.frozen(kw_only=True)
+class PublicationParts:
+    """What a publication is made of.
+
+    Attributes:
+        joined: Whether the generation was there already.
+        size: Of its weights, bytes.
+        seconds: Wall time of the publish, or of the load.
+        lease_s: After which it counts as lost where the worker has not answered.
+        store: Where it is published.
+        peer: This process's part in serving it by reference, if it has one.
+        served: What it serves then.
+        digest: Of the content, if it is known by now.
+    """
+
+    generation: Generation
+    lease: _core.Lease
+    joined: bool
+    size: int
+    seconds: float
+    lease_s: float
+    store: _core.ObjectStore
+    peer: Peer | None
+    served: PublishedByReference | None
+    digest: str | None
 
 
 class Publication:
@@ -48,90 +77,52 @@ class Publication:
         failure: Why, where the state is ``failed``; else empty.
     """
 
-    def __init__(
-        self,
-        generation: Generation,
-        lease: _core.Lease,
-        *,
-        joined: bool,
-        size: int,
-        seconds: float,
-        lease_s: float,
-        store: _core.ObjectStore,
-        peer: Peer | None = None,
-        served: PublishedByReference | None = None,
-        digest: str | None = None,
-    ) -> None:
+    def __init__(self, parts: PublicationParts) -> None:
         self._pid = os.getpid()
-        self._lease_s = lease_s
         self._closed = False
         self.tie(None)
         self.origin: Origin | None = None
         self._settling: BackgroundDigests | None = None
         self._guard: Guard | None = None
-        self._begin(
-            generation,
-            lease,
-            joined=joined,
-            size=size,
-            seconds=seconds,
-            store=store,
-            peer=peer,
-            served=served,
-            digest=digest,
-        )
+        self._begin(parts)
         close_at_exit(self)
 
-    def _begin(
-        self,
-        generation: Generation,
-        lease: _core.Lease,
-        *,
-        joined: bool,
-        size: int,
-        seconds: float,
-        store: _core.ObjectStore,
-        peer: Peer | None,
-        served: PublishedByReference | None,
-        digest: str | None,
-    ) -> None:
+    def _begin(self, parts: PublicationParts) -> None:
+        generation, served = parts.generation, parts.served
         self.identity: Mapping[str, Any] = generation.who.fields
         self._digests = generation.digests
         self.files = generation.files
         self.generation = generation.manifest.generation
-        self.joined = joined
-        self.bytes = size
+        self.joined = parts.joined
+        self.bytes = parts.size
         self.tensors = len(generation.manifest.tensors)
         self.chunks = len(generation.manifest.chunks)
-        self.seconds = seconds
-        self._lease = lease
-        self._store = store
-        self._peer = peer
+        self.seconds = parts.seconds
+        self._lease = parts.lease
+        self._lease_s = parts.lease_s
+        self._store = parts.store
+        self._peer = parts.peer
         self._served = served
-        self._digest = digest
+        self._digest = parts.digest
         self.failure = ""
         self._seen = served.versions if served is not None else None
-        if peer is not None:
+        if parts.peer is not None:
             before_sigterm(close_all)  # its readers need not find out that it is gone
         if self._seen is not None and self._guard is None:
             self._guard = Guard(self._look)
 
-    def is_of_other(self, store: object) -> bool:
-        """Whether it was published at another worker than this one's."""
+    def is_of_other(self, store: _core.ObjectStore) -> bool:
+        """Whether it was published in another store than this one."""
         return self._store is not store and self.state != "left"
 
-    def begin_again(self, generation: Generation, lease: _core.Lease, **parts: Any) -> None:
-        """Go on as a publication that was made of the same bytes, where that before was lost with its worker.
-
-        All arguments are those that it would be made with.
-        """
+    def begin_again(self, parts: PublicationParts) -> None:
+        """Go on as a publication of the same bytes, where that before was lost with its worker."""
         if self._settling is not None:
             self._settling.stop()
             self._settling = None
         if self._peer is not None:
             self._peer.leave(Deadline(LEAVE_S, "close"))
-        parts.pop("lease_s")
-        self._begin(generation, lease, **{"served": None, "peer": None, "digest": None} | parts)
+        self._begin(parts)
         if self._closed:  # meanwhile: what was left then is what was before
             self.close_by(Deadline(LEAVE_S, "close"))
 

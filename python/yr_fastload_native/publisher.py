@@ -8,7 +8,6 @@ import secrets
 import sys
 import time
 from array import array
-from typing import Any
 
 import attrs
 
@@ -26,7 +25,7 @@ from yr_fastload_native.errors import (
 )
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.manifest import Manifest, build_manifest
-from yr_fastload_native.publication import Publication
+from yr_fastload_native.publication import Publication, PublicationParts
 from yr_fastload_native.served import PublishedByReference
 from yr_fastload_native.settle import BackgroundDigests, DigestTerms
 from yr_fastload_native.sha256 import sums
@@ -122,21 +121,23 @@ class Publisher:
         if peer is not None:
             peer.start()
             published = PublishedByReference(self._catalogue, generation, self._chunks(generation), self._versions)
-        parts: dict[str, Any] = {
-            "joined": made.joined,
-            "size": self._table.bytes,
-            "seconds": time.perf_counter() - started,
-            "lease_s": self._config.lease_s,
-            "store": self._catalogue.store,
-            "peer": peer,
-            "served": published,
-            "digest": made.digest,
-        }
+        parts = PublicationParts(
+            generation=generation,
+            lease=lease,
+            joined=made.joined,
+            size=self._table.bytes,
+            seconds=time.perf_counter() - started,
+            lease_s=self._config.lease_s,
+            store=self._catalogue.store,
+            peer=peer,
+            served=published,
+            digest=made.digest,
+        )
         publication = self._again
         if publication is None:
-            publication = Publication(generation, lease, **parts)
+            publication = Publication(parts)
         else:
-            publication.begin_again(generation, lease, **parts)
+            publication.begin_again(parts)
         if peer is not None and published is not None and generation.manifest.digests() is None and not made.joined:
             terms = DigestTerms(self._config.publish_sha256, self._config.publish_deadline_s, self._ttl_s)
             publication.settle(lambda give_up: BackgroundDigests(published, peer, terms, give_up))

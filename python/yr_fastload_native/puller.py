@@ -13,7 +13,7 @@ from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import DeviceError, LayoutMismatchError
 from yr_fastload_native.identity import Identity
-from yr_fastload_native.publication import Publication
+from yr_fastload_native.publication import Publication, PublicationParts
 from yr_fastload_native.report import LoadReport, Step
 from yr_fastload_native.served import PublishedByReference
 from yr_fastload_native.tensors import TensorTable
@@ -58,16 +58,18 @@ class Pulled:
         if peer is not None:
             peer.start()
         return Publication(
-            generation,
-            lease,
-            joined=True,
-            size=report.bytes,
-            seconds=report.seconds,
-            lease_s=worker.config.lease_s,
-            store=worker.catalogue.store,
-            peer=peer,
-            served=self.published,
-            digest=self.digest,
+            PublicationParts(
+                generation=generation,
+                lease=lease,
+                joined=True,
+                size=report.bytes,
+                seconds=report.seconds,
+                lease_s=worker.config.lease_s,
+                store=worker.catalogue.store,
+                peer=peer,
+                served=self.published,
+                digest=self.digest,
+            )
         )
 
 

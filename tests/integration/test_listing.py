@@ -128,7 +128,7 @@ def test_what_fits_none_or_several(loader: fl.FastLoader, worker: str, identity:
     assert "yr-fastload ls" in none.stderr
 
 
-def test_what_is_evicted_is_gone(worker: str, identity: dict[str, Any]) -> None:
+def test_what_is_evicted_is_gone(worker: str, store: _core.ObjectStore, identity: dict[str, Any]) -> None:
     who = Identity.of(identity, op="test")
     with (
         fl.FastLoader(fl.Config(worker=worker, lease_s=2)) as loader,
@@ -142,8 +142,6 @@ def test_what_is_evicted_is_gone(worker: str, identity: dict[str, Any]) -> None:
         assert [each["identity"] for each in found] == [who.digest]
         with pytest.raises(fl.NotPublishedError):
             reader.load({key: value.copy() for key, value in WEIGHTS.items()}, identity)
-        host, _, port = worker.rpartition(":")
-        store = _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))
         assert not any(store.exist(keys, deadline_s=5))
         assert wait_until(lambda: publication.state == "lost")
         assert wait_until(lambda: publication.origin is None)  # its source has looked, and does not bring it back
@@ -170,14 +168,14 @@ def test_everything_is_evicted(own_worker: fl.LocalWorker, identity: dict[str, A
         assert answer("ls", address) == {"published": [], "damaged": {}}
 
 
-def test_a_damaged_manifest_hides_no_other(loader: fl.FastLoader, worker: str, identity: dict[str, Any]) -> None:
+def test_a_damaged_manifest_hides_no_other(
+    loader: fl.FastLoader, worker: str, store: _core.ObjectStore, identity: dict[str, Any]
+) -> None:
     damaged = identity | {"damaged": True}
     publication = loader.publish(WEIGHTS, damaged)
     loader.publish(WEIGHTS, identity)
     assert wait_until(lambda: listed(worker, damaged) is not None and listed(worker, identity) is not None)
     who = Identity.of(damaged, op="test")
-    host, _, port = worker.rpartition(":")
-    store = _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))
     store.set(who.manifest_key(publication.generation), b"{}", ttl_s=60, deadline_s=5)
     found = answer("ls", worker)
     assert identity in loader.identities()

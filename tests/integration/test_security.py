@@ -20,7 +20,7 @@ from yr_fastload_native.identity import Identity
 from yr_fastload_native.manifest import decode_head
 from yr_fastload_native.worker import make_curve_keys
 
-from ..conftest import start_worker
+from ..conftest import open_store, start_worker
 from .secured import SYSTEM, iam_server, short_home, worker_with
 
 pytestmark = pytest.mark.worker
@@ -165,16 +165,13 @@ def test_keys_are_in_no_argument_no_log_and_no_manifest(
 
 def _manifest(config: fl.Config, identity: dict[str, str], tenant_id: str) -> bytes:
     """Head and manifest as they lie in the worker."""
-    with fl.FastLoader(
-        fl.Config(worker=config.worker, curve_key_dir=config.curve_key_dir, tenant_id=tenant_id)
-    ) as seen:
-        who, store = Identity.of(identity, op="test"), seen._store
-        assert store is not None
-        head = store.get(who.head_key, deadline_s=5)
-        assert head is not None
-        manifest = store.get(who.manifest_key(decode_head(head, op="test").generation), deadline_s=5)
-        assert manifest is not None
-        return head + manifest
+    who = Identity.of(identity, op="test")
+    store = open_store(fl.Config(worker=config.worker, curve_key_dir=config.curve_key_dir, tenant_id=tenant_id))
+    head = store.get(who.head_key, deadline_s=5)
+    assert head is not None
+    manifest = store.get(who.manifest_key(decode_head(head, op="test").generation), deadline_s=5)
+    assert manifest is not None
+    return head + manifest
 
 
 def test_a_local_worker_with_keys_listens_on_loopback_and_keeps_its_directories_private(
@@ -262,16 +259,15 @@ def test_a_tenant_has_many_small_tensors(guarded: str, identity: dict[str, str])
 
 def test_what_a_tenant_fetches_by_another_ones_keys_is_not_there(guarded: str, identity: dict[str, str]) -> None:
     """Below our own code: knowing the name of a chunk does not help."""
-    with fl.FastLoader(of_tenant(guarded, "a")) as a, fl.FastLoader(of_tenant(guarded, "b")) as b:
-        publication = a.publish(weights(), identity)
+    a, b = (open_store(of_tenant(guarded, letter)) for letter in "ab")
+    with fl.FastLoader(of_tenant(guarded, "a")) as loader:
+        publication = loader.publish(weights(), identity)
         key = _core.chunk_keys(Identity.of(identity, op="test").chunk_prefix(publication.generation), 1)
-        assert a._store is not None
-        assert b._store is not None
-        assert a._store.exist(key, deadline_s=5) == [True]
-        assert b._store.exist(key, deadline_s=5) == [False]
-        assert b._store.get(key[0], deadline_s=5) is None
-        b._store.erase(key, deadline_s=5)
-        assert a._store.exist(key, deadline_s=5) == [True]
+        assert a.exist(key, deadline_s=5) == [True]
+        assert b.exist(key, deadline_s=5) == [False]
+        assert b.get(key[0], deadline_s=5) is None
+        b.erase(key, deadline_s=5)
+        assert a.exist(key, deadline_s=5) == [True]
 
 
 def test_the_keys_of_the_system_speak_for_every_tenant(short_tmp: Path, identity: dict[str, str]) -> None:

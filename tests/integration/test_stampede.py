@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 
-import numpy as np
 import pytest
 
 import yr_fastload_native as fl
-from yr_fastload_native.identity import Identity
 
 pytestmark = pytest.mark.worker
 
@@ -29,38 +26,7 @@ time.sleep(60)
 """
 
 
-def test_one_of_many_reads_the_disk(worker: str, identity: dict[str, str]) -> None:
-    instances = 6
-    together = threading.Barrier(instances)
-    did: list[str] = []
-
-    def start() -> None:
-        with fl.FastLoader(fl.Config(worker=worker)) as loader:
-            target = {"w": np.zeros(1 << 20, np.uint8)}
-            together.wait(30)
-            try:
-                loader.wait_for_publisher(identity, timeout_s=30)
-                loader.load(target, identity)
-                did.append("pulled")
-            except fl.NotPublishedError:
-                time.sleep(0.5)  # the disk
-                target["w"][:] = 7
-                loader.publish(target, identity)
-                did.append("read")
-            assert (target["w"] == 7).all()
-            together.wait(30)
-
-    threads = [threading.Thread(target=start) for _ in range(instances)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert Counter(did) == {"read": 1, "pulled": instances - 1}
-
-
 def test_a_dead_one_hands_over_within_its_lease(worker: str, identity: dict[str, str], loader: fl.FastLoader) -> None:
-    import json
-
     with subprocess.Popen(
         [sys.executable, "-c", CLAIMS, worker, json.dumps(identity)], stdout=subprocess.PIPE, text=True
     ) as first:
@@ -77,59 +43,3 @@ def test_a_dead_one_hands_over_within_its_lease(worker: str, identity: dict[str,
     with pytest.raises(fl.NotPublishedError, match="others wait for it"):
         loader.wait_for_publisher(identity, timeout_s=30)
     assert time.monotonic() - started < 6  # its lease of 2 s, and a moment
-
-
-def test_who_does_not_publish_releases(
-    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str]
-) -> None:
-    with pytest.raises(fl.NotPublishedError, match="others wait for it"):
-        loader.wait_for_publisher(identity, timeout_s=30)
-    with pytest.raises(fl.NotPublishedError, match="others wait for it"):
-        loader.wait_for_publisher(identity, timeout_s=30)  # still its turn
-    with pytest.raises(fl.NotPublishedError, match=r"within 0\.2 s"):
-        other_loader.wait_for_publisher(identity, timeout_s=0.2)
-    loader.release(identity)
-    loader.release(identity)
-    with pytest.raises(fl.NotPublishedError, match="others wait for it"):
-        other_loader.wait_for_publisher(identity, timeout_s=0.2)
-
-
-def test_a_publish_that_fails_releases(
-    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str]
-) -> None:
-    with pytest.raises(fl.NotPublishedError):
-        loader.wait_for_publisher(identity, timeout_s=30)
-    with pytest.raises(fl.DeviceError):
-        loader.publish({"w": np.ones(10)}, identity, publish_as="staged")
-    with pytest.raises(fl.NotPublishedError, match="others wait for it"):
-        other_loader.wait_for_publisher(identity, timeout_s=0.2)
-
-
-def test_nothing_is_left(worker: str, identity: dict[str, str], loader: fl.FastLoader) -> None:
-    key = Identity.of(identity, op="test").claim_key
-    store = loader._store
-    assert store is not None
-    for ends_by in ("publish", "close"):
-        before = threading.active_count()
-        with fl.FastLoader(fl.Config(worker=worker)) as claiming:
-            with pytest.raises(fl.NotPublishedError):
-                claiming.wait_for_publisher(identity, timeout_s=30)
-            assert store.exist([key], deadline_s=5) == [True]
-            if ends_by == "publish":
-                claiming.publish({"w": np.ones(10)}, identity)
-                assert store.exist([key], deadline_s=5) == [False]
-                claiming.wait_for_publisher(identity, timeout_s=0)  # at once: it is published
-        assert store.exist([key], deadline_s=5) == [False]
-        assert threading.active_count() == before
-
-
-def test_a_claim_of_another_is_not_erased(loader: fl.FastLoader, identity: dict[str, str]) -> None:
-    key = Identity.of(identity, op="test").claim_key
-    with pytest.raises(fl.NotPublishedError):
-        loader.wait_for_publisher(identity, timeout_s=30)
-    store = loader._store
-    assert store is not None
-    store.set(key, b"another's, after this one had expired", ttl_s=30, deadline_s=5)
-    loader.release(identity)
-    assert store.exist([key], deadline_s=5) == [True]
-    store.erase([key], deadline_s=5)

@@ -8,7 +8,6 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from yr_fastload_native import _core
 from yr_fastload_native.cli import main
 from yr_fastload_native.identity import Identity
 
@@ -128,13 +127,11 @@ def test_copies_from_staging_memory_that_go_wrong(node, model, fault):
     assert reader.call("unchanged") == {"unchanged": True}
 
 
-def test_a_staged_copy_that_ends_after_its_publish_has_failed_is_deleted(node, model, worker):
+def test_a_staged_copy_that_ends_after_its_publish_has_failed_is_deleted(node, model, store):
     source = node("source")
     source.faults("copy@2+:freeze")
     answer = source.call("publish_in_vain", model=model, settings={**SMALL_CHUNKS, "publish_deadline_s": 1.0})
     assert answer["error"] == "TRANSFER_TIMEOUT"
-    host, _, port = worker.rpartition(":")
-    store = _core.connect_host_store(_core.Connection(host, int(port), connect_timeout_s=5, rpc_timeout_s=5))
     source.faults()  # now openYuanrong goes on with what it was asked for
     time.sleep(1.0)
     assert wait_until(lambda: not any(store.exist(answer["keys"], deadline_s=5)), 10)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import yr_fastload_native as fl
+from yr_fastload_native.testing import MemoryStore
 
 
 def use(model: Any, tensors: dict[str, Any], identity: Mapping[str, Any]) -> float:
@@ -17,7 +18,9 @@ def use(model: Any, tensors: dict[str, Any], identity: Mapping[str, Any]) -> flo
         stages: Mapping[str, float] = report.stages
         stats: dict[str, Any] = loader.stats()
         publication.close()
-    del config, stages, stats
+    with fl.FastLoader(fl.Config(), store=MemoryStore()) as alone:
+        address: str = alone.worker
+    del config, stages, stats, address
     return report.gib_per_s
 
 

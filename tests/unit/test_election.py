@@ -3,69 +3,102 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from typing import cast
+import time
+from collections.abc import Sequence
 
 import pytest
-from tests.waiting import wait_until
 
-from yr_fastload_native import _core
 from yr_fastload_native.catalogue import Catalogue
 from yr_fastload_native.config import Config
 from yr_fastload_native.deadline import Deadline
 from yr_fastload_native.election import Claim, await_publisher
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.identity import Identity
+from yr_fastload_native.testing import MemoryStore
+
+from ..waiting import wait_until
 
 WHO = Identity.of({"model": "m"}, op="test")
 
 
-class Store:
-    """Keys and values, of which the head cannot be read."""
-
-    def __init__(self, failure: BaseException) -> None:
-        self.values: dict[str, bytes] = {}
-        self.renewals = 0
-        self._failure = failure
-
-    def set_all_if_absent(self, values: Mapping[str, bytes], **_: object) -> bool:
-        self.values.update(values)
-        return True
-
-    def get_many(self, keys: Sequence[str], **_: object) -> list[bytes | None]:
-        return [self.values.get(key) for key in keys]
-
-    def get(self, key: str, **_: object) -> bytes | None:
-        if key == WHO.head_key:
-            raise self._failure
-        return self.values.get(key)
-
-    def expire(self, keys: Sequence[str], **_: object) -> None:
-        self.renewals += 1
-
-    def erase(self, keys: Sequence[str], **_: object) -> None:
-        for key in keys:
-            del self.values[key]
+def take(catalogue: Catalogue) -> Claim | None:
+    return Claim.take(catalogue, WHO, Deadline(1, "test"))
 
 
+class Store(MemoryStore):
+    """A store of which the head cannot be read alone."""
+
+    failure: BaseException | None = None
+
+    def get(self, key: str, *, deadline_s: float) -> bytes | None:
+        if key == WHO.head_key and self.failure is not None:
+            raise self.failure
+        return super().get(key, deadline_s=deadline_s)
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
 def catalogue(store: Store) -> Catalogue:
-    return Catalogue(cast(_core.ObjectStore, store), Config(lease_s=2))
+    return Catalogue(store, Config(lease_s=2))
 
 
 @pytest.mark.parametrize("failure", [UnavailableError("gone", op="get"), KeyboardInterrupt()])
-def test_a_wait_that_fails_after_the_claim_was_taken_gives_it_back(failure: BaseException) -> None:
-    store = Store(failure)
+def test_a_wait_that_fails_after_the_claim_was_taken_gives_it_back(
+    store: Store, catalogue: Catalogue, failure: BaseException
+) -> None:
+    store.failure = failure
     with pytest.raises(type(failure)):
-        await_publisher(catalogue(store), WHO, 1, op="test")
-    assert store.values == {}
+        await_publisher(catalogue, WHO, 1, op="test")
+    store.failure = None
+    assert store.keys() == []
 
 
-def test_a_claim_that_nobody_has_any_more_is_not_renewed() -> None:
-    store = Store(KeyboardInterrupt())
-    claim = Claim.take(catalogue(store), WHO, Deadline(1, "test"))
+def test_a_claim_is_kept_until_it_is_released(store: Store, catalogue: Catalogue) -> None:
+    claim = take(catalogue)
+    assert claim is not None
+    time.sleep(2.5)  # longer than it lives by itself
+    assert take(catalogue) is None
+    claim.release()
+    claim.release()
+    assert store.keys() == []
+    assert take(catalogue) is not None
+
+
+def test_a_claim_that_nobody_has_any_more_is_not_renewed(store: Store, catalogue: Catalogue) -> None:
+    claim = take(catalogue)
     assert claim is not None
     renewing = claim._renewing
     del claim
     gc.collect()
-    wait_until(lambda: not renewing.is_alive(), 5)
-    assert store.renewals == 0
+    assert wait_until(lambda: not renewing.is_alive(), 5)
+    store.advance(2)
+    assert take(catalogue) is not None
+
+
+def test_a_claim_that_cannot_be_given_back_ends_with_its_lease(store: Store, catalogue: Catalogue) -> None:
+    claim = take(catalogue)
+    assert claim is not None
+    store.set_faults(unreachable=True)
+    claim.release()
+    store.set_faults()
+    assert take(catalogue) is None
+    store.advance(2)
+    assert take(catalogue) is not None
+
+
+def test_who_finds_a_publication_behind_a_claim_gives_that_back(store: Store, catalogue: Catalogue) -> None:
+    """Published, and the claim before released, between the two looks."""
+
+    class Late(Store):
+        def get_many(self, keys: Sequence[str], *, deadline_s: float) -> list[bytes | None]:
+            found = super().get_many(keys, deadline_s=deadline_s)
+            self.set(WHO.head_key, b"head", ttl_s=60, deadline_s=1)
+            return found
+
+    late = Late()
+    assert await_publisher(Catalogue(late, catalogue.config), WHO, 1, op="test") is None
+    assert late.keys() == [WHO.head_key]

@@ -10,6 +10,7 @@ import pytest
 import yr_fastload_native as fl
 from yr_fastload_native import _core, errors
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.testing import MemoryStore
 
 BASES = {
     "InvalidArgumentError": ValueError,
@@ -83,7 +84,7 @@ def test_each_native_code_becomes_its_class() -> None:
     assert type(late.value) is errors.TransferTimeoutError
     del kept
 
-    store = _core.MemoryStore()
+    store = MemoryStore()
     store.set_faults(refuse_seal=["k0"])
     plan = _core.make_plan(array("Q", [8]), chunk_bytes=64, max_blobs=1)
     data = array("Q", [7])

@@ -9,6 +9,7 @@ import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
+from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until
 
@@ -16,19 +17,19 @@ HEAD, DATA, SLOT = "head", ["manifest", "chunk-0", "chunk-1"], "source-"
 
 
 @pytest.fixture
-def store() -> _core.MemoryStore:
-    made = _core.MemoryStore()
+def store() -> MemoryStore:
+    made = MemoryStore()
     put(made, HEAD, b"gen1")
     for key in DATA:
         put(made, key, b"data")
     return made
 
 
-def put(store: _core.MemoryStore, key: str, value: bytes) -> None:
+def put(store: MemoryStore, key: str, value: bytes) -> None:
     store.set(key, value, ttl_s=60, deadline_s=1)
 
 
-def take(store: _core.MemoryStore, **changes: Any) -> _core.Lease:
+def take(store: MemoryStore, **changes: Any) -> _core.Lease:
     settings: dict[str, Any] = {
         "head_key": HEAD,
         "head_value": b"gen1",
@@ -46,7 +47,7 @@ def state(lease: _core.Lease) -> str:
     return lease.status()[0]
 
 
-def test_head_and_slot_outlive_their_ttl_while_held(store: _core.MemoryStore) -> None:
+def test_head_and_slot_outlive_their_ttl_while_held(store: MemoryStore) -> None:
     lease = take(store)
     time.sleep(1.5)
     assert state(lease) == "live"
@@ -54,13 +55,13 @@ def test_head_and_slot_outlive_their_ttl_while_held(store: _core.MemoryStore) ->
     assert store.exist([HEAD, SLOT + "0", *DATA], deadline_s=1) == [True] * 5
 
 
-def test_a_dropped_lease_leaves(store: _core.MemoryStore) -> None:
+def test_a_dropped_lease_leaves(store: MemoryStore) -> None:
     lease = take(store)
     del lease
     assert store.keys() == []
 
 
-def test_who_leaves_last_erases_everything(store: _core.MemoryStore) -> None:
+def test_who_leaves_last_erases_everything(store: MemoryStore) -> None:
     first, second = take(store), take(store)
     assert first.sources(deadline_s=1) == 2
     first.leave(deadline_s=1)
@@ -71,27 +72,27 @@ def test_who_leaves_last_erases_everything(store: _core.MemoryStore) -> None:
     assert store.keys() == []
 
 
-def test_a_withdrawn_generation_cannot_be_joined(store: _core.MemoryStore) -> None:
+def test_a_withdrawn_generation_cannot_be_joined(store: MemoryStore) -> None:
     store.erase([HEAD], deadline_s=1)
     with pytest.raises(fl.NotPublishedError):
         take(store)
     assert sorted(store.keys()) == sorted(DATA), "the slot is given back"
 
 
-def test_a_replaced_generation_cannot_be_joined(store: _core.MemoryStore) -> None:
+def test_a_replaced_generation_cannot_be_joined(store: MemoryStore) -> None:
     put(store, HEAD, b"gen2")
     with pytest.raises(fl.NotPublishedError):
         take(store)
 
 
-def test_missing_data_cannot_be_joined(store: _core.MemoryStore) -> None:
+def test_missing_data_cannot_be_joined(store: MemoryStore) -> None:
     store.erase(["chunk-1"], deadline_s=1)
     with pytest.raises(fl.NotPublishedError, match="chunk-1"):
         take(store)
     assert store.exist([HEAD], deadline_s=1) == [True]
 
 
-def test_a_new_generation_ends_the_old_one(store: _core.MemoryStore) -> None:
+def test_a_new_generation_ends_the_old_one(store: MemoryStore) -> None:
     lease = take(store)
     put(store, HEAD, b"gen2")
     assert wait_until(lambda: state(lease) == "superseded")
@@ -100,21 +101,21 @@ def test_a_new_generation_ends_the_old_one(store: _core.MemoryStore) -> None:
     assert store.get(HEAD, deadline_s=1) == b"gen2"
 
 
-def test_leaving_spares_the_head_of_a_newer_generation(store: _core.MemoryStore) -> None:
+def test_leaving_spares_the_head_of_a_newer_generation(store: MemoryStore) -> None:
     lease = take(store, lease_s=60)
     put(store, HEAD, b"gen2")
     lease.leave(deadline_s=1)
     assert store.keys() == [HEAD]
 
 
-def test_lost_data_is_noticed(store: _core.MemoryStore) -> None:
+def test_lost_data_is_noticed(store: MemoryStore) -> None:
     lease = take(store)
     store.erase(["chunk-0"], deadline_s=1)
     assert wait_until(lambda: state(lease) == "lost")
     assert "chunk-0" in lease.status()[2]
 
 
-def test_a_source_that_slept_too_long_revives_head_and_slot(store: _core.MemoryStore) -> None:
+def test_a_source_that_slept_too_long_revives_head_and_slot(store: MemoryStore) -> None:
     lease = take(store)
     store.erase([HEAD, SLOT + "0"], deadline_s=1)  # what their TTL does while the process is stopped
     assert wait_until(lambda: store.get(HEAD, deadline_s=1) == b"gen1")
@@ -122,14 +123,14 @@ def test_a_source_that_slept_too_long_revives_head_and_slot(store: _core.MemoryS
     assert state(lease) == "live"
 
 
-def test_slots_are_bounded(store: _core.MemoryStore) -> None:
+def test_slots_are_bounded(store: MemoryStore) -> None:
     for slot in range(64):
         put(store, f"{SLOT}{slot}", b"somebody")
     with pytest.raises(fl.ResourceExhaustedError, match="64"):
         take(store)
 
 
-def test_a_generation_announced_with_its_first_slot_is_kept_from_then_on(store: _core.MemoryStore) -> None:
+def test_a_generation_announced_with_its_first_slot_is_kept_from_then_on(store: MemoryStore) -> None:
     values = {"place-0": b"me", SLOT + "0": b"me"}
     assert store.set_all_if_absent(values, ttl_s=1, deadline_s=1)
     lease = take(store, slot_key=SLOT + "0", place_key="place-0", place_value=b"me")
@@ -141,7 +142,7 @@ def test_a_generation_announced_with_its_first_slot_is_kept_from_then_on(store: 
     assert store.exist(["place-0", SLOT + "0", HEAD, *DATA], deadline_s=1) == [False] * 6
 
 
-def test_an_announced_generation_that_was_replaced_is_noticed(store: _core.MemoryStore) -> None:
+def test_an_announced_generation_that_was_replaced_is_noticed(store: MemoryStore) -> None:
     put(store, SLOT + "0", b"me")
     put(store, HEAD, b"gen2")
     lease = take(store, slot_key=SLOT + "0")
@@ -150,17 +151,11 @@ def test_an_announced_generation_that_was_replaced_is_noticed(store: _core.Memor
     assert store.exist([HEAD], deadline_s=1) == [True]
 
 
-def test_keys_are_set_together_or_not_at_all(store: _core.MemoryStore) -> None:
-    assert not store.set_all_if_absent({"new": b"1", HEAD: b"2"}, ttl_s=1, deadline_s=1)
-    assert store.exist(["new"], deadline_s=1) == [False]
-    assert store.get(HEAD, deadline_s=1) == b"gen1"
-
-
-def entry(store: _core.MemoryStore, number: int) -> bytes | None:
+def entry(store: MemoryStore, number: int) -> bytes | None:
     return store.get(f"entry-{number}", deadline_s=1)
 
 
-def test_an_identity_that_is_kept_has_an_entry(store: _core.MemoryStore) -> None:
+def test_an_identity_that_is_kept_has_an_entry(store: MemoryStore) -> None:
     put(store, "entry-0", b"another")
     put(store, SLOT + "0", b"me")
     entries = {"entry_keys": ["entry-0", "entry-1", "entry-2"], "entry_value": "mine"}
@@ -175,7 +170,7 @@ def test_an_identity_that_is_kept_has_an_entry(store: _core.MemoryStore) -> None
     assert [entry(store, number) for number in range(3)] == [b"another", None, None]
 
 
-def test_who_leaves_last_takes_the_entry_along_whoever_made_it(store: _core.MemoryStore) -> None:
+def test_who_leaves_last_takes_the_entry_along_whoever_made_it(store: MemoryStore) -> None:
     put(store, "entry-0", b"mine")
     put(store, "entry-2", b"mine")  # of a while ago, when another was in the way
     lease = take(store, entry_keys=["entry-0", "entry-1", "entry-2"], entry_value="mine")
@@ -183,7 +178,7 @@ def test_who_leaves_last_takes_the_entry_along_whoever_made_it(store: _core.Memo
     assert [entry(store, number) for number in range(3)] == [None] * 3
 
 
-def test_the_entry_goes_where_the_head_has_gone_by_itself(store: _core.MemoryStore) -> None:
+def test_the_entry_goes_where_the_head_has_gone_by_itself(store: MemoryStore) -> None:
     put(store, SLOT + "0", b"me")
     lease = take(store, slot_key=SLOT + "0", lease_s=60, entry_keys=["entry-0"], entry_value="mine")
     assert wait_until(lambda: entry(store, 0) == b"mine")
@@ -192,7 +187,7 @@ def test_the_entry_goes_where_the_head_has_gone_by_itself(store: _core.MemorySto
     assert entry(store, 0) is None
 
 
-def test_a_generation_that_was_replaced_leaves_the_entry_to_the_next(store: _core.MemoryStore) -> None:
+def test_a_generation_that_was_replaced_leaves_the_entry_to_the_next(store: MemoryStore) -> None:
     put(store, SLOT + "0", b"me")
     lease = take(store, slot_key=SLOT + "0", entry_keys=["entry-0"], entry_value="mine")
     assert wait_until(lambda: entry(store, 0) == b"mine")
@@ -202,7 +197,7 @@ def test_a_generation_that_was_replaced_leaves_the_entry_to_the_next(store: _cor
     assert entry(store, 0) == b"mine"
 
 
-def test_without_a_free_entry_it_is_kept_all_the_same(store: _core.MemoryStore) -> None:
+def test_without_a_free_entry_it_is_kept_all_the_same(store: MemoryStore) -> None:
     put(store, "entry-0", b"another")
     lease = take(store, entry_keys=["entry-0"], entry_value="mine")
     time.sleep(1.0)

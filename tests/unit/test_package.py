@@ -92,4 +92,4 @@ def test_a_connection_that_is_gone_is_an_error() -> None:
 def test_typing_marker_and_stub_are_installed() -> None:
     package = Path(fl.__file__).parent
     assert (package / "py.typed").exists()
-    assert (package / "_core.pyi").exists()
+    assert (package / "_core" / "__init__.pyi").exists()

@@ -24,6 +24,7 @@ from yr_fastload_native.errors import (
     TransferTimeoutError,
     UnavailableError,
 )
+from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until
 
@@ -75,7 +76,7 @@ class Setup:
     def __init__(
         self, sizes: list[int], *, chunk_bytes: int = 256, max_blobs: int = 4, pool_bytes: int = MIB, seed: int = 1
     ) -> None:
-        self.store = _core.MemoryStore()
+        self.store = MemoryStore()
         self.device = _core.cpu_device()
         self.pool = _core.PinnedPool(self.device, pool_bytes)
         self.plan = _core.make_plan(array("Q", sizes), chunk_bytes=chunk_bytes, max_blobs=max_blobs)
@@ -366,7 +367,7 @@ def huge_plan(tensors: int) -> tuple[_core.Plan, array[int], np.ndarray]:
 
 def test_a_publish_that_is_late_keeps_nothing() -> None:
     plan, addresses, _data = huge_plan(8)
-    store = _core.MemoryStore()
+    store = MemoryStore()
     with pytest.raises(TransferTimeoutError, match=r"^publish: deadline passed with \d+ of 134217728 bytes copied"):
         _core.publish_chunks(
             store, plan, addresses, key_prefix="k", ttl_s=60, copy_threads=1, chunks_in_flight=1, verify=True,
@@ -465,7 +466,7 @@ def test_an_exception_in_progress_ends_a_publish_and_keeps_nothing() -> None:
 
     def publish(tensors: int, progress: Callable[[int, int], None]) -> None:
         plan, addresses, _data = huge_plan(tensors)
-        stores[:] = [_core.MemoryStore()]
+        stores[:] = [MemoryStore()]
         _core.publish_chunks(
             stores[0], plan, addresses, key_prefix="k", ttl_s=60, copy_threads=1, chunks_in_flight=1, verify=True,
             deadline_s=120, progress=progress,

@@ -13,9 +13,13 @@ __all__ = ["DeviceContexts"]
 
 
 class DeviceContexts:
-    """A context of each device, opened when first asked for."""
+    """A context of each device, opened when first asked for.
 
-    def __init__(self, config: Config, connection: _core.Connection) -> None:
+    Args:
+        connection: None where there is only a store; devices that openYuanrong moves itself cannot be used then.
+    """
+
+    def __init__(self, config: Config, connection: _core.Connection | None) -> None:
         self._config = config
         self._connection = connection
         self._contexts: dict[DeviceId, DeviceContext] = {}
@@ -30,7 +34,7 @@ class DeviceContexts:
             DeviceError: They are on a device that cannot be used here.
         """
         device = table.device
-        if device == CPU and self._config.transport != "host":
+        if device == CPU and self._connection is not None and self._config.transport != "host":
             stand_ins = [DeviceId(kind, max(0, self._own(kind))) for kind in KINDS if kind.stands_in()]
             device = stand_ins[0] if stand_ins else CPU
         context = self._context(device)

@@ -14,7 +14,12 @@ __all__ = ["HeteroContext", "HeteroKind", "hetero"]
 class HeteroKind(DeviceKind):
     """A kind that `d2d` and `staged` reach."""
 
-    def open(self, index: int, connection: _core.Connection, *, staging_bytes: int) -> HeteroContext:
+    def open(self, index: int, connection: _core.Connection | None, *, staging_bytes: int) -> HeteroContext:
+        if connection is None:
+            raise DeviceError(
+                f"tensors are on {self.label(index)}, and a store that was given moves only those in CPU memory",
+                op="device",
+            )
         device = self.open_device(index)
         receiver = _core.HeteroReceiver(connection, device=device, landing_bytes=staging_bytes)
         return HeteroContext(self, device, _core.PinnedPool(device, staging_bytes), receiver)

@@ -57,12 +57,12 @@ class DeviceKind(abc.ABC):
             DeviceError: There is none of this number, or it cannot be used.
         """
 
-    def open(self, index: int, connection: _core.Connection, *, staging_bytes: int) -> DeviceContext:
+    def open(self, index: int, connection: _core.Connection | None, *, staging_bytes: int) -> DeviceContext:
         """What this process uses of a device.
 
         Args:
             index: Of the device.
-            connection: To the worker.
+            connection: To the worker; None where the loader was given a store.
             staging_bytes: Most page-locked memory beside the tensors.
 
         Raises:

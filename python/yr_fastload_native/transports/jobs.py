@@ -23,11 +23,15 @@ Progress = Callable[[int, int], None]
 
 @attrs.frozen
 class Worker:
-    """The openYuanrong worker of a loader, and its settings for it."""
+    """The openYuanrong worker of a loader, and its settings for it.
+
+    Attributes:
+        connection: None where the loader was given a store; only `host` works then.
+    """
 
     catalogue: Catalogue
     config: Config
-    connection: _core.Connection
+    connection: _core.Connection | None
     copy_threads: int
 
 

@@ -110,6 +110,7 @@ class Peer:
             addresses: uint64[tensors of the plan].
             owners: What keeps the tensors' memory; held until nobody can read from it any more.
         """
+        assert self._worker.connection is not None
         self.source = _core.D2dSource(
             self._worker.connection,
             device=self._context.device,

@@ -1,10 +1,10 @@
-"""Two checkpoints that differ where no sample looks: a stand-in for vLLM, with the real loader and worker."""
+"""Two checkpoints that differ where no sample looks: a stand-in for vLLM, with the real loader."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from yr_fastload_native.checkpoints import known_digests
 from yr_fastload_native.checkpoints import sample as sampling
 from yr_fastload_native.vllm import session, verifying
 
-pytestmark = pytest.mark.worker
-
 WORDS = 1_000_000
 
 Instance = Callable[[Path], tuple[torch.Tensor, dict[str, Any]]]
@@ -28,8 +26,11 @@ Instance = Callable[[Path], tuple[torch.Tensor, dict[str, Any]]]
 
 @pytest.fixture
 def instance(
-    worker: str, tmp_path: Path, identity: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Instance]:
+    open_loader: Callable[..., fl.FastLoader],
+    tmp_path: Path,
+    identity: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Instance:
     """Loads a checkpoint as one more instance would: its weights, and what it says of its load."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sampling, "_WHOLE_BYTES", 0)
@@ -38,22 +39,17 @@ def instance(
     monkeypatch.setattr(session, "_outcomes", [])
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + 3_000_000_000)  # files are not only just written
-    opened: list[fl.FastLoader] = []
     models: list[Any] = []  # what is published of one that is gone goes too
 
     def load(path: Path) -> tuple[torch.Tensor, dict[str, Any]]:
         monkeypatch.setattr(known_digests, "_here", {})  # another process
-        opened.append(fl.FastLoader(fl.Config(worker=worker)))
-        loader = FileLoader(path, WORDS)
         settings = {"model": str(path.parent), "fingerprint": "files"}
-        model, said = run(monkeypatch, opened[-1], loader, identity=identity, **settings)
+        model, said = run(monkeypatch, open_loader(), FileLoader(path, WORDS), identity=identity, **settings)
         models.append(model)
         assert verifying.wait(20)
         return model.weight.detach(), said
 
-    yield load
-    for each in opened:
-        each.close()
+    return load
 
 
 def happened(event: str) -> list[dict[str, Any]]:

@@ -24,14 +24,12 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
-@pytest.mark.worker
-def test_spans(worker: str, identity: dict[str, str], spans: InMemorySpanExporter) -> None:
-    with fl.FastLoader(fl.Config(worker=worker, hold=False)) as loader:
-        target = {"x": np.zeros(1000, np.uint8)}
-        with pytest.raises(fl.NotPublishedError):
-            loader.load(target, identity)
-        loader.publish({"x": np.ones(1000, np.uint8)}, identity)
-        loader.load(target, identity)
+def test_spans(guest: fl.FastLoader, identity: dict[str, str], spans: InMemorySpanExporter) -> None:
+    target = {"x": np.zeros(1000, np.uint8)}
+    with pytest.raises(fl.NotPublishedError):
+        guest.load(target, identity)
+    guest.publish({"x": np.ones(1000, np.uint8)}, identity)
+    guest.load(target, identity)
     refused, published, loaded = spans.get_finished_spans()
     assert [span.name for span in (refused, published, loaded)] == [
         "yr_fastload.load",

@@ -1,17 +1,19 @@
-"""What a publication says of the files that its weights were read from; through a real worker."""
+"""What a publication says of the files that its weights were read from."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native.identity import Identity
+from yr_fastload_native.testing import MemoryStore
 
-pytestmark = pytest.mark.worker
+from ..waiting import wait_until
 
 
 def weights(value: int = 0) -> dict[str, np.ndarray]:
@@ -51,18 +53,23 @@ def test_what_was_not_known_is_told_later(
     assert other_loader.files(identity, publication.generation) is None
 
 
-def test_it_lives_as_long_as_the_weights(worker: str, identity: dict[str, str]) -> None:
+def test_it_lives_as_long_as_the_weights(
+    open_loader: Callable[..., fl.FastLoader], store: MemoryStore, identity: dict[str, str]
+) -> None:
     """Renewed by readers too, once the publisher has gone."""
-    config = fl.Config(worker=worker, lease_s=2)
-    with fl.FastLoader(config) as first, fl.FastLoader(config) as second:
-        publication = first.publish(weights(1), identity, files={"a": sum_of("a")})
-        second.load(weights(), identity)
-        publication.close()
-        time.sleep(1)
-        assert second.files(identity, publication.generation) == {"a": sum_of("a")}
-        second.publication(identity).close()
-        key = Identity.of(identity, op="test").files_key(publication.generation)
-        assert second._store.get(key, deadline_s=5) is None
+    first, second = open_loader(), open_loader(lease_s=2)
+    generation = first.publish(weights(1), identity, files={"a": sum_of("a")}).generation
+    second.load(weights(), identity)
+    first.close()
+    held, key = second.publication(identity), Identity.of(identity, op="test").files_key(generation)
+    assert held is not None
+    store.expire([key], ttl_s=30, deadline_s=5)
+    since = time.monotonic()
+    assert wait_until(lambda: held.lease_age_s < time.monotonic() - since)
+    store.advance(31)
+    assert second.files(identity, generation) == {"a": sum_of("a")}
+    second.close()
+    assert store.get(key, deadline_s=5) is None
 
 
 def test_weights_that_say_nothing_of_files(
@@ -82,10 +89,10 @@ def test_what_is_no_sum(loader: fl.FastLoader, identity: dict[str, str], files: 
 
 @pytest.mark.parametrize("body", [b"{", b'{"format":1,"generation":"00000000","files":{}}', b"[]"])
 def test_a_damaged_list(
-    loader: fl.FastLoader, other_loader: fl.FastLoader, identity: dict[str, str], body: bytes
+    loader: fl.FastLoader, other_loader: fl.FastLoader, store: MemoryStore, identity: dict[str, str], body: bytes
 ) -> None:
     publication = loader.publish(weights(1), identity, files={})
     key = Identity.of(identity, op="test").files_key(publication.generation)
-    loader._store.set(key, body, ttl_s=60, deadline_s=5)
+    store.set(key, body, ttl_s=60, deadline_s=5)
     with pytest.raises(fl.IntegrityError):
         other_loader.load(weights(), identity)

@@ -6,10 +6,11 @@
 #include <string>
 
 #include "core/object_store.hpp"
+#include "testing/shared_arena.hpp"
 
 namespace yr_fastload {
 
-/// What goes wrong in a `MemoryStore`, by key; each fault is for one key and stays.
+/// What goes wrong in a `MemoryStore`; each fault stays until others are set.
 struct Faults {
   Keys missing;                               ///< fetch: is not there
   Keys corrupt;                               ///< fetch: one bit of the object is flipped
@@ -17,15 +18,21 @@ struct Faults {
   Keys refuse_seal;                           ///< seal: throws kUnavailable
   double fetch_delay_s = 0;                   ///< fetch: sleeps first, as long as the deadline allows
   std::uint64_t capacity_bytes = UINT64_MAX;  ///< reserve: throws kResourceExhausted beyond it
+  bool unreachable = false;                   ///< every call throws kUnavailable
 };
 
-/// A store inside the process that fails on demand: what tests need to drive the pipeline into its corners, also under
-/// sanitizers that the real worker's library does not support. Not for moving weights between processes.
+/// A store inside the process that does what the store of a worker does, and fails on demand: what tests need to drive
+/// everything above it into its corners, also under sanitizers that openYuanrong's library does not support. Not for
+/// moving weights between processes.
 class MemoryStore final : public ObjectStore {
  public:
   void set_faults(Faults faults);
   /// All keys that hold something.
   Keys keys() const;
+  /// Forgets everything, as a worker that was started anew; what somebody has fetched stays readable.
+  void clear();
+  /// Lets this time pass for everything that has a TTL, at once.
+  void advance(double seconds);
 
   const char* transport() const noexcept override { return "memory"; }
   void set(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) override;
@@ -41,18 +48,30 @@ class MemoryStore final : public ObjectStore {
   std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) override;
 
  private:
+  using Block = std::shared_ptr<SharedArena::Block>;
+  using Clock = Deadline::Clock;
   struct Entry {
-    std::shared_ptr<const std::vector<std::byte>> bytes;
-    Deadline expires = Deadline::after(0);
+    Block block;
+    Clock::time_point expires;
   };
 
-  /// Null if absent or expired; the caller holds the mutex.
-  const Entry* find(const std::string& key) const;
-  void put(const std::string& key, std::vector<std::byte> bytes, std::uint32_t ttl_s);
-  std::unique_ptr<ObjectView> view(const std::string& key) const;
+  /// The lock of a call that may be made: in the process that made the store, with keys that a worker would take.
+  std::unique_lock<std::mutex> enter(const char* op, const Keys& keys) const;
+  void sleep(const Keys& keys, Deadline deadline) const;
 
+  // The caller of these holds the lock.
+  Clock::time_point now() const noexcept { return Clock::now() + advanced_; }
+  Clock::time_point expiry(std::uint32_t ttl_s) const noexcept;
+  void forget_expired();
+  const Entry* find(const std::string& key) const;  ///< Null if absent or expired.
+  void put(const std::string& key, Block block, std::uint32_t ttl_s);
+  Block block_of(const std::string& value);
+  std::unique_ptr<ObjectView> view(const std::string& key);
+
+  const std::shared_ptr<SharedArena> arena_ = SharedArena::make();
   mutable std::mutex mutex_;
   std::map<std::string, Entry> entries_;
+  Clock::duration advanced_{0};
   Faults faults_;
 };
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import yr_fastload_native as fl
 from yr_fastload_native import metrics
 from yr_fastload_native.service.fleet import Fleet, Limits
 from yr_fastload_native.service.metrics import ServiceMetrics
+from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until
 
@@ -29,8 +30,7 @@ def value(name: str, **labels: str) -> float:
     return prometheus_client.REGISTRY.get_sample_value(f"yr_fastload_{name}", labels) or 0.0
 
 
-@pytest.mark.worker
-def test_loads_and_publications_are_counted(worker: str, identity: dict[str, str]) -> None:
+def test_loads_and_publications_are_counted(guest: fl.FastLoader, identity: dict[str, str]) -> None:
     names = (
         ("loads_total", {"transport": "host", "outcome": "OK"}),
         ("loads_total", {"transport": "", "outcome": "NOT_PUBLISHED"}),
@@ -42,35 +42,30 @@ def test_loads_and_publications_are_counted(worker: str, identity: dict[str, str
         ("published_bytes_total", {}),
     )
     before = [value(name, **labels) for name, labels in names]
-    with fl.FastLoader(fl.Config(worker=worker, hold=False)) as loader:
-        target = {"x": np.zeros(1000, np.uint8)}
-        with pytest.raises(fl.NotPublishedError):
-            loader.load(target, identity)
-        with pytest.raises(fl.InvalidArgumentError):
-            loader.publish({"x": "no tensor"}, identity)
-        loader.publish({"x": np.ones(1000, np.uint8)}, identity)
-        loader.load(target, identity)
+    target = {"x": np.zeros(1000, np.uint8)}
+    with pytest.raises(fl.NotPublishedError):
+        guest.load(target, identity)
+    with pytest.raises(fl.InvalidArgumentError):
+        guest.publish({"x": "no tensor"}, identity)
+    guest.publish({"x": np.ones(1000, np.uint8)}, identity)
+    guest.load(target, identity)
     after = [value(name, **labels) for name, labels in names]
     assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1000, 1, 1, 1, 1, 1000]
     assert value("load_stage_seconds_total", stage="layout") > 0
 
 
-@pytest.mark.worker
-def test_leases_are_watched(own_worker: fl.LocalWorker, short_tmp: Path, identity: dict[str, str]) -> None:
-    status = fl.LocalWorker.status(short_tmp)
-    assert status is not None
+def test_leases_are_watched(
+    open_loader: Callable[..., fl.FastLoader], store: MemoryStore, identity: dict[str, str]
+) -> None:
     before = value("leases")
-    settings = {"worker": own_worker.address, "lease_s": 3, "rpc_timeout_s": 1.0}
-    with fl.FastLoader(fl.Config(**settings)) as first, fl.FastLoader(fl.Config(**settings)) as second:
+    with open_loader(lease_s=2) as first, open_loader(lease_s=2) as second:
         first.publish({"x": np.ones(1000, np.uint8)}, identity)
         second.load({"x": np.zeros(1000, np.uint8)}, identity)
         assert wait_until(lambda: value("leases") == before + 2)
-        assert value("lease_age_seconds") < 3
-        os.kill(status.pid, signal.SIGSTOP)
-        try:
-            assert wait_until(lambda: value("lease_age_seconds") > 3)
-        finally:
-            os.kill(status.pid, signal.SIGCONT)
+        assert value("lease_age_seconds") < 2
+        store.set_faults(unreachable=True)
+        assert wait_until(lambda: value("lease_age_seconds") > 2)
+        store.set_faults()
     assert wait_until(lambda: value("leases") == before)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections.abc
 import typing
 import typing_extensions
+from . import testing
 
 __all__: list[str] = [
     "BLOB_ALIGNMENT",
@@ -20,7 +21,6 @@ __all__: list[str] = [
     "Lease",
     "MOST_CONNECTIONS_LEFT_BEHIND",
     "MOST_THREADS_LEFT_BEHIND",
-    "MemoryStore",
     "ObjectStore",
     "PinnedLease",
     "PinnedPool",
@@ -57,6 +57,7 @@ __all__: list[str] = [
     "publish_chunks",
     "publish_staged",
     "read_tensors",
+    "testing",
     "threads_left_behind",
     "transfer_peaks",
 ]
@@ -257,23 +258,6 @@ class ObjectStore:
     ) -> bool: ...
     @property
     def transport(self) -> str: ...
-
-class MemoryStore(ObjectStore):
-    """
-    A store inside the process that fails on demand; for tests.
-    """
-    def __init__(self) -> None: ...
-    def keys(self) -> list[str]: ...
-    def set_faults(
-        self,
-        *,
-        missing: collections.abc.Sequence[str] = [],
-        corrupt: collections.abc.Sequence[str] = [],
-        truncated: collections.abc.Sequence[str] = [],
-        refuse_seal: collections.abc.Sequence[str] = [],
-        fetch_delay_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-        capacity_bytes: typing.SupportsInt | typing.SupportsIndex = 18446744073709551615,
-    ) -> None: ...
 
 class PrivateMemory:
     """

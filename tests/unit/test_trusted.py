@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,8 +13,9 @@ import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.identity import Identity
 from yr_fastload_native.manifest import decode_head, decode_manifest, encode_manifest
+from yr_fastload_native.testing import MemoryStore
 
-pytestmark = pytest.mark.worker
+from .keys import wait_renewed
 
 
 def weights(seed: int = 0) -> dict[str, Any]:
@@ -32,9 +34,8 @@ def untouched(target: dict[str, Any]) -> bool:
 
 
 @pytest.fixture
-def publisher(worker: str) -> Any:
-    with fl.FastLoader(fl.Config(worker=worker, publish_sha256=True)) as opened:
-        yield opened
+def publisher(open_loader: Callable[..., fl.FastLoader]) -> fl.FastLoader:
+    return open_loader(publish_sha256=True, lease_s=3600)
 
 
 def test_a_pin_is_the_publishers_and_the_files(
@@ -51,10 +52,12 @@ def test_a_pin_is_the_publishers_and_the_files(
     assert held.digest == publication.digest
 
 
-def test_a_pin_may_be_a_setting(publisher: fl.FastLoader, worker: str, identity: dict[str, str]) -> None:
+def test_a_pin_may_be_a_setting(
+    publisher: fl.FastLoader, open_loader: Callable[..., fl.FastLoader], identity: dict[str, str]
+) -> None:
     digest = publisher.publish(weights(), identity).digest
     for trusted, error in ((f"{'0' * 64},{digest}", None), ("0" * 64, fl.IntegrityError)):
-        with fl.FastLoader(fl.Config(worker=worker, trusted_digests=trusted, hold=False)) as reader:
+        with open_loader(trusted_digests=trusted, hold=False) as reader:
             if error is None:
                 assert reader.load(empty(), identity).verified
             else:
@@ -64,12 +67,11 @@ def test_a_pin_may_be_a_setting(publisher: fl.FastLoader, worker: str, identity:
 
 
 def test_another_instance_that_publishes_the_same_matches(
-    publisher: fl.FastLoader, worker: str, identity: dict[str, str]
+    publisher: fl.FastLoader, open_loader: Callable[..., fl.FastLoader], identity: dict[str, str]
 ) -> None:
     first = publisher.publish(weights(), identity)
     pin = first.digest
-    joined = fl.FastLoader(fl.Config(worker=worker, publish_sha256=True, chunk_bytes=4096))
-    with joined:
+    with open_loader(publish_sha256=True, chunk_bytes=4096) as joined:
         twin = joined.publish(weights(), identity)
         assert (twin.joined, twin.digest) == (True, pin)
         first.close()
@@ -135,10 +137,10 @@ def test_what_is_no_digest_is_refused(loader: fl.FastLoader, identity: dict[str,
 # -- forgers ----------------------------------------------------------------------------------------------------------
 
 
-def _overwrite(loader: fl.FastLoader, identity: dict[str, str], change: Any) -> None:
+def _overwrite(store: MemoryStore, identity: dict[str, str], change: Any) -> None:
     """Put another manifest in the place of the published one, with a head that pins it."""
-    store, who = loader._store, Identity.of(identity, op="test")
-    assert store is not None
+    who = Identity.of(identity, op="test")
+    wait_renewed(store, who)
     head = decode_head(store.get(who.head_key, deadline_s=5) or b"", op="test")
     key = who.manifest_key(head.generation)
     body = store.get(key, deadline_s=5) or b""
@@ -149,7 +151,7 @@ def _overwrite(loader: fl.FastLoader, identity: dict[str, str], change: Any) -> 
 
 
 def test_a_manifest_that_lies_about_its_bytes_is_found_out(
-    publisher: fl.FastLoader, loader: fl.FastLoader, identity: dict[str, str]
+    publisher: fl.FastLoader, loader: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
 ) -> None:
     """Wrong bytes with their own chunk digests, and the sums of the right ones: only SHA-256 tells."""
     pin = fl.content_digest(weights(), identity)
@@ -157,7 +159,7 @@ def test_a_manifest_that_lies_about_its_bytes_is_found_out(
     assert right.digest is not None
     publisher.publish(weights(1), identity)
     sums = _sums(weights())
-    _overwrite(publisher, identity, lambda manifest: msgspec.structs.replace(manifest, sha256=sums))
+    _overwrite(store, identity, lambda manifest: msgspec.structs.replace(manifest, sha256=sums))
     target = empty()
     assert loader.load(target, identity).verified  # without a pin there is nothing to find
     with pytest.raises(
@@ -197,7 +199,7 @@ _KEYS = [_key(0), _key(1)]
 
 
 def test_bytes_forged_for_the_chunk_digest_are_found_out(
-    publisher: fl.FastLoader, loader: fl.FastLoader, identity: dict[str, str]
+    publisher: fl.FastLoader, loader: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
 ) -> None:
     """What makes the difference between the two digests: shared memory overwritten by whoever maps it."""
     raw = bytearray(np.random.default_rng(3).bytes(1 << 20))
@@ -209,13 +211,11 @@ def test_bytes_forged_for_the_chunk_digest_are_found_out(
     forged = bytes(raw)
     assert forged != right["w"].tobytes()
     pin = publisher.publish(right, identity).digest
-    store, who = publisher._store, Identity.of(identity, op="test")
-    assert store is not None
+    who = Identity.of(identity, op="test")
     assert pin is not None
     generation = publisher.publication(identity)
     assert generation is not None
     key = _core.chunk_keys(who.chunk_prefix(generation.generation), 1)[0]
-    store.erase([key], deadline_s=5)
     store.set(key, forged, ttl_s=60, deadline_s=5)
     target = {"w": np.zeros(1 << 20, np.uint8)}
     assert loader.load(target, identity).verified  # the chunk digest is satisfied
@@ -238,10 +238,10 @@ def test_a_reader_that_was_cheated_serves_nobody(
     "change", [lambda s: s[:-1], lambda s: ["", *s[1:]], lambda s: [*s[:3], "0" * 64], lambda s: []]
 )
 def test_lists_of_sums_that_do_not_fit_are_refused(
-    publisher: fl.FastLoader, loader: fl.FastLoader, identity: dict[str, str], change: Any
+    publisher: fl.FastLoader, loader: fl.FastLoader, store: MemoryStore, identity: dict[str, str], change: Any
 ) -> None:
     publisher.publish(weights(), identity)
-    _overwrite(publisher, identity, lambda m: msgspec.structs.replace(m, sha256=change(m.sha256)))
+    _overwrite(store, identity, lambda m: msgspec.structs.replace(m, sha256=change(m.sha256)))
     target = empty()
     with pytest.raises(fl.IntegrityError, match="not one of each tensor that moves"):
         loader.load(target, identity)
@@ -249,11 +249,11 @@ def test_lists_of_sums_that_do_not_fit_are_refused(
 
 
 def test_a_publisher_cannot_fill_a_message(
-    publisher: fl.FastLoader, loader: fl.FastLoader, identity: dict[str, str]
+    publisher: fl.FastLoader, loader: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
 ) -> None:
     publisher.publish(weights(), identity)
     name = "evil\x1b[31m\n" + "x" * 10000
-    _overwrite(publisher, identity, lambda manifest: msgspec.structs.replace(manifest, publisher=name))
+    _overwrite(store, identity, lambda manifest: msgspec.structs.replace(manifest, publisher=name))
     with pytest.raises(fl.IntegrityError) as caught:
         loader.load(empty(), identity, trusted_digests="0" * 64)
     assert len(str(caught.value)) < 1000
