@@ -17,9 +17,9 @@ _DOCS = Path(__file__).parents[1] / "docs"
 
 _SETTINGS = """# Settings
 
-Each is an argument of `yr_fastload_native.Config`, checked when the object is made, and an environment variable that
-`Config.from_env` (and a `FastLoader` made without a config) reads. `DS_WORKER_ADDR` names the worker where `worker` is
-`auto`. `FastLoader.stats()` shows bounds beside what is used of them. This page is made from the code by `make docs`.
+Every setting is an argument of `yr_fastload_native.Config`, which checks it, and an environment variable, which
+`Config.from_env` (and a `FastLoader` without a config) reads. If `worker` is `auto`, `DS_WORKER_ADDR` names the worker.
+`FastLoader.stats()` shows limits beside how much of each was used. `make docs` generates this page from the code.
 
 """
 
@@ -30,17 +30,17 @@ _HEADING = """| setting | variable | default | unit | meaning |
 _EXCHANGE = """
 ## Around vLLM's loading
 
-These and those above are the keys of `--model-loader-extra-config` for `--load-format yr_fastload`, and environment
-variables; a key given there wins.
+All settings, these and those above, are keys of `--model-loader-extra-config` for `--load-format yr_fastload`, and
+environment variables. A key takes precedence over the variable.
 
 """
 
 _ERRORS = """# Errors
 
-Every error that this package raises on purpose is a `FastLoadError` with `.code`, `.op` (what was asked for),
-`.failed_keys` (keys, tensor names or paths) and `.retryable` (whether the same call may succeed later without a change
-by the caller). On the command line it is one line on stderr, `error: CODE: message`, and exit status 1. This page is
-made from the table in `csrc/core/error.hpp` by `make docs`.
+Every error that this package raises on purpose is a `FastLoadError` with `.code`, `.op` (the operation that was
+called), `.failed_keys` (keys, tensor names or paths) and `.retryable` (whether the same call may succeed later,
+unchanged). On the command line it is one line on stderr, `error: CODE: message`, with exit status 1. `make docs`
+generates this page from the table in `csrc/core/error.hpp`.
 
 | class | code | is also a | retryable | meaning |
 |---|---|---|---|---|
@@ -70,9 +70,16 @@ def error_page() -> str:
     return _ERRORS + "\n".join(rows) + "\n"
 
 
+def _pages() -> dict[str, str]:
+    return {
+        "settings.md": settings(),
+        "errors.md": error_page(),
+    }
+
+
 def main(arguments: list[str]) -> int:
     stale = 0
-    for name, text in (("settings.md", settings()), ("errors.md", error_page())):
+    for name, text in _pages().items():
         page = _DOCS / name
         if arguments != ["--check"]:
             page.write_text(text)

@@ -1,7 +1,7 @@
 """Make docs/scale-out.png: the page of a real `yr-fastload serve` with two real vLLM instances of a small model.
 
-Run by ``make screenshot``: ``python tools/screenshot.py PYTHON_WITH_VLLM``. It presses the page's button, as one would.
-The first instance reads a file that the kernel has forgotten.
+Run by ``make screenshot``: ``python tools/screenshot.py PYTHON_WITH_VLLM``. It presses the page's button as a user
+would. The first instance reads a file that is not in the page cache.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def service(python: str, model: Path, scratch: Path) -> Iterator[str]:
-    """`yr-fastload serve`, and where it listens; its worker is private."""
+    """Run `yr-fastload serve` with a private worker; yields where it listens."""
     runtime = scratch / "runtime"
     runtime.mkdir(mode=0o700)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -73,7 +73,7 @@ def service(python: str, model: Path, scratch: Path) -> Iterator[str]:
 
 
 def take(browser: Browser, url: str) -> None:
-    """The picture, once a second instance has pulled its weights and both have answered."""
+    """Take the picture once a second instance has pulled its weights and both have answered."""
     page = browser.new_page(viewport={"width": WIDTH, "height": 300}, color_scheme="light")
     page.goto(url)
     until_ready(page, 1)
@@ -94,7 +94,7 @@ def take(browser: Browser, url: str) -> None:
 
 
 def until_ready(page: Page, count: int) -> None:
-    """Wait for so many ready instances."""
+    """Wait until this many instances are ready."""
     expect(page.locator("td .ready")).to_have_count(count, timeout=START_S * 1000)
 
 

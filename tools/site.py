@@ -1,4 +1,4 @@
-"""Lay out the project's pages for mkdocs, with all that they show or link to, where they are in the repository."""
+"""Copy the project's pages and everything that they show or link to for mkdocs, in the layout of the repository."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "build/site/pages"
-# [text](target), ![text](target) and src="target"; neither addresses nor places in the page itself.
+# [text](target), ![text](target) and src="target", except URLs and anchors.
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)|src=\"(?!\w+:)([^\"]+)\"")
 
 
 def main() -> None:
-    """Make the folder of pages anew."""
+    """Create the folder of pages from scratch."""
     shutil.rmtree(PAGES, ignore_errors=True)
     patterns = ("*.md", "docs/*.md", "patches/*.md", "deploy/**/*.md")
     for page in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):

@@ -17,8 +17,8 @@ namespace yr_fastload::bindings {
 
 namespace py = pybind11;
 
-/// Borrowed uint64 array of a Python object with the buffer protocol (array.array("Q"), numpy.uint64); the object is
-/// held, and cannot be resized, as long as this lives. Throws kInvalidArgument for anything else.
+/// A borrowed uint64 array from a Python object with the buffer protocol (array.array("Q"), numpy.uint64). The object
+/// is held, and cannot be resized, as long as this lives. Throws kInvalidArgument for anything else.
 class U64Array {
  public:
   U64Array(const py::buffer& array, const char* name);
@@ -37,15 +37,15 @@ py::memoryview to_python(const std::vector<std::int64_t>& values);
 /// Python's `progress(done_bytes, total_bytes)`, or None.
 using Progress = std::optional<py::typing::Callable<void(std::uint64_t, std::uint64_t)>>;
 
-/// Looks at signals (Ctrl-C) and calls `progress`; throws what they raise. To be called without the GIL.
+/// Checks signals (Ctrl-C) and calls `progress`; throws what they raise. Call it without the GIL.
 std::function<void(std::uint64_t)> progress_callback(const Progress& progress, std::uint64_t total_bytes);
 
-/// Owns a Python object from any thread: the last owner gives it back with the GIL, or leaves it to a process that
-/// ends.
+/// Owns a Python object from any thread: the last owner releases it with the GIL, or leaks it if the process is ending.
 std::shared_ptr<void> keep_python(py::object object);
 
-/// Shares an object whose destructor may wait for the worker: it runs without the GIL, whoever drops the last owner.
-/// Not in a forked child, where it would wait for threads that stayed in the parent: there the object stays.
+/// Shares an object whose destructor may wait for the worker: it runs without the GIL, whoever drops the last owner. In
+/// a forked child it does not run, since it would wait for threads that exist only in the parent; there the object
+/// leaks.
 template <typename T>
 std::shared_ptr<T> share_without_gil(std::unique_ptr<T> object) {
   return std::shared_ptr<T>(object.release(), [pid = ::getpid()](T* pointer) {

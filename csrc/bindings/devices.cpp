@@ -30,22 +30,21 @@ void register_devices(py::module_& module) {
   py::class_<Device, std::shared_ptr<Device>>(module, "Device", "The memory that tensors live in.")
       .def_property_readonly("name", &Device::name)
       .def_property_readonly("index", &Device::index, "Number on this machine; -1 for ordinary memory.")
-      .def_property_readonly("cpu_accessible", &Device::cpu_accessible,
-                             "Whether the CPU can load from and store to it.");
+      .def_property_readonly("cpu_accessible", &Device::cpu_accessible, "Whether the CPU can read and write it.");
   module.def(
       "cpu_device", [] { return std::shared_ptr<Device>(std::make_shared<CpuDevice>()); },
       "Tensors in ordinary memory.");
   module.def(
       "acl_device", [](int index) { return share_without_gil(open_acl_device(index)); }, py::arg("index"),
       py::call_guard<WithoutGil>(),
-      "A device of Ascend's runtime, real or simulated; raises DeviceError where there is none.");
+      "A device of Ascend's runtime, real or simulated; raises DeviceError if there is none.");
   module.def("acl_device_count", &acl_device_count, py::call_guard<WithoutGil>(),
-             "How many devices Ascend's runtime knows; 0 where it cannot be loaded. Loads it.");
+             "Number of devices that Ascend's runtime knows; 0 if it cannot be loaded. Loads it.");
   module.def("current_acl_device", &current_acl_device, py::call_guard<WithoutGil>(),
-             "The device of this thread; -1 if it has none, or Ascend's runtime cannot be loaded. Loads it.");
+             "This thread's device; -1 if it has none, or if Ascend's runtime cannot be loaded. Loads it.");
 
   using Lease = PinnedPool::Lease;
-  py::class_<Lease>(module, "PinnedLease", "Page-locked memory on loan; goes back with the object.")
+  py::class_<Lease>(module, "PinnedLease", "Page-locked memory on loan; returned with the object.")
       .def_property_readonly("address",
                              [](const Lease& lease) { return reinterpret_cast<std::uint64_t>(lease.data()); })
       .def_property_readonly("bytes", &Lease::bytes);
@@ -54,7 +53,7 @@ void register_devices(py::module_& module) {
       .def(
           "try_lease",
           [](PinnedPool& pool, std::size_t bytes) { return pool.try_lease(bytes, Deadline::after(kAllocateSeconds)); },
-          py::arg("bytes"), py::call_guard<WithoutGil>(), "A block, None if that would pass the cap now.")
+          py::arg("bytes"), py::call_guard<WithoutGil>(), "A block; None if that would exceed the cap now.")
       .def(
           "lease",
           [](PinnedPool& pool, std::size_t bytes, double deadline_s) {

@@ -48,7 +48,7 @@ void register_digest(py::module_& module) {
         digest.update_and_copy(static_cast<std::byte*>(to.ptr), bytes.data(), bytes.size());
         return digest.value();
       },
-      py::arg("destination"), py::arg("source"), "Copy a contiguous buffer; its digest.");
+      py::arg("destination"), py::arg("source"), "Copy a contiguous buffer; returns its digest.");
   module.def(
       "fold_digests",
       [](const py::buffer& digests) {
@@ -57,7 +57,7 @@ void register_digest(py::module_& module) {
         for (const std::uint64_t value : values.span()) fold.add(value);
         return fold.value();
       },
-      py::arg("digests"), "Digest of a chunk from those of its blobs, in order.");
+      py::arg("digests"), "Digest of a chunk from its blobs' digests, in order.");
   module.def(
       "digest_block_sums",
       [](const py::buffer& data) {
@@ -67,7 +67,7 @@ void register_digest(py::module_& module) {
         return std::make_tuple(detail::block_sum_generic(bytes.data(), bytes.size()),
                                detail::block_sum_best(bytes.data(), bytes.size()));
       },
-      py::arg("data"), "Sum of one block by portable code and by the code this machine uses; for tests.");
+      py::arg("data"), "Sum of one block from portable code and from the code this machine uses; for tests.");
 }
 
 }  // namespace yr_fastload::bindings

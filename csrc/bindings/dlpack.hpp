@@ -28,8 +28,7 @@ struct DLTensor {
 inline constexpr std::int32_t kDlpackCpu = 1;
 inline constexpr std::uint8_t kDlpackComplex = 5;
 
-/// What a type of tensors offers as `__dlpack_c_exchange_api__` since DLPack 1.3, a capsule named
-/// "dlpack_exchange_api".
+/// What a tensor type offers as `__dlpack_c_exchange_api__` since DLPack 1.3: a capsule named "dlpack_exchange_api".
 struct DLPackExchangeAPI {
   std::uint32_t major;
   std::uint32_t minor;

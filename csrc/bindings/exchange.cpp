@@ -8,9 +8,9 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// Reads tensors of one framework's class and its subclasses by the DLPack exchange API: a quarter of the time that
-/// asking for their attributes one by one takes. What is not plain (another type, device, or layout, a lazy negative,
-/// anything that the framework refuses) is left to whoever can say what is wrong with it.
+/// Reads tensors of one framework's class and its subclasses through the DLPack exchange API, in a quarter of the time
+/// that reading their attributes one by one takes. Tensors that are not plain (another type, device or layout, a lazy
+/// negative, anything that the framework refuses) are left to code that can say what is wrong.
 class Exchange {
  public:
   Exchange(py::handle kind, const py::capsule& api, py::object number_of, py::object make)
@@ -49,7 +49,7 @@ class Exchange {
 
  private:
   struct Number {
-    py::object dtype;  ///< Kept, so that its address is nobody else's.
+    py::object dtype;  ///< Kept alive, so that its address stays unique.
     py::object name;
     std::uint64_t bytes;
   };
@@ -58,7 +58,7 @@ class Exchange {
     py::tuple strides;
   };
 
-  /// Types are few, tensors are many.
+  /// There are few types and many tensors.
   bool is_plain(PyTypeObject* type) {
     if (type == plain_) return true;
     const py::handle handle(reinterpret_cast<PyObject*>(type));
@@ -69,7 +69,7 @@ class Exchange {
     return true;
   }
 
-  /// By the framework's own dtype: DLPack takes some for others, torch's int4 for int8.
+  /// Uses the framework's own dtype, since DLPack confuses some, such as torch's int4 with int8.
   const Number& number_of(py::handle value) {
     const py::object dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(value.ptr(), dtype_.ptr()));
     if (!dtype) throw py::error_already_set();
@@ -79,7 +79,7 @@ class Exchange {
     return numbers_.emplace(dtype.ptr(), Number{dtype, made[0], made[1].cast<std::uint64_t>()}).first->second;
   }
 
-  /// Elements of a tensor that is C-contiguous; 0 if it is not, or empty.
+  /// Number of elements of a C-contiguous tensor; 0 if it is not contiguous, or empty.
   static std::uint64_t dense_count(const DLTensor& tensor) {
     std::int64_t count = 1;
     for (std::int32_t i = tensor.ndim; i-- > 0;) {

@@ -8,8 +8,8 @@ namespace yr_fastload::bindings {
 
 /// Runs native code without the GIL, and takes it back at the end.
 ///
-/// A thread that asks for the GIL once the interpreter goes never gets on. Python does so from 3.14 on; before, it ends
-/// the thread by unwinding its stack, and a destructor that is met on the way aborts the process.
+/// A thread that requests the GIL while the interpreter ends blocks for ever. Python does that itself from 3.14 on;
+/// older versions end the thread by unwinding its stack, and a destructor on the way aborts the process.
 class WithoutGil {
  public:
   WithoutGil() : state_(PyEval_SaveThread()) {}
@@ -21,11 +21,10 @@ class WithoutGil {
   PyThreadState* const state_;
 };
 
-/// Whether this thread has the GIL; false where the interpreter is nearly gone (there PyGILState_Check says yes to
-/// all).
+/// Whether this thread has the GIL; false if the interpreter is nearly gone (PyGILState_Check then always says yes).
 bool has_gil() noexcept;
 
-/// Takes the GIL in a thread that gave it up or never had it; with the same care.
+/// Takes the GIL in a thread that released it or never had it, with the same care.
 class WithGil {
  public:
   WithGil();
@@ -34,10 +33,10 @@ class WithGil {
   std::optional<pybind11::gil_scoped_acquire> gil_;
 };
 
-/// Asks every transfer of this process to end, also those that begin later: SystemExit, in the thread that waits.
+/// Ends every transfer in this process, including later ones, with SystemExit in the waiting thread.
 void end_transfers() noexcept;
 
-/// With the GIL: throws what the signals that came, or `end_transfers`, raise.
+/// Called with the GIL: throws what received signals or `end_transfers` raise.
 void check_interrupts();
 
 }  // namespace yr_fastload::bindings

@@ -16,7 +16,7 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// What openYuanrong and HCCL will read by address: checked here, where an array can still be wrong.
+/// Checks what openYuanrong and HCCL will read by address, while an array can still be refused.
 TensorMemory memory_of(const Plan& plan, const py::buffer& addresses, py::object owners) {
   const U64Array array(addresses, "addresses");
   if (array.size() != plan.tensors)
@@ -31,7 +31,7 @@ TensorMemory memory_of(const Plan& plan, const py::buffer& addresses, py::object
 void register_source(py::module_& module) {
   const auto nogil = py::call_guard<WithoutGil>();
   py::class_<D2dSource, std::shared_ptr<D2dSource>>(
-      module, "D2dSource", "Serves chunks from the memory of tensors on a device, by reference.")
+      module, "D2dSource", "Serves chunks by reference, from the memory of tensors on a device.")
       .def(py::init([](const Connection& connection, std::shared_ptr<Device> device, std::vector<std::string> lanes,
                        std::shared_ptr<Plan> plan, const py::buffer& addresses, py::object owners) {
              TensorMemory memory = memory_of(*plan, addresses, std::move(owners));
@@ -46,29 +46,29 @@ void register_source(py::module_& module) {
            py::arg("connection"), py::kw_only(), py::arg("device"), py::arg("lanes"), py::arg("plan"),
            py::arg("addresses"), py::arg("owners"), "lanes: prefixes of keys, each for one reader at a time.")
       .def("offer", &D2dSource::offer, py::arg("chunk"), nogil, "Queue a chunk whose bytes are in the tensors.")
-      .def("start", &D2dSource::start, nogil, "Begin to name what was offered.")
+      .def("start", &D2dSource::start, nogil, "Start to publish the keys of offered chunks.")
       .def(
           "wait", [](D2dSource& source, double deadline_s) { source.wait(Deadline::after(deadline_s)); }, py::kw_only(),
-          py::arg("deadline_s"), nogil, "Wait until all that was offered can be read.")
-      .def("serving", &D2dSource::serving, nogil, "How many chunks can be read.")
+          py::arg("deadline_s"), nogil, "Wait until all offered chunks can be read.")
+      .def("serving", &D2dSource::serving, nogil, "Number of chunks that can be read.")
       .def(
           "withdraw", [](D2dSource& source, double deadline_s) { source.withdraw(Deadline::after(deadline_s)); },
-          py::kw_only(), py::arg("deadline_s"), nogil, "Take all keys back and let go of the tensors. Idempotent.");
+          py::kw_only(), py::arg("deadline_s"), nogil, "Withdraw all keys and release the tensors. Idempotent.");
 }
 
 void register_readers(py::module_& module) {
   const auto nogil = py::call_guard<WithoutGil>();
   py::class_<HeteroReceiver, std::shared_ptr<HeteroReceiver>>(
-      module, "HeteroReceiver", "A connection for one device, and device memory where chunks land.")
+      module, "HeteroReceiver", "A connection for one device, and device memory for arriving chunks.")
       .def(py::init([](const Connection& connection, std::shared_ptr<Device> device, std::uint64_t landing_bytes) {
              return share_without_gil(std::make_unique<HeteroReceiver>(connection, std::move(device), landing_bytes));
            }),
            py::arg("connection"), py::kw_only(), py::arg("device"), py::arg("landing_bytes"))
-      .def("prepare", &HeteroReceiver::prepare, nogil, "Start to connect in the background.")
+      .def("prepare", &HeteroReceiver::prepare, nogil, "Start connecting in the background.")
       .def(
           "greet",
           [](HeteroReceiver& receiver, const std::string& key_prefix) { receiver.greet(greeting_key(key_prefix)); },
-          py::arg("key_prefix"), nogil, "Start to set up the way to a source in the background.")
+          py::arg("key_prefix"), nogil, "Start connecting to a source in the background.")
       .def("stats", [](const HeteroReceiver& receiver) {
         const PinnedPoolStats stats = receiver.landing_stats();
         return std::map<std::string, std::uint64_t>{
@@ -88,9 +88,9 @@ void register_readers(py::module_& module) {
            py::arg("stall_s"), py::arg("chunks_ahead"), py::arg("addresses") = py::none(),
            py::arg("owners") = py::none(),
            "peer: its name for messages. addresses: of the tensors to read straight into; None for landing memory.")
-      .def("distrust", &D2dReader::distrust, nogil, "Have later transfers use a new connection.")
-      .def_property_readonly("arrived", &D2dReader::arrived, "How many chunks came.")
-      .def_property_readonly("left_because", &D2dReader::left_because, "Why the peer was left; empty if it was not.")
+      .def("distrust", &D2dReader::distrust, nogil, "Make later transfers use a new connection.")
+      .def_property_readonly("arrived", &D2dReader::arrived, "Number of chunks that arrived.")
+      .def_property_readonly("left_because", &D2dReader::left_because, "Why the peer was abandoned, if it was.")
       .def_property_readonly("in_flight", &D2dReader::in_flight, "Chunks that may still be written to at any time.");
   py::class_<StagedReader, ChunkReader, std::shared_ptr<StagedReader>>(module, "StagedReader",
                                                                        "Reads chunks of a staged publication.")

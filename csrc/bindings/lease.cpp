@@ -11,7 +11,7 @@ namespace yr_fastload::bindings {
 
 void register_lease(py::module_& module) {
   const auto nogil = py::call_guard<WithoutGil>();
-  py::class_<Lease, std::shared_ptr<Lease>>(module, "Lease", "One source's part in keeping a generation published.")
+  py::class_<Lease, std::shared_ptr<Lease>>(module, "Lease", "One source's share in keeping a generation published.")
       .def(py::init([](std::shared_ptr<ObjectStore> store, const std::string& head_key, const py::bytes& head_value,
                        const std::string& slot_prefix, const std::string& owner, const Keys& data_keys,
                        std::uint32_t lease_s, std::uint32_t data_s, double deadline_s, const std::string& place_key,

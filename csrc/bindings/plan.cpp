@@ -27,7 +27,7 @@ void register_plan(py::module_& module) {
       .def_readonly("tensor_offset", &Blob::tensor_offset, "Where it begins in the tensor, bytes.")
       .def_readonly("bytes", &Blob::bytes)
       .def_readonly("chunk_offset", &Blob::chunk_offset, "Where it begins in the chunk, bytes.");
-  py::class_<Plan, std::shared_ptr<Plan>>(module, "Plan", "How tensors are cut into chunks of blobs; immutable.")
+  py::class_<Plan, std::shared_ptr<Plan>>(module, "Plan", "How tensors are divided into chunks of blobs; immutable.")
       .def_property_readonly("chunks", &Plan::chunks)
       .def_readonly("tensors", &Plan::tensors)
       .def_readonly("total_bytes", &Plan::total_bytes)
@@ -50,7 +50,7 @@ void register_plan(py::module_& module) {
             const Places found = places(plan);
             return std::make_tuple(to_python(found.chunk), to_python(found.offset));
           },
-          "For each tensor the chunk of its first blob, -1 if it moves never (int64[N]), and the offset there "
+          "For each tensor the chunk of its first blob, -1 if it does not move (int64[N]), and the offset there "
           "(uint64[N]).");
 
   module.attr("BLOB_ALIGNMENT") = kBlobAlignment;
@@ -62,7 +62,7 @@ void register_plan(py::module_& module) {
         return std::make_shared<Plan>(make_plan(sizes.span(), {chunk_bytes, max_blobs}));
       },
       py::arg("tensor_bytes"), py::kw_only(), py::arg("chunk_bytes"), py::arg("max_blobs"),
-      "Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 moves never).");
+      "Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 does not move).");
 
   module.def(
       "find_sharing",
@@ -78,7 +78,7 @@ void register_plan(py::module_& module) {
         return std::make_tuple(to_python(sharing.owner), to_python(sharing.offset));
       },
       py::arg("addresses"), py::arg("tensor_bytes"),
-      "For each tensor the index of the one whose memory it lies in, and the offset there in bytes.");
+      "For each tensor, the index of the one whose memory it lies in, and the offset there in bytes.");
 }
 
 }  // namespace yr_fastload::bindings

@@ -19,7 +19,7 @@ namespace {
 
 void register_connection(py::module_& module) {
   py::class_<Connection, std::shared_ptr<Connection>>(
-      module, "Connection", "One openYuanrong worker and how to connect to it; what it is shown cannot be read back.")
+      module, "Connection", "One openYuanrong worker and how to connect to it; its credentials cannot be read back.")
       .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
                        const std::string& client_public_key, const std::string& client_private_key,
                        const std::string& server_public_key, const std::string& access_key,
@@ -60,7 +60,7 @@ std::vector<std::shared_ptr<PrivateMemory>> map_objects(ObjectStore& store, cons
 void register_private_memory(py::module_& module) {
   py::class_<PrivateMemory, std::shared_ptr<PrivateMemory>>(
       module, "PrivateMemory", py::buffer_protocol(),
-      "An object's bytes: shared with all processes until somebody here writes to them, who gets a copy of that page.")
+      "An object's bytes, shared with all processes until this one writes to a page and gets its own copy of it.")
       .def_buffer([](PrivateMemory& memory) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(memory.bytes().data()),
                                static_cast<py::ssize_t>(memory.bytes().size()));
@@ -71,11 +71,11 @@ void register_private_memory(py::module_& module) {
       .def_property_readonly(
           "shared_address",
           [](const PrivateMemory& memory) { return reinterpret_cast<std::uint64_t>(memory.shared().data()); },
-          "Where they are for all processes; not to be written to.")
-      .def("detach", &PrivateMemory::detach, py::call_guard<WithoutGil>(), "Copy what is still shared.")
-      .def("forbid", &PrivateMemory::forbid, "Have whoever touches the bytes from now on end the process.");
+          "Their address in the shared mapping; not to be written to.")
+      .def("detach", &PrivateMemory::detach, py::call_guard<WithoutGil>(), "Copy the pages that are still shared.")
+      .def("forbid", &PrivateMemory::forbid, "From now on, touching the bytes ends the process.");
   module.def("map_objects", &map_objects, py::arg("store"), py::arg("keys"), py::kw_only(), py::arg("deadline_s"),
-             "Private memory of each object, None where there is none.");
+             "Private memory for each object, None if it does not exist.");
 }
 
 }  // namespace
@@ -114,7 +114,7 @@ void register_stores(py::module_& module) {
             return store.set_all_if_absent(owned, ttl_s, Deadline::after(deadline_s));
           },
           py::arg("values"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"),
-          "Set all, or none and return False if one of the keys is there. At most 8.")
+          "Set all keys, or none and return False if one exists. At most 8.")
       .def(
           "get",
           [](ObjectStore& store, const std::string& key, double deadline_s) -> std::optional<py::bytes> {
@@ -139,7 +139,7 @@ void register_stores(py::module_& module) {
             for (const auto& value : values) each.push_back(value ? std::optional<py::bytes>(*value) : std::nullopt);
             return each;
           },
-          py::arg("keys"), py::kw_only(), py::arg("deadline_s"), "The value of each key, None where there is none.")
+          py::arg("keys"), py::kw_only(), py::arg("deadline_s"), "The value of each key, None if there is none.")
       .def(
           "exist",
           [](ObjectStore& store, const Keys& keys, double deadline_s) {
@@ -152,7 +152,7 @@ void register_stores(py::module_& module) {
             return store.expire(keys, ttl_s, Deadline::after(deadline_s));
           },
           py::arg("keys"), py::kw_only(), py::arg("ttl_s"), py::arg("deadline_s"), nogil,
-          "Give the keys a new TTL; returns those that were not there.")
+          "Give the keys a new TTL; returns those that did not exist.")
       .def(
           "erase",
           [](ObjectStore& store, const Keys& keys, double deadline_s) {
@@ -171,11 +171,11 @@ void register_stores(py::module_& module) {
   module.attr("MOST_CONNECTIONS_LEFT_BEHIND") = kMostToBeDestroyed;
   module.attr("MOST_THREADS_LEFT_BEHIND") = CallRunner::kMostLeftBehind;
   module.def("expect_exit", &expect_exit,
-             "Have this process end without exit handlers of the C library if a connection is left then.");
+             "Make this process end without the C library's exit handlers if a connection is left then.");
   module.def("connections_left_behind", &to_be_destroyed,
-             "Connections that may still be at work for a peer that does not answer; each goes after some minutes.");
+             "Number of connections that may still be busy with a silent peer; each goes after some minutes.");
   module.def("threads_left_behind", &CallRunner::left_behind,
-             "Threads that a frozen worker kept from ending with their store.");
+             "Number of threads that a frozen worker kept from ending with their store.");
 }
 
 }  // namespace yr_fastload::bindings

@@ -128,7 +128,7 @@ py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned c
   return to_python(values);
 }
 
-/// Whole tensors, dealt round-robin in slices so that the threads share one large tensor.
+/// Whole tensors, dealt round-robin in slices, so that threads share one large tensor.
 double memcpy_seconds(const py::buffer& destinations, const py::buffer& sources, const py::buffer& sizes,
                       unsigned threads) {
   constexpr std::uint64_t kSlice = std::uint64_t{8} << 20;
@@ -169,7 +169,7 @@ void register_transfer(py::module_& module) {
              py::arg("verify"), py::arg("deadline_s"), py::arg("progress") = py::none(),
              "Copy tensors into chunks; returns (digest of each chunk, seconds by stage).");
   module.def("end_transfers", &end_transfers,
-             "Ask every transfer to end, also those that begin later: SystemExit, in the thread that waits for it.");
+             "End every transfer, including later ones, with SystemExit in the waiting thread.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),
              py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("chunks") = py::none(),
              "Digest of each of these chunks, by default of all; moves nothing.");
@@ -180,7 +180,7 @@ void register_transfer(py::module_& module) {
         return std::map<std::string, std::uint64_t>{{"chunks_in_flight", peaks.chunks_in_flight.most()},
                                                     {"copy_threads", peaks.copy_threads.most()}};
       },
-      "The most that any one transfer of this process used of what its options bound.");
+      "The most that any single transfer in this process used of what its options limit.");
   module.def("memcpy_seconds", &memcpy_seconds, py::arg("destinations"), py::arg("sources"), py::arg("sizes"),
              py::arg("threads"), "Time a plain memcpy of these ranges on this many threads.");
 }

@@ -15,9 +15,9 @@ namespace yr_fastload {
 
 /// Runs calls that may block for longer than their caller can wait.
 ///
-/// A call runs on one of a few threads of its own while the caller waits until its deadline. A call that is late is
-/// abandoned: it ends when it ends, so it must own what it touches, and its result is dropped. When the runner goes,
-/// threads that are still busy are left to a list of the process that joins them once they have ended.
+/// A call runs on one of the runner's few threads while the caller waits until its deadline. A late call is abandoned:
+/// it may end at any time, so it must own what it touches, and its result is dropped. When the runner is destroyed,
+/// threads that are still busy go to a process-wide list, which joins them once they have ended.
 class CallRunner {
  public:
   CallRunner(unsigned max_threads, double close_timeout_s);
@@ -45,10 +45,10 @@ class CallRunner {
   /// Changes how long the destructor waits for busy threads.
   void close_within(double seconds) noexcept { close_timeout_s_ = seconds; }
 
-  /// Threads of all runners of this process that were left behind and have not ended yet.
+  /// Number of threads of this process's runners that were left behind and have not ended yet.
   static std::size_t left_behind();
 
-  /// More than that are refused a connection that may leave some more.
+  /// Beyond this number, new connections are refused, since they may leave more threads behind.
   static constexpr std::size_t kMostLeftBehind = 64;
 
  private:

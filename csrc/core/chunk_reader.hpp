@@ -13,7 +13,7 @@
 
 namespace yr_fastload {
 
-/// A chunk that came, or did not: then `view` is null, and `code` and `detail` say why.
+/// A chunk that arrived, or did not: then `view` is null, and `code` and `detail` say why.
 struct Arrival {
   std::uint64_t chunk = 0;
   std::unique_ptr<ObjectView> view;
@@ -21,10 +21,10 @@ struct Arrival {
   std::string detail;
 };
 
-/// Takes an arrival; false if no more are wanted.
+/// Receives an arrival; returns false if no more are wanted.
 using Deliver = std::function<bool(Arrival)>;
 
-/// Brings the chunks of one generation to where they can be copied from: what a transport adds to the pipeline.
+/// Brings the chunks of one generation to where they can be copied from. This is what a transport implements.
 class ChunkReader {
  public:
   ChunkReader() = default;
@@ -34,9 +34,9 @@ class ChunkReader {
 
   virtual const char* transport() const noexcept = 0;
 
-  /// Delivers every one of `chunks` once, in any order, until `deliver` wants no more or `cancelled` is raised.
-  /// Bytes of a view stay where they are as long as it lives. Returns by the deadline; throws what ends the whole
-  /// transfer. Called by one thread, without the tensors in reach: it writes to memory of its own.
+  /// Delivers each of `chunks` once, in any order, until `deliver` returns false or `cancelled` is raised. The bytes of
+  /// a view stay valid as long as it lives. Returns by the deadline; throws errors that end the whole transfer. Called
+  /// by one thread, and writes only to its own memory, not to the tensors.
   virtual void read(Span<const std::uint64_t> chunks, const Deliver& deliver, const CancelFlag& cancelled,
                     Deadline deadline) = 0;
 };

@@ -9,12 +9,12 @@
 
 namespace yr_fastload {
 
-/// Fewer bytes are better kept where they will be needed.
+/// Smaller copies are better kept in the caches.
 constexpr std::size_t kLeastStreamed = 8192;
-/// How far ahead of its reads a copy past the caches asks for memory (measured: better than without, and than 2,048).
+/// Prefetch distance of a copy past the caches (measured: better than none, and than 2,048).
 constexpr std::size_t kAheadBytes = 512;
 
-/// Whether bytes go to `destination` past the caches. Weights are larger than any cache, and a store that goes past it
+/// Whether a copy to `destination` bypasses the caches. Weights are larger than any cache, and a non-temporal store
 /// need not read the line that it writes.
 inline bool streams(const std::byte* destination, std::size_t bytes) noexcept {
 #if defined(__x86_64__)
@@ -26,14 +26,14 @@ inline bool streams(const std::byte* destination, std::size_t bytes) noexcept {
 #endif
 }
 
-/// After stores past the caches, before another thread is told of them.
+/// To be called after stores past the caches, before another thread is told about them.
 inline void end_of_stream() noexcept {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif
 }
 
-/// memcpy, past the caches where that is better.
+/// memcpy that bypasses the caches where that is better.
 void copy_bytes(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept;
 
 }  // namespace yr_fastload

@@ -17,24 +17,24 @@
 
 namespace yr_fastload {
 
-/// Called every few milliseconds by the thread that waits; throws to give up (an interrupt by the user).
+/// Called every few milliseconds by the waiting thread; throws to give up (for example on Ctrl-C).
 using Tick = std::function<void()>;
 
-/// Raised once, seen by every thread of a crew. Bodies look at it at least every few milliseconds and return.
+/// Raised once and seen by every thread of a crew. Bodies check it at least every few milliseconds, and return.
 class CancelFlag {
  public:
   bool raised() const noexcept { return raised_.load(std::memory_order_relaxed); }
-  /// True for the one caller who raised it.
+  /// True for the one caller that raised it.
   bool raise() noexcept { return !raised_.exchange(true); }
 
  private:
   std::atomic<bool> raised_{false};
 };
 
-/// A few threads that work on one call together, and end with it.
+/// A few threads that work together on one call, and end with it.
 ///
-/// The first exception of any of them cancels the others and is rethrown by `wait`. The destructor cancels and joins,
-/// so a crew is declared after everything that its threads use.
+/// The first exception in any of them cancels the others and is rethrown by `wait`. The destructor cancels and joins,
+/// so declare a crew after everything that its threads use.
 class Crew {
  public:
   explicit Crew(CancelFlag& cancelled) : cancelled_(cancelled) {}
@@ -47,10 +47,10 @@ class Crew {
   /// Cancels and joins.
   void stop() noexcept;
 
-  /// Called once when cancelled, so that bodies asleep in a channel wake up. Before the first `start`.
+  /// Sets what is called once on cancellation, to wake bodies that sleep in a channel. Call before the first `start`.
   void on_cancel(std::function<void()> hook) { hooks_.push_back(std::move(hook)); }
 
-  /// Joins all. Returns false if the deadline cancelled them first.
+  /// Joins all threads. Returns false if the deadline cancelled them first.
   bool wait(Deadline deadline, const Tick& tick);
 
  private:
@@ -71,10 +71,10 @@ class Crew {
 template <typename T>
 class Channel {
  public:
-  /// `peak`, if given, is told how many items there are.
+  /// `peak`, if given, records the number of items.
   explicit Channel(std::size_t capacity, Peak* peak = nullptr) : capacity_(capacity), peak_(peak) {}
 
-  /// Waits for room; false if the channel was closed, and the item was dropped.
+  /// Waits for room; returns false, and drops the item, if the channel was closed.
   bool push(T item) {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [&] { return closed_ || items_.size() < capacity_; });
@@ -85,7 +85,7 @@ class Channel {
     return true;
   }
 
-  /// Waits for an item; nullopt once the channel is closed and empty.
+  /// Waits for an item; returns nullopt once the channel is closed and empty.
   std::optional<T> pop() {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [&] { return closed_ || !items_.empty(); });

@@ -5,7 +5,7 @@
 
 namespace yr_fastload {
 
-/// A point of monotonic time that a call must not outlive.
+/// A point in monotonic time by which a call must end.
 class Deadline {
  public:
   using Clock = std::chrono::steady_clock;
@@ -17,7 +17,7 @@ class Deadline {
 
   Clock::time_point at() const noexcept { return at_; }
   bool passed() const noexcept { return Clock::now() >= at_; }
-  /// For cleaning up: a call returns within its deadline and one second.
+  /// For cleanup: a call returns by its deadline plus one second.
   Deadline and_a_moment() const noexcept { return Deadline(at_ + std::chrono::milliseconds(500)); }
   Deadline earlier(Deadline other) const noexcept { return Deadline(std::min(at_, other.at_)); }
 
@@ -27,11 +27,11 @@ class Deadline {
   Clock::time_point at_;
 };
 
-/// Seconds since it was made.
+/// Seconds since it was created.
 class Stopwatch {
  public:
   double seconds() const noexcept { return std::chrono::duration<double>(Deadline::Clock::now() - start_).count(); }
-  /// When it was made, in seconds of the monotonic clock: what Python's time.monotonic() counts.
+  /// When it was created, in seconds of the monotonic clock, as in Python's time.monotonic().
   double start() const noexcept { return std::chrono::duration<double>(start_.time_since_epoch()).count(); }
 
  private:

@@ -21,7 +21,7 @@ class Memory {
   virtual bool locked() const noexcept { return true; }
 };
 
-/// Copies in the order they were asked for. Used by one thread at a time.
+/// Makes copies in the order of the calls. Used by one thread at a time.
 class Stream {
  public:
   Stream() = default;
@@ -36,7 +36,7 @@ class Stream {
   virtual void synchronize(Deadline deadline) = 0;
 };
 
-/// The memory that tensors live in. Safe to use from many threads.
+/// The memory that tensors live in. Thread-safe.
 class Device {
  public:
   Device() = default;
@@ -47,11 +47,11 @@ class Device {
   virtual const char* name() const noexcept = 0;
   /// Number of the device on this machine; -1 for ordinary memory.
   virtual int index() const noexcept = 0;
-  /// Whether the CPU can load from and store to it. Where it cannot, bytes pass through page-locked staging memory.
+  /// Whether the CPU can read and write it. If not, bytes pass through page-locked staging memory.
   virtual bool cpu_accessible() const noexcept = 0;
-  /// Makes it the current device of the calling thread, which a thread needs before it calls anything else.
+  /// Makes it the current device of the calling thread, which is required before any other call.
   virtual void bind_thread() = 0;
-  /// Host memory that the device can copy from without a copy in between. Throws kTransferTimeout at the deadline.
+  /// Host memory that the device can copy from directly. Throws kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) = 0;
   /// Memory of the device itself. Throws kResourceExhausted if it has none left, kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) = 0;

@@ -6,7 +6,7 @@
 
 namespace yr_fastload {
 
-/// Digest of a run of bytes, made so that C++ and tensor operations on a device reach the same value.
+/// Digest of a run of bytes, designed so that C++ and tensor operations on a device compute the same value.
 ///
 /// The bytes are cut into blocks of `kBlockBytes`; a block is a row of little-endian 64-bit words w[i] (the last word
 /// padded with zeros). With k[i] the 64-bit key of column i, lo() and hi() the 32-bit halves, all sums modulo 2^64:
@@ -14,19 +14,19 @@ namespace yr_fastload {
 ///     block(j)  = sum_i ( lo(w[i]) + lo(k[i]) mod 2^32 ) * ( hi(w[i]) + hi(k[i]) mod 2^32 ) + w[i]
 ///     digest    = mix( bytes * kLengthKey + sum_j mix( block(j) + (j + 1) * kBlockKey ) )
 ///
-/// A sum over rows needs no sequential pass, which is what a device wants; a row is a multiply and two adds a word,
-/// which is what a CPU wants. The product is the NH family (Black et al., UMAC, 1999): two different blocks collide
-/// with a chance of about 2^-32 for keys unknown to whoever chose them. It finds accidents (stale, torn, shifted,
-/// zeroed or flipped bytes); it is no defence against somebody who forges bytes on purpose.
+/// A sum over rows needs no sequential pass, which suits a device; a row costs one multiply and two adds per word,
+/// which suits a CPU. The product is the NH family (Black et al., UMAC, 1999): two different blocks collide with
+/// probability of about 2^-32 if the keys are unknown to whoever chose them. It detects accidents (stale, torn,
+/// shifted, zeroed or flipped bytes); it is no defence against somebody who forges bytes on purpose.
 class Digest {
  public:
   static constexpr std::size_t kBlockBytes = 8192;
 
-  /// Adds bytes. Every call but the last must bring a multiple of `kBlockBytes`.
+  /// Adds bytes. Every call but the last must add a multiple of `kBlockBytes`.
   void update(const std::byte* data, std::size_t bytes) noexcept;
 
-  /// The same for bytes that are copied on the way: each is read once, and those that are written are those that were
-  /// added. A GiB takes 0.67 of the time of memcpy alone with one thread, 0.83 with two (AMD EPYC, AVX2).
+  /// The same, and copies the bytes: each is read once, and exactly what was added is written. 1 GiB takes 0.67 of the
+  /// time of memcpy alone with one thread, 0.83 with two (AMD EPYC, AVX2).
   void update_and_copy(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept;
 
   std::uint64_t value() const noexcept;
@@ -40,7 +40,7 @@ class Digest {
   std::uint64_t sum_ = 0;
 };
 
-/// Order-dependent fold of the digests of a chunk's blobs into the chunk's digest.
+/// Folds the digests of a chunk's blobs, in order, into the chunk's digest.
 class DigestFold {
  public:
   void add(std::uint64_t digest) noexcept;
@@ -50,7 +50,7 @@ class DigestFold {
   std::uint64_t state_ = 0x9ae16a3b2f90404fULL;
 };
 
-/// The key of every column, for implementations of the same digest elsewhere.
+/// The key of every column, for other implementations of this digest.
 const std::array<std::uint64_t, Digest::kBlockBytes / 8>& digest_keys() noexcept;
 
 /// Name of the instruction set that `Digest` uses on this machine: "avx2" or "generic".
@@ -58,7 +58,7 @@ const char* digest_backend() noexcept;
 
 namespace detail {
 
-/// Sum of one block, at most `Digest::kBlockBytes`, by each implementation; for tests that compare them.
+/// Sum of one block of at most `Digest::kBlockBytes`, from each implementation, for tests that compare them.
 std::uint64_t block_sum_generic(const std::byte* data, std::size_t bytes) noexcept;
 std::uint64_t block_sum_best(const std::byte* data, std::size_t bytes) noexcept;
 

@@ -7,24 +7,25 @@
 #include <vector>
 
 /// The one table of errors. Columns: enumerator, code string (`.code` in Python), Python class, whether the same call
-/// may succeed later without a change by the caller, meaning. The C++ codes, the Python classes, the errors page and
-/// the tests that compare them all come from here.
-#define YRFL_ERROR_TABLE(X)                                                                                       \
-  X(kInvalidArgument, "INVALID_ARGUMENT", "InvalidArgumentError", false,                                          \
-    "The caller passed something that no state of the system could make work.")                                   \
-  X(kNotPublished, "NOT_PUBLISHED", "NotPublishedError", true,                                                    \
-    "No live source publishes this identity; load from disk.")                                                    \
-  X(kLayoutMismatch, "LAYOUT_MISMATCH", "LayoutMismatchError", false,                                             \
-    "Names, dtypes, shapes, strides or sharing differ from what was published; nothing was written.")             \
-  X(kIntegrity, "INTEGRITY", "IntegrityError", false,                                                             \
-    "Bytes or a manifest do not match their digest or their format.")                                             \
-  X(kPartialTransfer, "PARTIAL_TRANSFER", "PartialTransferError", true,                                           \
-    "Some chunks could not be transferred; `failed_keys` names them.")                                            \
-  X(kTransferTimeout, "TRANSFER_TIMEOUT", "TransferTimeoutError", true, "The deadline of the call passed first.") \
-  X(kUnavailable, "UNAVAILABLE", "UnavailableError", true,                                                        \
-    "The openYuanrong worker cannot be reached, or could not be started.")                                        \
-  X(kResourceExhausted, "RESOURCE_EXHAUSTED", "ResourceExhaustedError", true,                                     \
-    "A bound was hit: shared memory or clients of the worker, page-locked memory, tensors, manifest size.")       \
+/// may succeed later unchanged, meaning. C++ codes, Python classes, the errors page and the tests that compare them all
+/// come from here.
+#define YRFL_ERROR_TABLE(X)                                                                                    \
+  X(kInvalidArgument, "INVALID_ARGUMENT", "InvalidArgumentError", false,                                       \
+    "The caller passed something that can never work.")                                                        \
+  X(kNotPublished, "NOT_PUBLISHED", "NotPublishedError", true,                                                 \
+    "No live source publishes this identity; load from disk.")                                                 \
+  X(kLayoutMismatch, "LAYOUT_MISMATCH", "LayoutMismatchError", false,                                          \
+    "Names, dtypes, shapes, strides or sharing differ from what was published; nothing was written.")          \
+  X(kIntegrity, "INTEGRITY", "IntegrityError", false,                                                          \
+    "Bytes or a manifest do not match their digest or their format.")                                          \
+  X(kPartialTransfer, "PARTIAL_TRANSFER", "PartialTransferError", true,                                        \
+    "Some chunks could not be transferred; `failed_keys` names them.")                                         \
+  X(kTransferTimeout, "TRANSFER_TIMEOUT", "TransferTimeoutError", true,                                        \
+    "The call's deadline passed before it was done.")                                                          \
+  X(kUnavailable, "UNAVAILABLE", "UnavailableError", true,                                                     \
+    "The openYuanrong worker cannot be reached, or could not be started.")                                     \
+  X(kResourceExhausted, "RESOURCE_EXHAUSTED", "ResourceExhaustedError", true,                                  \
+    "A limit was reached: the worker's shared memory or clients, page-locked memory, tensors, manifest size.") \
   X(kDevice, "DEVICE", "DeviceError", false, "A device call failed, or the transport cannot reach this device.")
 
 namespace yr_fastload {
@@ -50,7 +51,8 @@ inline constexpr ErrorRow kErrorTable[] = {
 #undef YRFL_ROW
 };
 
-/// The only exception that leaves the core. `op` is the operation the user asked for, `failed_keys` what it failed on.
+/// The only exception that leaves the core. `op` is the operation that the user called, `failed_keys` what it failed
+/// on.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, std::string op, const std::string& detail, std::vector<std::string> failed_keys = {})
@@ -67,7 +69,7 @@ class Error : public std::runtime_error {
   std::vector<std::string> failed_keys_;
 };
 
-/// "[k1, k2, +3]": the first keys of a list that may be long.
+/// "[k1, k2, +3]": the first keys of a possibly long list.
 std::string abbreviate(const std::vector<std::string>& keys);
 
 }  // namespace yr_fastload

@@ -13,21 +13,21 @@ namespace yr_fastload {
 
 /// The keys of one generation of one identity.
 struct LeaseKeys {
-  std::string head;         ///< Names the current generation; its life is the publication's.
-  std::string head_value;   ///< What the head holds while this generation is the current one.
-  std::string slot_prefix;  ///< slot_prefix + "0".."63": one a live source of this generation.
+  std::string head;         ///< Names the current generation; lives as long as the publication.
+  std::string head_value;   ///< The head's value while this generation is current.
+  std::string slot_prefix;  ///< slot_prefix + "0".."63": one per live source.
   std::string owner;        ///< What this source writes into its slot.
   Keys data;                ///< Manifest and chunks.
-  std::string place;        ///< A key this source has set already, renewed and erased with its slot; may be empty.
-  std::string place_value;  ///< What it holds.
-  std::string slot;         ///< A slot that it has set already, together with the head; empty: it takes a free one.
-  Keys entries;             ///< One of them, the first that is free, says that there is this identity; may be empty.
-  std::string entry_value;  ///< What it says.
+  std::string place;        ///< A key that is already set, renewed and erased with the slot; may be empty.
+  std::string place_value;  ///< Its value.
+  std::string slot;         ///< A slot that was already set with the head; empty: take a free one.
+  Keys entries;             ///< The first free one announces this identity; may be empty.
+  std::string entry_value;  ///< Its value.
 };
 
 struct LeaseTimes {
-  std::uint32_t lease_s;  ///< TTL of head and slot; renewed three times in it.
-  std::uint32_t data_s;   ///< TTL of the data: longer, so that a reader that saw the head can finish.
+  std::uint32_t lease_s;  ///< TTL of head and slot; renewed three times per lease.
+  std::uint32_t data_s;   ///< TTL of the data; longer, so that a reader that saw the head can finish.
 };
 
 enum class LeaseState : std::uint8_t {
@@ -45,17 +45,17 @@ struct LeaseStatus {
   std::string last_error;  ///< Why the last renewal failed; empty if it did not.
 };
 
-/// One source's part in keeping a generation published.
+/// One source's share in keeping a generation published.
 ///
-/// A source takes a free slot and renews slot, head and data until it leaves; who leaves last erases everything. A
-/// source that dies stops renewing: with the last of them the head is gone within `lease_s`. Times are monotonic.
+/// A source takes a free slot and renews slot, head and data until it leaves; the last one to leave erases everything.
+/// A source that dies stops renewing; after the last one, the head disappears within `lease_s`. Times are monotonic.
 class Lease {
  public:
   static constexpr unsigned kSlots = 64;
 
-  /// Takes a slot and starts to renew. Throws kNotPublished if the head is not there (any more) or names another
-  /// generation, kResourceExhausted if all slots are taken: there are sources enough. Costs no call where the slot was
-  /// set already.
+  /// Takes a slot and starts to renew. Throws kNotPublished if there is no head (any more) or it names another
+  /// generation, and kResourceExhausted if all slots are taken, since there are enough sources. Makes no call if the
+  /// slot was already set.
   Lease(std::shared_ptr<ObjectStore> store, LeaseKeys keys, LeaseTimes times, Deadline deadline);
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
@@ -66,7 +66,7 @@ class Lease {
   /// Gives the slot back; erases head and data if no other source is alive. Idempotent.
   void leave(Deadline deadline);
 
-  /// Live sources of this generation, this one included.
+  /// Number of live sources of this generation, including this one.
   unsigned sources(Deadline deadline) const;
 
  private:

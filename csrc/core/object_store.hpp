@@ -15,11 +15,11 @@ namespace yr_fastload {
 /// Where the bytes of a chunk are.
 enum class Place : std::uint8_t {
   kHost,     ///< Memory of the host.
-  kDevice,   ///< Memory of the device that they are for.
-  kTensors,  ///< The tensors themselves: nothing is left to copy, and `bytes` has a size and no data.
+  kDevice,   ///< Memory of the destination device.
+  kTensors,  ///< The tensors themselves: nothing is left to copy, and `bytes` has only a size.
 };
 
-/// Bytes of a stored object. They stay readable as long as this lives, also after the object was erased.
+/// The bytes of a stored object, readable as long as this lives, even after the object was erased.
 class ObjectView {
  public:
   ObjectView() = default;
@@ -30,7 +30,7 @@ class ObjectView {
   virtual Place place() const noexcept { return Place::kHost; }
 };
 
-/// Room for an object that nobody can see before `ObjectStore::seal`; given back if it is dropped.
+/// Memory for an object that nobody can see before `ObjectStore::seal`; released if dropped.
 class ObjectDraft {
  public:
   ObjectDraft() = default;
@@ -47,9 +47,9 @@ using KeyValues = std::vector<std::pair<std::string, std::string>>;
 std::string chunk_key(const std::string& prefix, std::uint64_t index);
 Keys chunk_keys(const std::string& prefix, std::uint64_t count);
 
-/// Where chunks and small values are kept. Safe to use from many threads.
-/// Every call returns or throws by its deadline, whatever the store's other end does; an `Error` names the keys.
-/// TTLs are in seconds; an object nobody renews disappears within about half a second more.
+/// Where chunks and small values are kept. Thread-safe.
+/// Every call returns or throws by its deadline, whatever the other end does; an `Error` names the keys. TTLs are in
+/// seconds; an object that is not renewed disappears at most about half a second later.
 class ObjectStore {
  public:
   ObjectStore() = default;
@@ -59,8 +59,8 @@ class ObjectStore {
 
   virtual const char* transport() const noexcept = 0;
 
-  /// Small values. `set` replaces; the others set all or, if one of the keys is there, none, and say which: atomic
-  /// among all clients. At most kTogether at a time.
+  /// Small values. `set` replaces; the others set all keys or, if one exists, none, and return which. Atomic among all
+  /// clients. At most kTogether at a time.
   static constexpr std::size_t kTogether = 8;
   virtual void set(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) = 0;
   virtual bool set_all_if_absent(const KeyValues& values, std::uint32_t ttl_s, Deadline deadline) = 0;
@@ -68,21 +68,21 @@ class ObjectStore {
     return set_all_if_absent({{key, value}}, ttl_s, deadline);
   }
   virtual std::optional<std::string> get(const std::string& key, Deadline deadline) = 0;
-  /// One entry a key.
+  /// One entry per key.
   virtual std::vector<std::optional<std::string>> get_many(const Keys& keys, Deadline deadline) = 0;
 
-  /// Of any number of objects of any size. `expire` and `erase` return the keys that were not there.
+  /// For any number of objects of any size. `expire` and `erase` return the keys that did not exist.
   virtual std::vector<bool> exist(const Keys& keys, Deadline deadline) = 0;
   virtual Keys expire(const Keys& keys, std::uint32_t ttl_s, Deadline deadline) = 0;
   virtual void erase(const Keys& keys, Deadline deadline) = 0;
 
-  /// All of them or none. Throws kResourceExhausted where they do not fit.
+  /// All or none. Throws kResourceExhausted if they do not fit.
   virtual std::vector<std::unique_ptr<ObjectDraft>> reserve(const Keys& keys, Span<const std::uint64_t> sizes,
                                                             std::uint32_t ttl_s, Deadline deadline) = 0;
-  /// Makes filled drafts of this store visible.
+  /// Makes this store's filled drafts visible.
   virtual void seal(std::vector<std::unique_ptr<ObjectDraft>> drafts, Deadline deadline) = 0;
 
-  /// One entry a key, null where there is no such object.
+  /// One entry per key, null if there is no such object.
   virtual std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) = 0;
 };
 

@@ -5,7 +5,7 @@
 
 namespace yr_fastload {
 
-/// A number that goes up and down, and the most that it ever was. Safe to use from many threads.
+/// A number that goes up and down, and its maximum. Thread-safe.
 class Peak {
  public:
   void note(std::uint64_t value) noexcept {
@@ -19,7 +19,7 @@ class Peak {
   std::atomic<std::uint64_t> most_{0};
 };
 
-/// The most that any one transfer of this process used of what its options bound.
+/// The most that any single transfer in this process used of what its options limit.
 struct TransferPeaks {
   Peak chunks_in_flight;
   Peak copy_threads;

@@ -14,31 +14,31 @@
 
 namespace yr_fastload {
 
-/// Bounds of one transfer.
+/// Limits of one transfer.
 struct TransferOptions {
   unsigned copy_threads = 1;
   unsigned chunks_in_flight = 1;
-  bool verify = true;  ///< Take digests; a load compares them.
-  bool stage = false;  ///< A load: verify in staging memory before the first byte reaches a tensor.
+  bool verify = true;  ///< Compute digests; a load compares them.
+  bool stage = false;  ///< Loads only: verify in staging memory before the first byte reaches a tensor.
   Deadline deadline = Deadline::after(30.0);
-  /// Called by the waiting thread every few milliseconds with the bytes copied so far; throws to give up.
+  /// Called by the waiting thread every few milliseconds, with the bytes copied so far; throws to give up.
   std::function<void(std::uint64_t)> progress;
-  /// A load: called by the thread that copied a chunk once it is in the tensors, and verified if asked for.
+  /// Loads only: called by the thread that copied a chunk, once it is in the tensors and, if requested, verified.
   std::function<void(std::uint64_t)> arrived;
 };
 
-/// Seconds of a publication: wall time in calls to the store, and of thread time in copies.
+/// Seconds of a publication: wall time for calls to the store, thread time for copies.
 struct StageSeconds {
-  double reserve = 0;  ///< asking the store for room
-  double copy = 0;     ///< copying and taking digests, summed over threads
+  double reserve = 0;  ///< requesting room from the store
+  double copy = 0;     ///< copying and computing digests, summed over threads
   double seal = 0;     ///< making chunks visible
 };
 
 /// What a thread of a load did for one chunk.
 enum class Stage : std::uint8_t {
   kFetch,   ///< Brought it to where it can be copied from, or into its tensors.
-  kCopy,    ///< Copied it, and took its digest on the way.
-  kDigest,  ///< Took the digest of what had come into its tensors.
+  kCopy,    ///< Copied it, and computed its digest on the way.
+  kDigest,  ///< Computed the digest of what had arrived in its tensors.
 };
 
 struct StageSpan {
@@ -49,7 +49,7 @@ struct StageSpan {
   double seconds;
 };
 
-/// Why a chunk did not arrive. Others may have; what it covers is undefined.
+/// Why a chunk did not arrive. Others may have; the bytes that it covers are undefined.
 struct ChunkFailure {
   std::uint64_t chunk;
   ErrorCode code;
@@ -57,33 +57,33 @@ struct ChunkFailure {
 };
 
 struct LoadResult {
-  std::uint64_t bytes = 0;  ///< That arrived.
-  /// Whether all of them were compared with their digest: asked for, and the CPU could see them on their way.
+  std::uint64_t bytes = 0;  ///< Number that arrived.
+  /// Whether all of them were compared with their digest: that was requested, and the CPU could see them.
   bool verified = false;
   std::vector<StageSpan> spans;
-  std::vector<ChunkFailure> failures;  ///< In order of chunks.
+  std::vector<ChunkFailure> failures;  ///< In the order of chunks.
 };
 
 struct PublishResult {
-  std::vector<std::uint64_t> digests;  ///< One a chunk; empty without `verify`.
+  std::vector<std::uint64_t> digests;  ///< One per chunk; empty without `verify`.
   StageSeconds seconds;
 };
 
-/// Copies `chunks` of a plan from where `reader` brings them to the tensors at `addresses` (0 where a tensor owns no
+/// Copies `chunks` of a plan from where `reader` brings them to the tensors at `addresses` (0 if a tensor owns no
 /// bytes).
 ///
-/// One thread reads chunks while `copy_threads` copy and verify those that came. After it has returned or thrown
-/// nothing writes to the tensors any more. Throws kTransferTimeout at the deadline, and what the reader throws; chunks
-/// that failed, are of another size or of another digest are in the result.
+/// One thread reads chunks while `copy_threads` copy and verify those that arrived. After it has returned or thrown,
+/// nothing writes to the tensors any more. Throws kTransferTimeout at the deadline, and what the reader throws. Chunks
+/// that failed, or have another size or digest, are in the result.
 LoadResult load_chunks(ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan,
                        Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
                        Span<const std::uint64_t> digests, const TransferOptions& options);
 
-/// Copies all chunks of a plan into the store. All or nothing: when it throws, what it stored is erased.
+/// Copies all chunks of a plan into the store, or none: if it throws, what it stored is erased.
 PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,
                              const std::string& key_prefix, std::uint32_t ttl_s, const TransferOptions& options);
 
-/// Digests of `chunks` of a plan, in their order, over tensors in ordinary memory; moves nothing.
+/// Digests of `chunks` of a plan, in this order, over tensors in ordinary memory; moves nothing.
 std::vector<std::uint64_t> digest_chunks(const Plan& plan, Span<const std::uint64_t> addresses,
                                          Span<const std::uint64_t> chunks, const TransferOptions& options);
 

@@ -9,11 +9,11 @@
 
 namespace yr_fastload {
 
-/// An object in shared memory at an address of this process's own: its pages are those that everybody maps until
-/// somebody here writes to one, who then gets a copy of that page. No byte moves.
+/// A private mapping of an object in shared memory: its pages are shared with everybody until this process writes to
+/// one and gets its own copy of that page. No byte moves.
 ///
-/// What the object's owner does with its memory shows in pages that nobody here has written, so the object is held.
-/// That holds it as long as its store knows this process as alive.
+/// Changes by the object's owner show in pages that were not written here, so the object is held. That works as long as
+/// the store knows that this process is alive.
 class PrivateMemory {
  public:
   PrivateMemory(std::unique_ptr<ObjectView> view, void* mapping, std::size_t mapped, std::size_t offset) noexcept;
@@ -22,12 +22,12 @@ class PrivateMemory {
   ~PrivateMemory();
 
   Span<std::byte> bytes() const noexcept { return bytes_; }
-  /// The same bytes where all see them, to compare with: nobody here writes there.
+  /// The same bytes in the shared mapping, to compare with; never written here.
   Span<const std::byte> shared() const noexcept { return view_->bytes(); }
 
-  /// Copies the pages that nobody has written yet: nobody else changes any byte from then on.
+  /// Copies the pages that were not written yet, after which nobody else can change a byte.
   void detach() noexcept;
-  /// Whoever touches the bytes from now on ends the process.
+  /// From now on, touching the bytes ends the process.
   void forbid() noexcept;
 
  private:
@@ -37,8 +37,8 @@ class PrivateMemory {
   Span<std::byte> bytes_;
 };
 
-/// Private memory of each view, null where the view is. Throws kDevice if their bytes are in no file that this process
-/// could open: it looks among its own descriptors and those of processes that it may look into, which are those of the
+/// Private memory for each view, null where the view is null. Throws kDevice if their bytes are in no file that this
+/// process can open: it searches its own descriptors and those of processes that it may inspect, which are those of the
 /// same user in the same container.
 std::vector<std::unique_ptr<PrivateMemory>> map_private(std::vector<std::unique_ptr<ObjectView>> views);
 

@@ -5,7 +5,7 @@
 
 namespace yr_fastload {
 
-/// Memory borrowed for the length of a call; whoever makes one says who owns it.
+/// Memory borrowed for the duration of a call; code that creates one says who owns the memory.
 template <typename T>
 class Span {
  public:

@@ -10,8 +10,8 @@ namespace yr_fastload {
 /// Reads chunks that are objects of a store.
 class StoreReader final : public ChunkReader {
  public:
-  /// `key_prefix` + number is the key of a chunk. The first call to the store asks for `first_batch` chunks, later ones
-  /// for `batch`.
+  /// `key_prefix` + number is the key of a chunk. The first call to the store requests `first_batch` chunks, later ones
+  /// `batch`.
   StoreReader(std::shared_ptr<ObjectStore> store, std::string key_prefix, std::size_t first_batch, std::size_t batch);
 
   const char* transport() const noexcept override { return store_->transport(); }

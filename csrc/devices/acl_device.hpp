@@ -7,13 +7,13 @@
 namespace yr_fastload {
 
 /// Device `index` of Ascend's runtime, real or simulated, through `libascendcl.so` (dlopen: nothing links it).
-/// Throws kDevice where there is no such library or no such device.
+/// Throws kDevice if there is no such library or no such device.
 std::unique_ptr<Device> open_acl_device(int index);
 
-/// How many devices the runtime knows; 0 where it cannot be loaded. Loads it.
+/// Number of devices that the runtime knows; 0 if it cannot be loaded. Loads it.
 unsigned acl_device_count() noexcept;
 
-/// The device of the calling thread; -1 if it has none, or the runtime cannot be loaded. Loads it.
+/// The calling thread's device; -1 if it has none, or if the runtime cannot be loaded. Loads it.
 int current_acl_device() noexcept;
 
 }  // namespace yr_fastload

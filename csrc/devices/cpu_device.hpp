@@ -4,8 +4,8 @@
 
 namespace yr_fastload {
 
-/// Tensors in ordinary memory: copies are done when the call returns. Page-locked memory is page-aligned, and locked
-/// where RLIMIT_MEMLOCK allows it.
+/// Tensors in ordinary memory; copies are done when the call returns. Page-locked memory is page-aligned, and locked if
+/// RLIMIT_MEMLOCK allows it.
 class CpuDevice final : public Device {
  public:
   const char* name() const noexcept override { return "cpu"; }

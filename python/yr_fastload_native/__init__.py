@@ -50,7 +50,7 @@ __all__ = [
     "write_trace",
 ]
 
-# Names are imported when first used: importing the package must stay cheap in processes that never load weights.
+# Names are imported on first use, so that importing the package stays cheap in processes that never load weights.
 _HOME = {
     "Config": "config",
     "FastLoader": "loader",

@@ -1,4 +1,4 @@
-"""What happens before the interpreter goes: transfers end, publications are withdrawn, connections closed."""
+"""Cleanup before the interpreter exits: transfers end, publications are withdrawn, connections are closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yr_fastload_native import _core
 
 __all__ = ["close_all", "close_at_exit", "under_way"]
 
-# For calls to end once they were asked to; what waits for a worker that does not answer takes longer, and is left.
+# Time for calls to end once asked to. Those waiting for a silent worker take longer, and are abandoned.
 _END_S = 5.0
 
 
@@ -28,7 +28,7 @@ _calls = 0
 
 
 def close_at_exit(thing: _Closable) -> None:
-    """Have it closed in order while the interpreter still runs: its native threads must not outlive that."""
+    """Close this object while the interpreter still runs, because its native threads must not outlive that."""
     _open.add(thing)
 
 
@@ -40,7 +40,7 @@ def close_all() -> None:
 
 @contextmanager
 def under_way() -> Iterator[None]:
-    """A call, in whatever thread, that the end of the interpreter waits for, having asked it to end."""
+    """Marks a call, on any thread, that the interpreter's exit asks to end and waits for."""
     global _calls
     with _changed:
         _calls += 1
@@ -62,7 +62,7 @@ def _leave() -> None:
 
 
 def _forget() -> None:
-    """In a forked child: all of it is the parent's."""
+    """In a forked child, everything belongs to the parent."""
     global _changed, _calls
     _open.clear()
     _changed = threading.Condition()

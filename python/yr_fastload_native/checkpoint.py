@@ -1,6 +1,6 @@
-"""Safetensors checkpoints without torch: scan, read and compare them.
+"""Safetensors checkpoints without torch: scanning, reading and comparing them.
 
-The numpy interface of safetensors knows neither bfloat16 nor float8, so the format is read here: the length of the
+The numpy interface of safetensors supports neither bfloat16 nor float8, so the format is parsed here: the length of the
 header (eight bytes, little-endian), the header (JSON), the data. Source: README.md of huggingface/safetensors.
 """
 
@@ -46,7 +46,7 @@ _INDEX = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 32  # of an array in numpy 1
 _PIECE_BYTES = 16 << 20
-_CLIP = 200  # characters of a file's text that an error message repeats
+_CLIP = 200  # longest quote from a file in an error message
 _DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -75,7 +75,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 @attrs.frozen
 class StoredTensor:
-    """A tensor on disk: ``nbytes`` bytes at ``offset`` (bytes from the start) of the file ``path``."""
+    """A tensor on disk: ``nbytes`` bytes at ``offset`` bytes into the file ``path``."""
 
     name: str
     dtype: np.dtype[Any]
@@ -85,7 +85,7 @@ class StoredTensor:
     nbytes: int
 
     def allocate(self) -> NDArray[Any]:
-        """Make an array for it, in memory as the allocator gives it: not filled and, if large, never touched.
+        """Create an uninitialised array for it; if large, its memory was never touched.
 
         Raises:
             ResourceExhaustedError: There is not enough memory.
@@ -152,10 +152,10 @@ def scan_file(path: Path) -> list[StoredTensor]:
 def scan_directory(directory: str | os.PathLike[str]) -> dict[str, StoredTensor]:
     """Find every tensor of a Hugging Face checkpoint; only headers are read.
 
-    Files are those that ``model.safetensors.index.json`` names, without it every ``*.safetensors``.
+    The files are those that ``model.safetensors.index.json`` names or, without it, every ``*.safetensors``.
 
     Returns:
-        Tensors by name, file after file, in the order of the data.
+        Tensors by name, file by file, in the order of the data.
 
     Raises:
         IntegrityError: A file breaks the format, a shard or a tensor of the index is missing, or two files hold the
@@ -195,14 +195,13 @@ def read_directory(
 ) -> dict[str, NDArray[Any]]:
     """Read a checkpoint into memory allocated tensor by tensor, as a framework would.
 
-    Without ``drop_cache`` the time it takes is that of a warm page cache wherever the files were read or written
-    lately.
+    Without ``drop_cache``, files that were read or written recently come from a warm page cache.
 
     Args:
         directory: As for :func:`scan_directory`.
-        drop_cache: Read from the disk: see :func:`drop_page_cache`.
-        progress: Called with the bytes read so far and in all, at least once every 16 MiB.
-        threads: How many read at a time, each a part of the tensors.
+        drop_cache: Read from disk; see :func:`drop_page_cache`.
+        progress: Called with the bytes read so far and in total, at least once every 16 MiB.
+        threads: Number of threads, each of which reads part of the tensors.
 
     Raises:
         IntegrityError: As :func:`scan_directory`, or a file became shorter while it was read.
@@ -238,7 +237,7 @@ def compare(stored: Mapping[str, StoredTensor], arrays: Mapping[str, NDArray[Any
     """Compare arrays with the files, every byte, 16 MiB at a time.
 
     Returns:
-        Names whose dtype, shape or bytes differ, or that only one of the two has; empty if all is equal.
+        Names whose dtype, shape or bytes differ, or that only one side has; empty if everything is equal.
 
     Raises:
         IntegrityError: A file became shorter.
@@ -261,7 +260,7 @@ def compare(stored: Mapping[str, StoredTensor], arrays: Mapping[str, NDArray[Any
 
 
 def fingerprint(stored: Mapping[str, StoredTensor]) -> str:
-    """Digest what the headers say: names, dtypes, shapes, files and offsets, not the data.
+    """Digest the headers (names, dtypes, shapes, files and offsets), not the data.
 
     Returns:
         SHA-256, hexadecimal.
@@ -271,18 +270,18 @@ def fingerprint(stored: Mapping[str, StoredTensor]) -> str:
 
 
 def drop_page_cache(path: Path) -> int:
-    """Have the kernel forget a file, so that the next read is one from the disk.
+    """Drop a file from the page cache, so that it is next read from disk.
 
     Returns:
-        Bytes that stayed in memory all the same (a file system in memory, or a file mapped by some process): to that
-        extent what is measured next is a warm read. Linux reports the whole file as resident to a user who neither
-        owns nor may write it (mincore(2)).
+        Bytes that stayed in memory anyway (a file system in memory, or a file mapped by some process). To that extent
+        the next read is a warm one. Linux reports the whole file as resident to users who neither own it nor may write
+        to it (mincore(2)).
 
     Raises:
         InvalidArgumentError: The file cannot be opened.
     """
     with _open(path) as file:
-        os.fsync(file.fileno())  # a page that is not yet written cannot be dropped
+        os.fsync(file.fileno())  # a page that is not yet written back cannot be dropped
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return _cached_bytes(file)
 
@@ -306,7 +305,7 @@ def _unreadable(path: Path, error: OSError) -> InvalidArgumentError:
 
 def _open(path: Path) -> io.FileIO:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a pipe would block for ever
             raise InvalidArgumentError(f"{path} is not a file", op="checkpoint", failed_keys=[str(path)])
         return io.FileIO(path)
     except FileNotFoundError:
@@ -334,7 +333,7 @@ def _read(file: io.FileIO, path: Path, size: int) -> bytes:
 
 
 def _by_file(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[io.FileIO, StoredTensor]]:
-    """Yield every tensor with its file, opened and positioned at the tensor's first byte."""
+    """Yield every tensor with its open file, positioned at the tensor's first byte."""
     for path, tensors in groupby(stored.values(), lambda tensor: tensor.path):
         with _open(path) as file:
             for tensor in tensors:
@@ -343,7 +342,7 @@ def _by_file(stored: Mapping[str, StoredTensor]) -> Iterator[tuple[io.FileIO, St
 
 
 def _parts(stored: Mapping[str, StoredTensor], count: int) -> list[dict[str, StoredTensor]]:
-    """As many runs of tensors, of about the same bytes each."""
+    """Divide the tensors into this many runs of about equal size."""
     parts: list[dict[str, StoredTensor]] = [{} for _ in range(count)]
     total = max(1, sum(tensor.nbytes for tensor in stored.values()))
     before = 0
@@ -397,7 +396,7 @@ def _stored_tensor(path: Path, name: str, raw: msgspec.Raw, data_start: int) -> 
     dtype = _DTYPES.get(entry.dtype)
     if dtype is None:
         raise _damaged(path, f"its dtype {entry.dtype[:_CLIP]!r} is not one of {', '.join(_DTYPES)}", name)
-    # A zero elsewhere in the shape does not excuse dimensions that no array can have.
+    # A zero elsewhere in the shape does not excuse impossible dimensions.
     if math.prod(max(1, length) for length in entry.shape) * dtype.itemsize >= 1 << 63:
         raise _damaged(path, f"its shape {entry.shape} is too large", name)
     nbytes = math.prod(entry.shape) * dtype.itemsize

@@ -1,4 +1,4 @@
-"""Where openYuanrong's client writes its logs: it needs a directory, or it writes them to stderr."""
+"""Where openYuanrong's client writes its logs: to a directory or, if there is none, to stderr."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 
 def give_directory() -> None:
-    """Name one to the client, in the local worker's home, where its own cannot be written to; never raises.
+    """Give the client a directory in the local worker's home if its default is not writable. Never raises.
 
-    In a container with an arbitrary user, HOME is / or a directory of somebody else.
+    In a container with an arbitrary user, HOME may be / or somebody else's directory.
     """
     wanted = Config.client_log_directory()
     if wanted is None or _can_be_written(wanted):
@@ -32,7 +32,7 @@ def give_directory() -> None:
 
 
 def _can_be_written(directory: Path) -> bool:
-    """Whether it is there for this user, or could be made, as the client would."""
+    """Whether this user can write to it, or can create it, as the client would."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError:

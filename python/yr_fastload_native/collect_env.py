@@ -1,4 +1,4 @@
-"""``python -m yr_fastload_native.collect_env``: what a report of a problem should say of its machine, as JSON."""
+"""``python -m yr_fastload_native.collect_env``: what a bug report should say about its machine, as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["collect"]
 _DISTRIBUTIONS = (
     "yr-fastload-native",
     "openyuanrong-datasystem",
-    "openyuanrong",  # overwrites parts of the one above
+    "openyuanrong",  # overwrites parts of the previous one
     "torch",
     "torch-npu",
     "vllm",
@@ -36,9 +36,9 @@ _DISTRIBUTIONS = (
 
 
 def collect() -> dict[str, Any]:
-    """Versions, machine, devices, settings of the environment, and what vLLM sees of this package. Plain types.
+    """Versions, machine, devices, settings from the environment, and what vLLM sees of this package; plain types.
 
-    What cannot be found out says why in the place of its value.
+    A value that cannot be determined is replaced by the reason.
     """
     return {
         "distributions": {name: installed(name) for name in _DISTRIBUTIONS},
@@ -86,7 +86,7 @@ def _vllm() -> dict[str, Any] | str | None:
 
     try:
         return plugin.describe()
-    except Exception as error:  # whatever a broken install raises is what the reader wants to know
+    except Exception as error:  # a broken installation may raise anything, and the reader wants to know
         return f"{type(error).__name__}: {error}"
 
 

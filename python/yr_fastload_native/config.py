@@ -19,7 +19,7 @@ from yr_fastload_native.secret import Secret
 __all__ = ["ENVIRONMENT_PREFIX", "SECRETS", "TRANSPORTS", "Config", "ExchangeConfig", "allowed", "parse_address"]
 
 ENVIRONMENT_PREFIX = "YR_FASTLOAD_"
-_SIMULATED = ENVIRONMENT_PREFIX + "SIM"  # the simulated devices read theirs themselves
+_SIMULATED = ENVIRONMENT_PREFIX + "SIM"  # simulated devices read these themselves
 _WORKER_VARIABLE = "DS_WORKER_ADDR"
 _TENANT_VARIABLE = "DATASYSTEM_TENANT_ID"
 _LOGS_VARIABLE = "DATASYSTEM_CLIENT_LOG_DIR"
@@ -29,8 +29,8 @@ _TENANT = re.compile(r"[a-zA-Z0-9\-_!@#%^*()+=:;]{1,128}")  # what openYuanrong 
 _PIN = re.compile(r"[0-9a-f]{64}")
 TRANSPORTS = ("d2d", "staged", "host")  # from the fastest to the one that works everywhere
 
-# What Kubernetes puts into every container for a Service called yr-fastload or yr-fastload-...
-# Source: its documentation, Services, "Environment variables", and Docker's links, which these imitate.
+# Variables that Kubernetes sets in every container for a Service called yr-fastload or yr-fastload-...
+# Source: its documentation, Services, "Environment variables", and Docker's links, which they imitate.
 _SERVICE = re.compile(
     r"YR_FASTLOAD_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
@@ -46,7 +46,7 @@ def parse_address(address: str, *, op: str) -> tuple[str, int]:
     """Split ``HOST:PORT``.
 
     Raises:
-        InvalidArgumentError: It is not of that form, or the port is outside 1..65535.
+        InvalidArgumentError: It does not have that form, or the port is outside 1..65535.
     """
     host, colon, port = address.rpartition(":")
     if colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
@@ -110,7 +110,7 @@ def _secret(meaning: str) -> Any:
 
 def _text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value or len(value) > _MAX_TEXT or not value.isprintable():
-        raise _refuse(attribute, value, f"a text of 1 to {_MAX_TEXT} printable characters")
+        raise _refuse(attribute, value, f"text of 1 to {_MAX_TEXT} printable characters")
 
 
 def _path(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -121,7 +121,7 @@ def _path(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 def _tenant(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or (value and _TENANT.fullmatch(value) is None):
         raise InvalidArgumentError(
-            f"{attribute.name} is not allowed; use a text of at most 128 letters, digits and -_!@#%^*()+=:;",
+            f"{attribute.name} is not allowed; use text of at most 128 letters, digits and -_!@#%^*()+=:;",
             op="config",
         )
 
@@ -139,39 +139,39 @@ def _json_object(_: object, attribute: attrs.Attribute[Any], value: object) -> N
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """Settings of a :class:`FastLoader`; immutable and checked when made.
+    """Settings of a :class:`FastLoader`; immutable, and checked when created.
 
-    ``docs/settings.md`` lists each with meaning, unit, default and environment variable.
+    ``docs/settings.md`` lists each with its meaning, unit, default and environment variable.
 
     Raises:
-        InvalidArgumentError: A value is outside what is allowed; the message says what is.
+        InvalidArgumentError: A value is not allowed; the message says which ones are.
     """
 
     worker: str = _setting(
         "auto",
         _worker,
-        "Address of the openYuanrong worker, HOST:PORT. `auto` takes DS_WORKER_ADDR, and without it a local worker "
-        "that is started once a machine and user.",
+        "Address of the openYuanrong worker, HOST:PORT. `auto` uses DS_WORKER_ADDR or, if that is unset, a local "
+        "worker, started once per machine and user.",
     )
     transport: str = _setting(
         "auto",
         _one_of("auto", *TRANSPORTS),
-        "How bytes move. `d2d`: from the memory of one NPU into another's. `staged`: through the worker's memory, "
-        "between NPUs. `host`: through the worker's memory, between processes of one machine. `auto`: the first of "
-        "these that the publication offers and this machine has, then the next where one fails.",
+        "How bytes move. `d2d`: from one NPU's memory to another's. `staged`: between NPUs, through the worker's "
+        "memory. `host`: between processes on one machine, through the worker's memory. `auto`: the first of these "
+        "that the publication offers and this machine supports; if it fails, the next one.",
     )
     publish_as: str = _setting(
         "auto",
         _publish_as,
-        "Transports that a publication offers, joined by `+`: `d2d+staged` keeps a copy in the worker that outlives "
-        "the publisher. `auto` takes that of `transport`, and where this is `auto` too `d2d` on an NPU and `host` "
-        "elsewhere.",
+        "Transports that a publication offers, joined by `+`: `d2d+staged` also keeps a copy in the worker that "
+        "outlives the publisher. `auto` uses the value of `transport`; if that is `auto` too, `d2d` on an NPU and "
+        "`host` elsewhere.",
     )
     device_index: int = _setting(
         -1,
         _number(int, -1, 1023),
-        "NPU of this process; -1 takes that of the tensors, and where devices are simulated that of the calling thread "
-        "(`aclrtSetDevice`), or the first one if it has none.",
+        "This process's NPU. -1 uses the device of the tensors or, with simulated devices, that of the calling "
+        "thread (`aclrtSetDevice`), or the first one if it has none.",
     )
     verify: str = _setting(
         "digest",
@@ -181,20 +181,23 @@ class Config:
     staging: str = _setting(
         "auto",
         _one_of("auto", "always"),
-        "`always` verifies a chunk in page-locked staging memory before its first byte is written to a tensor, at the "
-        "price of a second copy; `auto` stages only where the device needs it.",
+        "`always` verifies a chunk in page-locked staging memory before its first byte is written to a tensor, at "
+        "the price of a second copy. `auto` stages only if the device requires it.",
     )
-    deadline_s: float = _setting(30.0, _number(float, 0.01, 86400), "Bound of one load.", "s")
-    publish_deadline_s: float = _setting(300.0, _number(float, 0.01, 86400), "Bound of one publish.", "s")
-    connect_timeout_s: float = _setting(5.0, _number(float, 0.5, 600), "Bound of connecting to the worker.", "s")
+    deadline_s: float = _setting(30.0, _number(float, 0.01, 86400), "Time limit of one load.", "s")
+    publish_deadline_s: float = _setting(300.0, _number(float, 0.01, 86400), "Time limit of one publish.", "s")
+    connect_timeout_s: float = _setting(5.0, _number(float, 0.5, 600), "Time limit for connecting to the worker.", "s")
     rpc_timeout_s: float = _setting(
         5.0,
         _number(float, 0.1, 600),
-        "Bound of one call to the worker; also how long it may look for free memory.",
+        "Time limit of one call to the worker, which includes its search for free memory.",
         "s",
     )
     lease_s: int = _setting(
-        10, _number(int, 2, 3600), "Life of a publication that no source renews; sources renew thrice in it.", "s"
+        10,
+        _number(int, 2, 3600),
+        "Lifetime of a publication that no source renews. Sources renew three times per lease.",
+        "s",
     )
     data_grace_s: int = _setting(
         60,
@@ -204,135 +207,138 @@ class Config:
         "s",
     )
     hold: bool = _setting(
-        True, _boolean, "Whether a loader that has pulled an identity keeps it published, as one more source."
+        True, _boolean, "Whether a loader that has pulled an identity keeps it published, as another source."
     )
     zero_copy: bool = _setting(
         False,
         _boolean,
-        "Whether torch's tensors in CPU memory may use the worker's memory itself, not a copy (`host`): shared by all "
-        "processes until one writes. The worker has to be the same user's, in the same container. A publisher's "
-        "chunks are as large as its largest tensor then, since a tensor that is cut has to be copied.",
+        "Whether torch tensors in CPU memory may use the worker's memory directly instead of a copy (`host`). It is "
+        "shared by all processes until one of them writes. The worker must run as the same user in the same "
+        "container. A publisher's chunks become as large as its largest tensor, because a tensor that is cut must "
+        "be copied.",
     )
     chunk_bytes: int = _setting(
         0,
         _chunk_bytes,
-        "Largest chunk (one openYuanrong key). 0 takes what suits the transports that a publication offers: 128 MiB "
-        "for `d2d`, 32 MiB for `host`, and never more than 8 MiB for `staged`.",
+        "Largest chunk (one openYuanrong key). 0 chooses by the transports that a publication offers: 128 MiB for "
+        "`d2d`, 32 MiB for `host`, and never more than 8 MiB for `staged`.",
         "bytes",
     )
-    max_blobs: int = _setting(4096, _number(int, 1, 65536), "Most blobs in a chunk.")
+    max_blobs: int = _setting(4096, _number(int, 1, 65536), "Largest number of blobs in a chunk.")
     copy_threads: int = _setting(
-        0, _number(int, 0, 256), "Threads that copy and verify; 0 takes the usable cores, at most 8."
+        0, _number(int, 0, 256), "Threads that copy and verify. 0 uses the available cores, at most 8."
     )
-    chunks_ahead: int = _setting(
-        8, _number(int, 1, 64), "Chunks that are asked for ahead of their arrival, `d2d` and `staged`."
-    )
+    chunks_ahead: int = _setting(8, _number(int, 1, 64), "Number of chunks requested ahead, with `d2d` and `staged`.")
     source_stall_s: float = _setting(
         5.0,
         _number(float, 0.05, 3600),
-        "A source that sends nothing for so long is left for the next one (`d2d`); half of the time that is left if "
-        "that is less.",
+        "How long a source may send nothing before the reader moves on to the next one (`d2d`). At most half of the "
+        "time that is left for the load.",
         "s",
     )
-    chunks_in_flight: int = _setting(64, _number(int, 1, 1024), "Most chunks held between fetching and copying.")
+    chunks_in_flight: int = _setting(
+        64, _number(int, 1, 1024), "Largest number of chunks between fetching and copying."
+    )
     staging_bytes: int = _setting(
         256 * _MIB,
         _number(int, 0, 1 << 40),
-        "Most page-locked staging memory, and as much device memory for chunks that land.",
+        "Most page-locked staging memory, and as much device memory for arriving chunks.",
         "bytes",
     )
-    max_tensors: int = _setting(1_000_000, _number(int, 1, 1 << 32), "Most tensors in one publication.")
+    max_tensors: int = _setting(1_000_000, _number(int, 1, 1 << 32), "Largest number of tensors in one publication.")
     max_manifest_bytes: int = _setting(
         256 * _MIB, _number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"
     )
     publish_sha256: bool = _setting(
         False,
         _boolean,
-        "Whether a publication also tells the SHA-256 of every tensor, which readers with `trusted_digests` need; a "
-        "second or so a GiB and core.",
+        "Whether a publication includes the SHA-256 of every tensor, which readers with `trusted_digests` need. "
+        "Costs about a second per GiB and core.",
     )
     trusted_digests: str = _setting(
         "",
         _pins,
-        "Content digests (`Publication.digest`) joined by `,`: nothing else is loaded, and every byte is compared by "
-        "SHA-256. Empty trusts whoever the worker lets publish.",
+        "Content digests (`Publication.digest`), joined by `,`. Nothing else is loaded, and every byte is compared "
+        "by SHA-256. Empty trusts whoever the worker lets publish.",
     )
     curve_key_dir: str = _setting(
         "",
         _path,
-        "Directory of curve keys for a worker that has `enable_curve_zmq`: `client.key`, `client.key_secret` and "
-        "`worker.key`; `yr-fastload worker keys` makes one. A worker started by `auto` asks for these keys. Empty for "
-        "none.",
+        "Directory of curve keys, for a worker with `enable_curve_zmq`: `client.key`, `client.key_secret` and "
+        "`worker.key`. `yr-fastload worker keys` creates one. A worker started by `auto` requires these keys. "
+        "Empty: no keys.",
     )
-    access_key: Secret = _secret("Access key (AK) for a worker that asks for one; never shown.")
-    access_key_file: str = _setting("", _path, "File that holds `access_key`, mode 0600.")
+    access_key: Secret = _secret("Access key (AK), for a worker that requires one; never shown.")
+    access_key_file: str = _setting("", _path, "File with the `access_key`, mode 0600.")
     secret_key: Secret = _secret("Secret key (SK) of `access_key`; never shown.")
-    secret_key_file: str = _setting("", _path, "File that holds `secret_key`, mode 0600.")
-    token: Secret = _secret("Token for a worker that asks its IAM server about tokens; never shown.")
-    token_file: str = _setting("", _path, "File that holds `token`, mode 0600.")
+    secret_key_file: str = _setting("", _path, "File with the `secret_key`, mode 0600.")
+    token: Secret = _secret("Token, for a worker that checks tokens with its IAM server; never shown.")
+    token_file: str = _setting("", _path, "File with the `token`, mode 0600.")
     tenant_id: str = _setting(
         "",
         _tenant,
-        "Tenant whose publications are seen; a worker with `authorization_enable` holds a client to its own, any other "
-        "worker takes its word.",
+        "Tenant whose publications are visible. A worker with `authorization_enable` restricts a client to its own "
+        "tenant; any other worker believes the name.",
         shown=False,
     )
     worker_memory_mb: int = _setting(
         0,
         _number(int, 0, 1 << 30),
-        "Shared memory of a worker started by `auto`; 0 takes half of the memory available then.",
+        "Shared memory of a worker started by `auto`. 0 uses half of the memory available at that time.",
         "MiB",
     )
     worker_home: str = _setting(
         "",
         _path,
-        "Directory of a worker started by `auto`, and which one is meant; empty for the one of this machine and user.",
+        "Directory of a worker started by `auto`, which also identifies it. Empty: the one of this machine and user.",
     )
-    worker_start_timeout_s: float = _setting(60.0, _number(float, 1, 3600), "Bound of starting a local worker.", "s")
+    worker_start_timeout_s: float = _setting(
+        60.0, _number(float, 1, 3600), "Time limit for starting a local worker.", "s"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> Config:
-        """Make a config from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
+        """Create a config from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` take precedence.
 
         Raises:
-            InvalidArgumentError: A variable's text is not of its setting's type. Unknown names are only warned of.
+            InvalidArgumentError: A variable does not have its setting's type. Unknown names only cause a warning.
         """
         return cls(**_read(cls, environ, settings))
 
     @staticmethod
     def worker_from_env(environ: Mapping[str, str] | None = None) -> str | None:
-        """The worker that ``DS_WORKER_ADDR`` names, None without it."""
+        """The worker that ``DS_WORKER_ADDR`` names, None if unset."""
         environ = os.environ if environ is None else environ
         return environ.get(_WORKER_VARIABLE) or None
 
     @staticmethod
     def worker_home_from_env(environ: Mapping[str, str] | None = None) -> str | None:
-        """The directory of the local worker that ``YR_FASTLOAD_WORKER_HOME`` names, None without it."""
+        """The local worker's directory from ``YR_FASTLOAD_WORKER_HOME``, None if unset."""
         environ = os.environ if environ is None else environ
         return environ.get(ENVIRONMENT_PREFIX + "WORKER_HOME") or None
 
     @staticmethod
     def tenant_from_env(environ: Mapping[str, str] | None = None) -> str:
-        """The tenant that openYuanrong's client takes where it is given none: ``DATASYSTEM_TENANT_ID``."""
+        """The tenant that openYuanrong's client uses if it is given none: ``DATASYSTEM_TENANT_ID``."""
         environ = os.environ if environ is None else environ
         return environ.get(_TENANT_VARIABLE, "")
 
     @staticmethod
     def client_log_directory(environ: Mapping[str, str] | None = None) -> Path | None:
-        """Where openYuanrong's client logs to by itself, None where its variable names a directory."""
+        """Where openYuanrong's client logs by default, None if its variable names a directory."""
         environ = os.environ if environ is None else environ
         return None if environ.get(_LOGS_VARIABLE) else Path(environ.get("HOME") or "/", ".datasystem", "logs")
 
     @staticmethod
     def name_client_log_directory(directory: Path) -> None:
-        """Set what openYuanrong's client reads when it is first used, for this process and its children."""
+        """Set the log directory of openYuanrong's client, for this process and its children, before its first use."""
         os.environ[_LOGS_VARIABLE] = str(directory)
 
     @staticmethod
     def runtime_directory(environ: Mapping[str, str] | None = None) -> Path | None:
-        """The user's directory for sockets and locks, None where the system has none.
+        """The user's directory for sockets and locks, None if the system has none.
 
-        ``XDG_RUNTIME_DIR`` belongs to the system and is no setting of this package.
+        ``XDG_RUNTIME_DIR`` belongs to the system and is not a setting of this package.
         """
         environ = os.environ if environ is None else environ
         path = environ.get("XDG_RUNTIME_DIR")
@@ -340,9 +346,9 @@ class Config:
 
     @staticmethod
     def cache_directory(environ: Mapping[str, str] | None = None) -> Path | None:
-        """The user's directory for what can be made again, None where the user has no home.
+        """The user's directory for caches, None if the user has no home.
 
-        ``XDG_CACHE_HOME`` and ``HOME`` belong to the system and are no settings of this package.
+        ``XDG_CACHE_HOME`` and ``HOME`` belong to the system and are not settings of this package.
         """
         environ = os.environ if environ is None else environ
         named, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME", "")
@@ -353,16 +359,18 @@ class Config:
 
 @attrs.frozen(kw_only=True)
 class ExchangeConfig:
-    """Settings of the exchange of weights around vLLM's own loading; immutable and checked when made.
+    """Settings of the exchange of weights around vLLM's own loading; immutable, and checked when created.
 
-    ``docs/settings.md`` lists each with meaning, default and environment variable.
+    ``docs/settings.md`` lists each with its meaning, default and environment variable.
 
     Raises:
-        InvalidArgumentError: A value is outside what is allowed; the message says what is.
+        InvalidArgumentError: A value is not allowed; the message says which ones are.
     """
 
     cold_load_format: str = _setting(
-        "auto", _text, "vLLM's load format for what cannot be pulled; only of the load format `yr_fastload`."
+        "auto",
+        _text,
+        "vLLM's load format for weights that cannot be pulled. Only used by the load format `yr_fastload`.",
     )
     cold_load_extra_config: Mapping[str, Any] = _setting(
         attrs.Factory(dict), _json_object, "`model_loader_extra_config` of the cold load format, a JSON object."
@@ -370,65 +378,68 @@ class ExchangeConfig:
     stage: str = _setting(
         "raw",
         _one_of("raw", "final"),
-        "`raw` exchanges weights as the checkpoint has them, before vLLM processes them for its kernels; `final` after "
-        "that, which saves the processing, and is refused where not everything that it makes is a tensor.",
+        "`raw` exchanges weights as they are in the checkpoint, before vLLM processes them for its kernels. `final` "
+        "exchanges them afterwards, which saves the processing; it is refused if processing creates anything that "
+        "is not a tensor.",
     )
     fingerprint: str = _setting(
         "files",
         _text,
-        "What tells checkpoints apart. `files`: names, sizes, headers and a sample of every tensor of the files that "
-        "are read, and their SHA-256 sums where both sides know them. `files:full`: their sums, for which a file is "
-        "read whole once a machine and user. Any other text is taken as it is, for example a revision: whoever gives "
-        "the same text for different weights mixes them; an instance that gives one needs no weights on its disk.",
+        "What tells checkpoints apart. `files`: names, sizes, headers and a sample of every tensor in the files "
+        "that are read, and their SHA-256 sums if both sides know them. `files:full`: the sums, for which each file "
+        "is read completely once per machine and user. Any other text is used as it is, for example a revision: "
+        "using the same text for different weights mixes them up, and an instance that is given one needs no "
+        "weights on its disk.",
     )
     verify_files: str = _setting(
         "background",
         _one_of("background", "off"),
-        "Whether files of which only a sample was read before weights were exchanged (`files`) are read whole "
-        "afterwards, once a machine, user and state of the file, and compared with the publisher's: at the lowest "
-        "priority of CPU and disk, and without a trace in the page cache.",
+        "Whether files that were only sampled before weights were exchanged (`files`) are read completely "
+        "afterwards and compared with the publisher's. Each state of a file is read once per machine and user, at "
+        "the lowest CPU and disk priority, without filling the page cache.",
     )
     on_wrong: str = _setting(
         "log",
         _one_of("log", "exit"),
-        "What follows if files turn out to be others than those of the weights that were pulled: `log` says so at "
-        "CRITICAL, and this process is no source of them any more; `exit` also ends the process, with status 65.",
+        "What happens if files turn out to differ from those that the pulled weights came from. `log` logs it at "
+        "CRITICAL, and this process stops being a source of them; `exit` also ends the process, with status 65.",
     )
     fallback: str = _setting(
         "cold",
         _one_of("cold", "error"),
-        "What follows if weights cannot be pulled: `cold` loads them as vLLM would have, `error` ends the start.",
+        "What happens if weights cannot be pulled: `cold` loads them as vLLM would have, `error` ends the start.",
     )
     publish: str = _setting(
         "background",
         _one_of("background", "inline", "off"),
-        "When an instance that loaded from disk publishes: while it starts up further, before that, or never. Without "
-        "an NPU always before that: vLLM makes other weights of those that were loaded, and both would be in memory.",
+        "When an instance that loaded from disk publishes: `background`, while it continues to start up; `inline`, "
+        "before that; or `off`. Without an NPU `background` acts as `inline`, because vLLM repacks the weights and "
+        "both versions would be in memory.",
     )
     wait_for_publisher_s: float = _setting(
         120.0,
         _number(float, 0, 86400),
-        "Of instances that start together one reads the disk, and the others wait for what it publishes, at most so "
-        "long; with 0 every one reads the disk. If the one that reads dies, another takes its turn within `lease_s`.",
+        "How long instances that start together wait for the one that reads the disk and publishes. 0: every "
+        "instance reads the disk. If the reading one dies, another takes over within `lease_s`.",
         "s",
     )
     report: str = _setting(
         "",
         _path,
-        "File to which every rank appends lines of JSON about what it loaded and published; empty for none.",
+        "File to which every rank appends lines of JSON about what it loaded and published. Empty: none.",
     )
     patch: bool = _setting(
         False,
         _boolean,
-        "Whether vLLM's own loaders exchange weights too, without a change of load format. Environment only.",
+        "Whether vLLM's own loaders exchange weights too, without another load format. Environment only.",
     )
 
     @staticmethod
     def patch_from_env(environ: Mapping[str, str] | None = None) -> bool:
-        """The setting ``patch`` alone: whether anybody asks for an exchange before a loader is made.
+        """The setting ``patch`` alone, which is needed before a loader is created.
 
         Raises:
-            InvalidArgumentError: Its text is not that of a boolean.
+            InvalidArgumentError: Its text is not a boolean.
         """
         environ = os.environ if environ is None else environ
         name = ENVIRONMENT_PREFIX + "PATCH"
@@ -436,20 +447,20 @@ class ExchangeConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> ExchangeConfig:
-        """Make one from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` given here win.
+        """Create one from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` take precedence.
 
         Raises:
-            InvalidArgumentError: A variable's text is not of its setting's type. Unknown names are only warned of.
+            InvalidArgumentError: A variable does not have its setting's type. Unknown names only cause a warning.
         """
         return cls(**_read(cls, environ, settings))
 
 
-# Settings whose values are shown nowhere.
+# Settings whose values are never shown.
 SECRETS = frozenset(field.name for field in attrs.fields(Config) if isinstance(field.default, Secret))
 
 
 def _read(cls: type, environ: Mapping[str, str] | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for a class of settings: those given, then those of the environment."""
+    """The arguments for a settings class: those given, then those from the environment."""
     environ = os.environ if environ is None else environ
     _warn_of_unknown(environ)
     values = dict(settings)
@@ -461,7 +472,7 @@ def _read(cls: type, environ: Mapping[str, str] | None, settings: Mapping[str, A
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
-    """Tell once a process of each variable that is likely to be a setting misspelt."""
+    """Warn, once per process, of each variable that looks like a misspelt setting."""
     known = {
         ENVIRONMENT_PREFIX + field.name.upper() for each in (Config, ExchangeConfig) for field in attrs.fields(each)
     }
@@ -469,7 +480,7 @@ def _warn_of_unknown(environ: Mapping[str, str]) -> None:
         if not name.startswith(ENVIRONMENT_PREFIX) or name in known or name in _told or _is_of_others(name, text):
             continue
         _told.add(name)
-        hint = _near(name, known).strip() or "docs/settings.md has all"
+        hint = _near(name, known).strip() or "docs/settings.md lists all settings"
         _log.warning("%s names no setting and is ignored; %s", name, hint)
 
 
@@ -480,7 +491,7 @@ def _is_of_others(name: str, text: str) -> bool:
 
 
 def allowed(name: str, known: Iterable[str]) -> str:
-    """What may be meant by a name that is not known, for messages."""
+    """What an unknown name may mean, for messages."""
     names = sorted(known)
     return f"{_near(name, names)}allowed: {', '.join(names)}"
 
@@ -500,7 +511,7 @@ def _parse(name: str, text: str, kind: type) -> Any:
             return Secret(text)
         except InvalidArgumentError:
             raise InvalidArgumentError(
-                f"{name} has to hold one line of printable ASCII without blanks", op="config"
+                f"{name} must be one line of printable ASCII without blanks", op="config"
             ) from None
     if kind is bool:
         try:

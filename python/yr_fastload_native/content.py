@@ -1,7 +1,7 @@
-"""What weights are, said so that nobody can forge it: the SHA-256 of every tensor, and one digest over all of them.
+"""Identifies weights so that nobody can forge them: the SHA-256 of every tensor, and one digest over all of them.
 
-The digest of chunks (``csrc/core/digest.hpp``) finds accidents and runs at the pace of memory; everybody can make other
-bytes for it. SHA-256 costs about a second a GiB and core, so only those take it who ask for it.
+The digest of chunks (``csrc/core/digest.hpp``) detects accidents and runs at memory speed, but anyone can construct
+other bytes for it. SHA-256 costs about a second per GiB and core, so it is only computed on request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class _Entry(Protocol):
-    """What a digest says of a tensor beside its bytes; a manifest's `TensorEntry` has it too."""
+    """What a content digest covers of a tensor besides its bytes; a manifest's `TensorEntry` has the same fields."""
 
     @property
     def name(self) -> str: ...
@@ -39,23 +39,23 @@ class _Entry(Protocol):
 
 
 def content_digest(model: Any, identity: Mapping[str, Any], *, threads: int = 2) -> str:
-    """The digest by which a reader can tell these weights from any others: what ``trusted_digests`` takes.
+    """The digest that distinguishes these weights from all others, for ``trusted_digests``.
 
-    Whoever has the right weights can take it, from a checkpoint for example; nothing is published and no worker is
-    asked. `Publication.digest` is the same.
+    It can be computed from the right weights, for example from a checkpoint, without publishing and without a worker.
+    `Publication.digest` is the same.
 
     Args:
         model: As in `FastLoader.publish`.
-        identity: As it is published. Part of the digest: right weights under another identity are not these.
-        threads: That hash, about a GiB a second each.
+        identity: As published. It is part of the digest: the same weights under another identity do not match.
+        threads: Number of threads that hash, about 1 GiB/s each.
 
     Returns:
         64 hex digits: SHA-256 over the identity, and name, dtype, shape, strides, size, sharing and SHA-256 of every
-        tensor in the order of names. When, by whom and in which chunks they are published makes no difference.
+        tensor in the order of names. It does not depend on when, by whom and in which chunks they are published.
 
     Raises:
         InvalidArgumentError: A tensor cannot be moved, or the identity cannot be hashed.
-        DeviceError: A tensor is where no transport can reach.
+        DeviceError: No transport can reach a tensor's memory.
     """
     who = Identity.of(identity, op="content_digest")
     table = TensorTable(model, op="content_digest", writable=False, max_tensors=1 << 32)
@@ -63,7 +63,7 @@ def content_digest(model: Any, identity: Mapping[str, Any], *, threads: int = 2)
 
 
 def entries(table: TensorTable) -> tuple[list[Tensor], list[tuple[str, int] | None]]:
-    """Tensors and what they share, as `digest_of` takes them."""
+    """Tensors and their sharing, for `digest_of`."""
     return table.tensors, [table.alias(index) for index in range(len(table.tensors))]
 
 
@@ -83,19 +83,19 @@ def digest_of(
 
 
 def check_trusted(digests: str | Iterable[str], *, op: str) -> frozenset[str]:
-    """Content digests that a reader trusts: several, or one text with commas between them.
+    """Check the content digests that a reader trusts: several, or one string with commas.
 
     Raises:
-        InvalidArgumentError: There is none, or one is no content digest.
+        InvalidArgumentError: There are none, or one is not a content digest.
     """
     given = digests.split(",") if isinstance(digests, str) else list(digests)
     for digest in given:
         if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
             raise InvalidArgumentError(
-                f"{digest!r} in trusted_digests is no content digest: 64 lower-case hex digits, as Publication.digest "
-                "and content_digest give them",
+                f"{digest!r} in trusted_digests is not a content digest, which has 64 lower-case hex digits; use "
+                "Publication.digest or content_digest",
                 op=op,
             )
     if not given:
-        raise InvalidArgumentError("trusted_digests is empty: nothing could be loaded; leave it away", op=op)
+        raise InvalidArgumentError("trusted_digests is empty, so nothing could be loaded; omit it", op=op)
     return frozenset(given)

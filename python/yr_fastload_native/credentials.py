@@ -1,4 +1,4 @@
-"""What a loader shows its worker: read once, before it connects, from the settings and the files that they name."""
+"""A loader's credentials, read once from the settings and the files that they name, before it connects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CURVE_KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
 @attrs.frozen
 class Credentials:
-    """Keys, tokens and tenant of a client; empty where the worker asks for nothing."""
+    """Keys, token and tenant of a client; empty if the worker requires none."""
 
     client_public_key: str
     client_private_key: Secret
@@ -33,10 +33,10 @@ class Credentials:
 
     @classmethod
     def of(cls, config: Config) -> Credentials:
-        """Read them.
+        """Read the credentials.
 
         Raises:
-            InvalidArgumentError: A file cannot be used, or one of two parts is missing.
+            InvalidArgumentError: A file cannot be used, or half of a pair is missing.
         """
         public = server = ""
         private = Secret()
@@ -48,15 +48,15 @@ class Credentials:
         access_key, secret_key, token = (_given_or_read(config, each) for each in ("access_key", "secret_key", "token"))
         if bool(access_key) != bool(secret_key):
             given, missing = ("access_key", "secret_key") if access_key else ("secret_key", "access_key")
-            raise InvalidArgumentError(f"{given} is given without {missing}; a worker wants both or none", op="config")
+            raise InvalidArgumentError(f"{given} is given without {missing}; both are needed", op="config")
         tenant = config.tenant_id or Config.tenant_from_env()
         return cls(public, private, server, access_key, secret_key, token, tenant)
 
     def connection(self, address: str, config: Config) -> _core.Connection:
-        """How to connect to a worker with them.
+        """The options for connecting to a worker with these credentials.
 
         Raises:
-            InvalidArgumentError: The address is none.
+            InvalidArgumentError: The address is invalid.
         """
         host, port = parse_address(address, op="connect")
         give_directory()
@@ -76,11 +76,11 @@ class Credentials:
 
 
 def _given_or_read(config: Config, name: str) -> Secret:
-    """The secret that a setting holds, or that the file named by its ``_file`` setting does."""
+    """The secret in a setting, or in the file that its ``_file`` setting names."""
     given: Secret = getattr(config, name)
     path: str = getattr(config, f"{name}_file")
     if given and path:
-        raise InvalidArgumentError(f"both {name} and {name}_file are given; leave one away", op="config")
+        raise InvalidArgumentError(f"both {name} and {name}_file are given; use only one", op="config")
     return Secret.from_file(path, f"{name}_file") if path else given
 
 
@@ -89,7 +89,7 @@ def _public_key(path: Path) -> str:
         text = path.read_text("ascii").rstrip("\r\n")
     except (OSError, ValueError) as error:
         raise InvalidArgumentError(
-            f"curve_key_dir: {str(path)!r} cannot be read: {error}; `yr-fastload worker keys` makes such a directory",
+            f"curve_key_dir: {str(path)!r} cannot be read: {error}; `yr-fastload worker keys` creates such a directory",
             op="config",
         ) from None
     _check_key(text, path)
@@ -99,5 +99,5 @@ def _public_key(path: Path) -> str:
 def _check_key(text: str, path: Path) -> None:
     if _CURVE_KEY.fullmatch(text) is None:
         raise InvalidArgumentError(
-            f"curve_key_dir: {str(path)!r} holds no curve key, which has 40 characters of Z85", op="config"
+            f"curve_key_dir: {str(path)!r} holds no curve key (40 characters of Z85)", op="config"
         )

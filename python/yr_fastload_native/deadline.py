@@ -1,4 +1,4 @@
-"""A point of monotonic time that a call must not outlive."""
+"""A point in monotonic time by which a call must end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from yr_fastload_native.errors import TransferTimeoutError
 
 __all__ = ["Deadline"]
 
-_MOMENT_S = 0.5  # a call returns within its deadline and one second
+_MOMENT_S = 0.5  # a call returns by its deadline plus one second
 
 
 class Deadline:
@@ -21,7 +21,7 @@ class Deadline:
         """Seconds left.
 
         Raises:
-            TransferTimeoutError: None are.
+            TransferTimeoutError: None are left.
         """
         left = self._at - time.monotonic()
         if left <= 0:
@@ -29,14 +29,14 @@ class Deadline:
         return left
 
     def at_most(self, seconds: float) -> Deadline:
-        """This one, or that of so many seconds from now if it is earlier."""
+        """This deadline, or one in so many seconds if that is earlier."""
         other = Deadline(seconds, self._op)
         other._at = min(other._at, self._at)
         return other
 
     def spare(self, most: float) -> float:
-        """Seconds for cleaning up: what is left and a moment more, ``most`` at most; 0 once that is over.
+        """Seconds for cleanup: the rest and a moment more, ``most`` at most; 0 once that is over.
 
-        With 0 a call to the worker is made, and not waited for.
+        With 0, a call to the worker is made but not waited for.
         """
         return max(0.0, min(most, self._at + _MOMENT_S - time.monotonic()))

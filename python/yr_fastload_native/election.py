@@ -1,4 +1,4 @@
-"""Of many processes that want weights which nobody publishes, one reads them from disk; the others wait for it."""
+"""If many processes want weights that nobody publishes, one reads them from disk and the others wait for it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _RELEASE_S = 1.0
 
 
 class Claim:
-    """This process's word to publish an identity; others wait for it meanwhile.
+    """This process's claim to publish an identity, for which others wait.
 
-    Renewed three times in a lease until it is released, or nobody has it any more, so that a process that dies or
-    forgets it hands over within its lease.
+    It is renewed three times per lease until it is released or garbage-collected, so a process that dies or forgets it
+    hands over within its lease.
     """
 
     def __init__(self, catalogue: Catalogue, who: Identity, token: bytes) -> None:
@@ -42,7 +42,7 @@ class Claim:
 
     @classmethod
     def take(cls, catalogue: Catalogue, who: Identity, deadline: Deadline) -> Claim | None:
-        """The claim, None if another process has it.
+        """Take the claim; None if another process has it.
 
         Raises:
             UnavailableError: The worker does not answer.
@@ -53,17 +53,17 @@ class Claim:
         return cls(catalogue, who, token) if taken else None
 
     def release(self) -> None:
-        """Let another process have it. Idempotent, bounded, never raises."""
+        """Give up the claim. Idempotent, bounded, never raises."""
         if self._released.is_set():
             return
         self._released.set()
         store, deadline = self._catalogue.store, Deadline(_RELEASE_S, "release")
         try:
-            # It may have expired, and be another's by now.
+            # It may have expired and belong to another process by now.
             if store.get(self._key, deadline_s=deadline.left()) == self._token:
                 store.erase([self._key], deadline_s=deadline.left())
         except FastLoadError as error:
-            _log.debug("a claim ends with its lease: %s", str(error))
+            _log.debug("a claim will end with its lease: %s", str(error))
         self._renewing.join(_RELEASE_S)
 
 
@@ -107,21 +107,21 @@ class Claims:
 
 
 def await_publisher(catalogue: Catalogue, who: Identity, wait_s: float, *, op: str) -> Claim | None:
-    """Wait until somebody publishes, or until it is this process's turn to.
+    """Wait until somebody publishes, or until it is this process's turn.
 
     Args:
-        catalogue: Of the worker.
-        who: What is wanted.
+        catalogue: The worker's catalogue.
+        who: The wanted identity.
         wait_s: Longest wait for another process, seconds.
         op: For errors.
 
     Returns:
-        The claim if this process is the one to read the disk; None if somebody publishes.
+        The claim if this process should read the disk; None if somebody publishes.
 
     Raises:
-        NotPublishedError: Another process has the claim, and has not published in time.
+        NotPublishedError: Another process has the claim, but has not published in time.
         UnavailableError: The worker does not answer.
-        TransferTimeoutError: Nor within ``rpc_timeout_s``.
+        TransferTimeoutError: It did not answer within ``rpc_timeout_s``.
     """
     store, rpc_s = catalogue.store, catalogue.config.rpc_timeout_s
     end = time.monotonic() + wait_s
@@ -138,7 +138,7 @@ def await_publisher(catalogue: Catalogue, who: Identity, wait_s: float, *, op: s
                     if store.get(who.head_key, deadline_s=rpc_s) is None:
                         unless_returned.pop_all()
                         return mine
-                return None  # published, and its claim released, between the two looks
+                return None  # published, and the claim released, between the two checks
         if time.monotonic() >= end:
             raise NotPublishedError(
                 f"no live source publishes {who.fields}, nor did the process that reads it within {wait_s:g} s; load "
@@ -147,6 +147,6 @@ def await_publisher(catalogue: Catalogue, who: Identity, wait_s: float, *, op: s
                 failed_keys=[who.head_key],
             )
         if not told:
-            _log.info("another process reads these weights from disk: waiting for it, at most %g s", wait_s)
+            _log.info("another process is reading these weights from disk; waiting at most %g s for it", wait_s)
             told = True
         time.sleep(min(_POLL_S, max(0.0, end - time.monotonic())))

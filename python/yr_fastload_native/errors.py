@@ -1,4 +1,4 @@
-"""The errors a user can meet; one class a row of the table in ``csrc/core/error.hpp``."""
+"""The errors that users can see: one class per row of the table in ``csrc/core/error.hpp``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = [
 
 
 class FastLoadError(RuntimeError):
-    """Base of every error this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
     Attributes:
         code: Stable name of the kind of error, the same in C++ and Python.
         op: The operation that failed: ``"load"``, ``"publish"``, ``"worker start"``, ...
-        failed_keys: Keys, tensor names or paths it failed on; may be empty.
-        retryable: Whether the same call may succeed later without a change by the caller.
+        failed_keys: Keys, tensor names or paths that it failed on; may be empty.
+        retryable: Whether the same call may succeed later, unchanged.
         memory_written: Whether the load that failed may have written to some tensors.
     """
 
@@ -41,7 +41,7 @@ class FastLoadError(RuntimeError):
 
 
 class InvalidArgumentError(FastLoadError, ValueError):
-    """The caller passed something that no state of the system could make work."""
+    """The caller passed something that can never work."""
 
     code = "INVALID_ARGUMENT"
 
@@ -73,7 +73,7 @@ class PartialTransferError(FastLoadError):
 
 
 class TransferTimeoutError(FastLoadError, TimeoutError):
-    """The deadline of the call passed first."""
+    """The call's deadline passed before it was done."""
 
     code = "TRANSFER_TIMEOUT"
     retryable = True
@@ -87,7 +87,7 @@ class UnavailableError(FastLoadError, ConnectionError):
 
 
 class ResourceExhaustedError(FastLoadError, MemoryError):
-    """A bound was hit: shared memory or clients of the worker, page-locked memory, tensors, manifest size."""
+    """A limit was reached: the worker's shared memory or clients, page-locked memory, tensors, manifest size."""
 
     code = "RESOURCE_EXHAUSTED"
     retryable = True

@@ -1,8 +1,8 @@
-"""What gives the bytes of a tensor another meaning and is not among them: scales, masks, states of quantisation.
+"""State that changes the meaning of a tensor's bytes and is not among them: scales, masks, quantisation state.
 
-Two tensors of the same bytes are not the same weights where one has a table of scales in an attribute. Such state does
-not move with the bytes, so whatever has some is found here, to be refused by name. Attributes that loaders need (vLLM's
-``weight_loader`` and ``output_dim``) are none.
+Two tensors with the same bytes are not the same weights if one has a table of scales in an attribute. Such state does
+not move with the bytes, so tensors and modules that have some are found here and refused by name. Attributes that
+loaders need (vLLM's ``weight_loader`` and ``output_dim``) do not count.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 __all__ = ["find_extra_state", "of_modules"]
 
 _DEPTH = 4  # of objects in attributes
-# What says how to handle a tensor, and holds no weights.
+# Attributes that say how to handle a tensor, and hold no weights.
 _HARMLESS = (
     *(type(None), bool, int, str, bytes, type, enum.Enum, weakref.ReferenceType),
     *(types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial),
 )
-_SAVERS = ("get_extra_state", "_save_to_state_dict", "state_dict")  # of a module; who overrides one may save more
+_SAVERS = ("get_extra_state", "_save_to_state_dict", "state_dict")  # of a module; one that overrides them may save more
 
 
 def find_extra_state(values: Iterable[Any]) -> Iterator[tuple[int, str]]:
-    """Which of these values mean more than their bytes say: position, and why, as the end of a sentence.
+    """The values that mean more than their bytes: position, and the reason as the end of a sentence.
 
-    Most tensors are of torch's own types and have no attributes: those take 0.1 us each.
+    Most tensors have torch's own types and no attributes; those take 0.1 us each.
     """
     bare = _bare_types()
     for index, value in enumerate(values):
@@ -41,9 +41,9 @@ def find_extra_state(values: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
 
 def of_modules(source: Any) -> Iterator[tuple[str, str]]:
-    """What modules save beside parameters and buffers (``get_extra_state`` and the like): name, and why.
+    """What modules save besides parameters and buffers (``get_extra_state`` and the like): name and reason.
 
-    Modules that say that they have nothing (None, something empty) are none of them.
+    Modules that return nothing (None, or something empty) do not count.
     """
     modules = getattr(source, "named_modules", None)
     torch = sys.modules.get("torch")
@@ -57,7 +57,7 @@ def of_modules(source: Any) -> Iterator[tuple[str, str]]:
 
 
 def _bare_types() -> frozenset[type]:
-    """Torch's own; not cached, for torch may be imported later."""
+    """Torch's own types; not cached, because torch may be imported later."""
     torch = sys.modules.get("torch")
     return frozenset() if torch is None else frozenset((torch.Tensor, torch.nn.Parameter))
 
@@ -84,13 +84,13 @@ def _extra_state(value: Any, kind: Any) -> str | None:
 
 @functools.lru_cache(maxsize=256)
 def _wraps_others(kind: Any) -> bool:
-    """Whether a subclass of torch's tensors computes with other tensors than its own bytes."""
+    """Whether a subclass of torch's tensors computes with tensors other than its own bytes."""
     plain = sys.modules["torch"].Tensor.__torch_dispatch__
     return kind.__torch_dispatch__ is not plain or hasattr(kind, "__tensor_flatten__")
 
 
 def _attributes(value: Any, base: type = object) -> Iterator[tuple[str, Any]]:
-    """What is set on an object, in its dictionary or in slots of classes below ``base``."""
+    """The attributes of an object, in its dictionary or in slots of classes below ``base``."""
     kind: Any = type(value)
     yield from getattr(value, "__dict__", {}).items()
     for name in _slots(kind, base):
@@ -107,13 +107,13 @@ def _slots(kind: Any, base: Any) -> tuple[str, ...]:
 
 
 def _holds_weights(value: Any, numbers: bool, depth: int = _DEPTH, seen: set[int] | None = None) -> bool:
-    """Whether there is a tensor or array in what an attribute holds.
+    """Whether an attribute's value contains a tensor or array.
 
     Args:
-        value: Of the attribute.
-        numbers: Fractions count too: a subclass may keep a scale in one.
-        depth: Levels of containers and objects to look into.
-        seen: Objects that were looked into.
+        value: The attribute's value.
+        numbers: Whether floats count too, since a subclass may keep a scale in one.
+        depth: Levels of containers and objects to search.
+        seen: Objects that were searched already.
     """
     seen = set() if seen is None else seen
     if isinstance(value, _HARMLESS):
@@ -141,7 +141,7 @@ def _saves_more(kind: type) -> bool:
 
 
 def _saved_beside(module: Any, tensor: type) -> list[str]:
-    """Names of what a module saves that is neither empty nor one of its parameters and buffers."""
+    """Names of what a module saves besides its parameters and buffers, and that is not empty."""
     if getattr(type(module), "state_dict", None) is not sys.modules["torch"].nn.Module.state_dict:
         saved = module.state_dict()
     else:

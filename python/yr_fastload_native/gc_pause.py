@@ -1,4 +1,4 @@
-"""No garbage collection while a call makes thousands of objects that all live until its end."""
+"""Pauses garbage collection while a call creates thousands of objects that all live until its end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _enable = False
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pause Python's cyclic garbage collector; whoever leaves last has it as it was.
+    """Pause Python's cyclic garbage collector; the last one to leave restores it.
 
-    Describing 5,000 tensors starts a full collection, which walks every object of the process: 40 of 100 ms of a load
-    in one with torch. Reference counting goes on.
+    Describing 5,000 tensors starts a full collection, which visits every object of the process: 40 of 100 ms of a load
+    in a process with torch. Reference counting continues.
     """
     global _depth, _enable
     with _lock:

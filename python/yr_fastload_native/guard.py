@@ -1,4 +1,4 @@
-"""Looks after tensors that are published by reference: whoever writes to them takes them from their readers."""
+"""Watches tensors that are published by reference, since a write to them would reach their readers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SHARE = 0.01
 
 
 class Guard:
-    """A thread that looks now and then, until it is stopped or what it looks after is gone.
+    """A thread that checks something periodically, until it is stopped or the watched object is gone.
 
     Args:
-        look: A bound method, whose object it does not keep; false once there is nothing more to look for.
-        share: Of a core, at most.
+        look: A bound method, whose object it does not keep alive; returns false once there is nothing left to watch.
+        share: Largest share of a core to use.
     """
 
     def __init__(self, look: Callable[[], bool], *, share: float = _SHARE) -> None:
@@ -32,7 +32,7 @@ class Guard:
         self._stopped.set()
 
     def join(self, timeout_s: float | None = None) -> None:
-        """Wait for its end, unless it is the one that asks."""
+        """Wait for the thread to end, unless called by itself."""
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 

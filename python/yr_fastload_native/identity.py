@@ -14,28 +14,28 @@ from yr_fastload_native.keys import Keys
 
 __all__ = ["ABOUT", "Identity", "what"]
 
-ABOUT = "about"  # the field that people read and nothing follows from: names, and settings that decide about no byte
+ABOUT = "about"  # shown to people and not hashed: names, and settings that affect no byte
 
 _MAX_DEPTH = 16
 
 
 def what(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that make an identity: all but `ABOUT`."""
+    """The fields that define an identity: all except `ABOUT`."""
     return {name: value for name, value in fields.items() if name != ABOUT}
 
 
 def _text(value: str, path: str, op: str) -> str:
-    """The plain text, also of an enumeration's member."""
+    """The plain string, even for a member of an enumeration."""
     text = str.__str__(value)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidArgumentError(f"identity{path} holds {text!r}, which is no Unicode text", op=op) from None
+        raise InvalidArgumentError(f"identity{path} holds {text!r}, which is not valid Unicode", op=op) from None
     return text
 
 
 def _plain(value: object, path: str, depth: int, op: str) -> Any:
-    """A copy made of dict, list, str, int, float, bool and None alone."""
+    """A copy that consists only of dict, list, str, int, float, bool and None."""
     if depth > _MAX_DEPTH:
         raise InvalidArgumentError(f"identity{path} is nested deeper than {_MAX_DEPTH}", op=op)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
@@ -51,7 +51,7 @@ def _plain(value: object, path: str, depth: int, op: str) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise InvalidArgumentError(f"identity{path} has the key {key!r}, which is no string", op=op)
+                raise InvalidArgumentError(f"identity{path} has the key {key!r}, which is not a string", op=op)
         return {_text(key, path, op): _plain(item, f"{path}[{key!r}]", depth + 1, op) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{path}[{index}]", depth + 1, op) for index, item in enumerate(value)]
@@ -62,11 +62,11 @@ def _plain(value: object, path: str, depth: int, op: str) -> Any:
 
 @attrs.frozen
 class Identity(Keys):
-    """A checked identity, with the keys that follow from its digest.
+    """A checked identity and its keys.
 
     Attributes:
-        digest: SHA-256 of the canonical JSON (sorted keys, ASCII) of all fields but ``about``, 64 hex digits.
         fields: The identity in clear, plain JSON types.
+        digest: SHA-256 of the canonical JSON (sorted keys, ASCII) of all fields but ``about``, 64 hex digits.
     """
 
     fields: dict[str, Any]
@@ -76,10 +76,10 @@ class Identity(Keys):
         """Check and hash an identity.
 
         Raises:
-            InvalidArgumentError: It is empty, or holds something that has no one JSON form.
+            InvalidArgumentError: It is empty, or contains a value without a unique JSON form.
         """
         if not isinstance(fields, Mapping) or not what(fields):
-            raise InvalidArgumentError("identity must be a mapping that says at least which model it is", op=op)
+            raise InvalidArgumentError("identity must be a mapping with at least one field that names the model", op=op)
         plain = _plain(fields, "", 0, op)
         try:
             text = json.dumps(what(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -88,5 +88,5 @@ class Identity(Keys):
         return cls(digest=hashlib.sha256(text.encode("ascii")).hexdigest(), fields=plain)
 
     def is_of(self, fields: Mapping[str, Any]) -> bool:
-        """Whether plain fields are of this identity, whatever they say about it."""
+        """Whether these fields define this identity; ``about`` does not count."""
         return what(fields) == what(self.fields)

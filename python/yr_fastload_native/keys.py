@@ -1,7 +1,7 @@
 """Every key of this package in openYuanrong's store is made here.
 
-openYuanrong keys may hold neither ``.`` nor ``/`` and at most 255 characters, so no model or tensor name is part of a
-key: an identity is hashed, and the names are in the manifest.
+openYuanrong keys may contain neither ``.`` nor ``/`` and at most 255 characters, so model and tensor names are not part
+of a key: the identity is hashed, and the names are in the manifest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _entry_key(number: int) -> str:
 
 
 def entry_keys() -> list[str]:
-    """What may hold the digest of an identity that is published: openYuanrong cannot list its keys."""
+    """The keys that may hold the digest of a published identity, since openYuanrong cannot list its keys."""
     return [_entry_key(number) for number in range(_ENTRIES)]
 
 
@@ -41,17 +41,17 @@ class Keys:
 
     @property
     def claim_key(self) -> str:
-        """Of the process that is about to publish, where others wait for it."""
+        """Claimed by the process that is about to publish, while others wait for it."""
         return f"{_PREFIX}-claim-{self.digest}"
 
     @property
     def entry_keys(self) -> list[str]:
-        """Of `entry_keys`, those that this one may take, in the order in which it tries them."""
+        """The ones of `entry_keys` that this identity may take, in the order in which it tries them."""
         home = int(self.digest[:8], 16)
         return [_entry_key(home + step) for step in range(_ENTRIES_TRIED)]
 
     def evicted_key(self, generation: str) -> str:
-        """Tells sources that a generation was taken away on purpose."""
+        """Tells sources that a generation was evicted."""
         return f"{_PREFIX}-evicted-{self.digest}-{generation}"
 
     def manifest_key(self, generation: str) -> str:
@@ -64,18 +64,18 @@ class Keys:
         return f"{_PREFIX}-digests-{self.digest}-{generation}"
 
     def files_key(self, generation: str) -> str:
-        """Of the sums of the files that a generation's weights were read from."""
+        """Holds the sums of the files that a generation's weights were read from."""
         return f"{_PREFIX}-files-{self.digest}-{generation}"
 
     def staged_prefix(self, generation: str) -> str:
         return f"{_PREFIX}-staged-{self.digest}-{generation}-"
 
     def d2d_prefix(self, token: str, lane: int) -> str:
-        """Of the chunks that one source serves device to device to one reader."""
+        """Prefix of the chunks that one source serves to one reader, device to device."""
         return f"{_PREFIX}-d2d-{self.digest}-{token}-{lane}-"
 
     def lane_key(self, token: str, lane: int) -> str:
-        """Of the reader that uses a lane of a source."""
+        """Held by the reader that uses a lane of a source."""
         return f"{_PREFIX}-lane-{self.digest}-{token}-{lane}"
 
     def place_prefix(self, generation: str) -> str:
@@ -85,5 +85,5 @@ class Keys:
         return f"{_PREFIX}-source-{self.digest}-{generation}-"
 
     def slot_keys(self, generation: str) -> list[str]:
-        """Of a generation's sources: one each."""
+        """The slots of a generation's sources, one for each."""
         return [f"{self.slot_prefix(generation)}{number}" for number in range(_SLOTS)]

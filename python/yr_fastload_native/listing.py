@@ -1,7 +1,7 @@
 """What a cluster has published: found, and looked at.
 
-openYuanrong cannot list its keys. So whoever keeps an identity published also keeps one of `entry_keys`, which holds
-its digest. Of many hundreds of identities some may find no free one: they are not listed, and served all the same.
+openYuanrong cannot list its keys. So every source of an identity also maintains one of `entry_keys`, which holds its
+digest. With many hundreds of identities, some may find no free one; they are not listed, but served anyway.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @attrs.frozen
 class Listed:
-    """The generation of an identity that is published now.
+    """The current generation of an identity.
 
     Attributes:
         who: The identity.
-        head: What names the generation, as stored.
-        manifest: Of the generation.
-        transports: By which it can be read.
+        head: The stored head, which names the generation.
+        manifest: The generation's manifest.
+        transports: The transports that it offers.
         sources: ``host:pid`` of each process that keeps it published.
     """
 
@@ -45,17 +45,17 @@ class Listed:
 
     @property
     def bytes(self) -> int:
-        """Of its weights, tied ones once."""
+        """Size of its weights, counting tied ones once."""
         return sum(tensor.bytes for tensor in self.manifest.tensors if tensor.alias is None)
 
     @property
     def age_s(self) -> float:
-        """Since it was published, by the wall clocks of its publisher and of this machine."""
+        """Time since it was published, by the wall clocks of its publisher and of this machine."""
         return max(0.0, time.time() - self.manifest.published_unix_s)
 
 
 def digests(catalogue: Catalogue, deadline: Deadline) -> list[str]:
-    """Digests of the identities that are published, or were within a lease."""
+    """Digests of identities that are published, or were within the last lease."""
     store = catalogue.store
     keys = entry_keys()
     there = store.exist(keys, deadline_s=deadline.left())
@@ -66,12 +66,12 @@ def digests(catalogue: Catalogue, deadline: Deadline) -> list[str]:
 
 
 def look(catalogue: Catalogue, digest: str, deadline: Deadline, *, op: str) -> Listed:
-    """What is published of the identity with this digest.
+    """The published generation of the identity with this digest.
 
     Raises:
-        NotPublishedError: Nothing is.
-        IntegrityError: It is damaged, or of another format.
-        ResourceExhaustedError: It is beyond a bound.
+        NotPublishedError: Nothing is published.
+        IntegrityError: It is damaged, or has another format.
+        ResourceExhaustedError: It exceeds a limit.
     """
     store, keys = catalogue.store, Keys(digest)
     head = store.get(keys.head_key, deadline_s=deadline.left())
@@ -87,15 +87,15 @@ def look(catalogue: Catalogue, digest: str, deadline: Deadline, *, op: str) -> L
             )
             sources = tuple(owner.decode(errors="replace") for owner in owners if owner is not None)
             return Listed(who, head, manifest, tuple(names.transports), sources)
-    raise NotPublishedError(f"nothing is published of identity {digest[:12]}", op=op, failed_keys=[keys.head_key])
+    raise NotPublishedError(f"nothing is published for identity {digest[:12]}", op=op, failed_keys=[keys.head_key])
 
 
 def identities(catalogue: Catalogue, deadline: Deadline, *, op: str) -> list[Identity]:
-    """What is published, by four calls however much that is; what is damaged or withdrawn meanwhile is left out.
+    """All published identities, in four calls; those that are damaged or withdrawn meanwhile are left out.
 
     Raises:
         UnavailableError: The worker does not answer.
-        TransferTimeoutError: Not done in time.
+        TransferTimeoutError: It took too long.
     """
     store, most = catalogue.store, catalogue.config.max_manifest_bytes
     found = [Keys(digest) for digest in digests(catalogue, deadline)]
@@ -116,19 +116,19 @@ def _values(store: Any, keys: list[str], deadline: Deadline) -> list[bytes | Non
 
 
 def find(catalogue: Catalogue, beginning: str, deadline: Deadline, *, op: str) -> str:
-    """The digest of a published identity that begins like this.
+    """The digest of the published identity with this prefix.
 
     Raises:
-        NotPublishedError: None does.
-        InvalidArgumentError: Several do.
+        NotPublishedError: There is none.
+        InvalidArgumentError: There are several.
     """
     found = [digest for digest in digests(catalogue, deadline) if digest.startswith(beginning.lower())]
     if not found:
-        raise NotPublishedError(f"no identity that is published begins with {beginning!r}; see `yr-fastload ls`", op=op)
+        raise NotPublishedError(f"no published identity begins with {beginning!r}; see `yr-fastload ls`", op=op)
     if len(found) > 1:
         raise InvalidArgumentError(
             f"{len(found)} identities begin with {beginning!r}, such as {found[0][:16]} and {found[1][:16]}; give more "
-            "of it",
+            "digits",
             op=op,
         )
     return found[0]

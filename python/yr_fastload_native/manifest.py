@@ -1,7 +1,7 @@
-"""The manifest of a generation: what is published, in which chunks, with which digests. Parsed as hostile input.
+"""The manifest of a generation: its tensors, chunks and digests. Parsed as hostile input.
 
-The plan is a pure function of the tensors' sizes and the limits, so a reader computes it itself and accepts a manifest
-only if it says the same: no offset, size or key in it is ever trusted.
+The plan is a pure function of the tensors' sizes and the limits. A reader computes it itself and accepts only a
+manifest that agrees, so no offset, size or key in it is ever trusted.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _Generation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
 
 
 class TensorEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A tensor: its first blob's chunk and offset, -1 and 0 if it moves never (empty, or an alias)."""
+    """A tensor, with the chunk and offset of its first blob; -1 and 0 if it does not move (empty, or an alias)."""
 
     name: _Name
     dtype: _Name
@@ -79,7 +79,7 @@ class ChunkEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 
 
 class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The digests of a generation whose publisher took them after it had announced it."""
+    """Digests that the publisher computed after it had announced the generation."""
 
     format: int
     digest: str
@@ -89,7 +89,7 @@ class Digests(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Files(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """SHA-256 sums of the files that the publisher read its weights from, of those that it knows."""
+    """The SHA-256 sums that the publisher knows of the files that it read its weights from."""
 
     format: int
     generation: _Generation
@@ -97,9 +97,9 @@ class Files(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Taken(NamedTuple):
-    """Digests of a generation: of each chunk, and the SHA-256 of each tensor if its publisher took that.
+    """A generation's digests: one per chunk, and the SHA-256 of each tensor if the publisher computed it.
 
-    A tensor that moves never has an empty one.
+    The SHA-256 of a tensor that does not move is empty.
     """
 
     chunks: array[int]
@@ -107,7 +107,7 @@ class Taken(NamedTuple):
 
 
 class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a manifest has beside its tensors."""
+    """The fields of a manifest besides its tensors."""
 
     format: int
     digest: str
@@ -122,13 +122,13 @@ class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class _Sealed(_Frame, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A manifest whose tensors have not been looked at."""
+    """A manifest whose tensors have not been parsed."""
 
     tensors: msgspec.Raw
 
 
 class _Whose(msgspec.Struct, frozen=True):
-    """Of a manifest, only whose it is."""
+    """Only the identity in a manifest."""
 
     format: int
     identity: dict[str, Any]
@@ -138,19 +138,19 @@ class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     tensors: list[TensorEntry]
 
     def plan(self) -> _core.Plan:
-        """The plan that its tensors and limits give."""
+        """The plan that follows from its tensors and limits."""
         sizes = array("Q", [0 if tensor.alias else tensor.bytes for tensor in self.tensors])
         return _core.make_plan(sizes, chunk_bytes=self.chunk_bytes, max_blobs=self.max_blobs)
 
     def digests(self) -> Taken | None:
-        """The digests; None if they are published beside it."""
+        """The digests; None if they are in a separate object."""
         values = [chunk.digest for chunk in self.chunks if chunk.digest is not None]
         if len(values) < len(self.chunks):
             return None
         return Taken(array("Q", [int(value, 16) for value in values]), self.sha256)
 
     def content_digest(self, identity: Identity, sha256: list[str]) -> str:
-        """What `content_digest` says of these tensors, if these are their sums."""
+        """The content digest of these tensors, given their SHA-256 sums."""
         return digest_of(identity, self.tensors, [tensor.alias for tensor in self.tensors], sha256)
 
     def chunk_tensors(self, plan: _core.Plan, chunk: int) -> list[str]:
@@ -158,7 +158,7 @@ class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         return list(dict.fromkeys(self.tensors[blob.tensor].name for blob in plan.chunk(chunk)))
 
     def check_layout(self, table: TensorTable, *, op: str) -> None:
-        """Compare every name, dtype, shape, stride, size and alias with tensors of this process.
+        """Compare every name, dtype, shape, stride, size and alias with this process's tensors.
 
         Raises:
             LayoutMismatchError: They differ; the message shows the first differences.
@@ -181,7 +181,7 @@ class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
             shown = "; ".join(f"{name!r} {why}" for name, why in list(wrong.items())[:3])
             more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise LayoutMismatchError(
-                f"{len(wrong)} of {len(table.tensors)} tensors differ from what is published: {shown}{more}",
+                f"{len(wrong)} of {len(table.tensors)} tensors differ from the published ones: {shown}{more}",
                 op=op,
                 failed_keys=list(wrong),
             )
@@ -192,9 +192,9 @@ class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class _Recognised(Manifest, frozen=True, kw_only=True, dict=True):
-    """A manifest whose tensors are, byte by byte, what this process would write of its own.
+    """A manifest whose tensors are byte for byte what this process would write of its own.
 
-    Tensors agree then, and nothing of them had to be parsed: of tens of thousands that is most of the time.
+    So the tensors agree without being parsed, which for tens of thousands of them saves most of the time.
     """
 
     def _is_of(self, table: TensorTable) -> bool:
@@ -226,7 +226,7 @@ def _difference(published: tuple[Any, ...], mine: tuple[Any, ...]) -> str:
 
 
 def _entries(table: TensorTable, plan: _core.Plan) -> list[TensorEntry]:
-    """What a manifest says of the tensors of a table."""
+    """The manifest's entries for the tensors of a table."""
     names = [tensor.name for tensor in table.tensors]
     return [
         TensorEntry(
@@ -265,12 +265,12 @@ def build_manifest(
 
     Args:
         identity: Of the weights.
-        generation: Their name.
+        generation: Name of the generation.
         table: The tensors.
-        plan: Of their chunks.
-        digests: Of each chunk; None if they follow.
-        limits: Of the plan.
-        sha256: Of each tensor; None if nobody asked for it, or they follow.
+        plan: The plan of their chunks.
+        digests: One per chunk; None if they follow later.
+        limits: The limits of the plan.
+        sha256: One per tensor; None if not requested, or if they follow later.
     """
     chunks = [
         ChunkEntry(*chunk, None if digests is None else f"{digests[i]:016x}")
@@ -291,7 +291,7 @@ def build_manifest(
 
 
 def encode_manifest(manifest: Manifest, *, max_bytes: int, transports: list[str]) -> tuple[bytes, bytes]:
-    """The bytes of a manifest, and those of the head that pins it.
+    """Encode a manifest, and the head that pins it.
 
     Raises:
         ResourceExhaustedError: It is larger than ``max_bytes``.
@@ -319,7 +319,7 @@ def decode_head(data: bytes, *, op: str) -> Head:
     """Parse a head.
 
     Raises:
-        IntegrityError: It is damaged or of another format version.
+        IntegrityError: It is damaged or has another format version.
     """
     head = _decode(data, Head, "the head", op)
     assert isinstance(head, Head)
@@ -327,7 +327,7 @@ def decode_head(data: bytes, *, op: str) -> Head:
 
 
 def _check_pin(data: bytes, head: Head, max_bytes: int, op: str) -> None:
-    """Refuse what is not the manifest that a head names, or too large."""
+    """Refuse data that is too large or not the manifest that a head names."""
     if len(data) > max_bytes:
         raise ResourceExhaustedError(
             f"the manifest has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op=op
@@ -339,10 +339,10 @@ def _check_pin(data: bytes, head: Head, max_bytes: int, op: str) -> None:
 
 
 def identity_in(data: bytes, head: Head, digest: str, *, max_bytes: int, op: str) -> Identity:
-    """The identity that the manifest which a head pins has in clear; its digest is known.
+    """The identity in the manifest that a head pins, checked against its known digest.
 
     Raises:
-        IntegrityError: It is not valid, or another identity's.
+        IntegrityError: It is not valid, or belongs to another identity.
         ResourceExhaustedError: It is beyond a bound.
     """
     _check_pin(data, head, max_bytes, op)
@@ -351,7 +351,7 @@ def identity_in(data: bytes, head: Head, digest: str, *, max_bytes: int, op: str
     except InvalidArgumentError as error:
         raise IntegrityError(f"the manifest is not valid: {error}", op=op) from None
     if who.digest != digest:
-        raise IntegrityError("the manifest is of another identity", op=op)
+        raise IntegrityError("the manifest belongs to another identity", op=op)
     return who
 
 
@@ -365,19 +365,19 @@ def decode_manifest(
     op: str,
     mine: TensorTable | None = None,
 ) -> Manifest:
-    """Parse the manifest that a head pins, and check that it is one that this package would have written.
+    """Parse the manifest that a head pins, and check that this package could have written it.
 
     Args:
         data: The manifest.
-        head: What pins it.
-        identity: Whose it has to be.
-        max_bytes: Bound.
-        max_tensors: Bound.
+        head: The head that pins it.
+        identity: The identity that it must belong to.
+        max_bytes: Size limit.
+        max_tensors: Limit for the number of tensors.
         op: For errors.
-        mine: Tensors that are likely to be the same, so that they need not be parsed.
+        mine: Tensors that are probably the same, which then need not be parsed.
 
     Raises:
-        IntegrityError: It is damaged, of another format version, of another identity, or contradicts itself.
+        IntegrityError: It is damaged, has another format version or identity, or contradicts itself.
         ResourceExhaustedError: It is beyond a bound.
     """
     _check_pin(data, head, max_bytes, op)
@@ -394,7 +394,7 @@ def decode_manifest(
 
 
 def _recognise(sealed: _Sealed, table: TensorTable) -> Manifest | None:
-    """The manifest, if its tensors are what this process would write of those of a table; None if they are not."""
+    """The manifest, if its tensors are what this process would write for a table; None if not."""
     try:
         plan = _core.make_plan(table.moving, chunk_bytes=sealed.chunk_bytes, max_blobs=sealed.max_blobs)
     except FastLoadError:
@@ -422,16 +422,16 @@ def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> Taken:
     assert isinstance(digests, Digests)
     mine = (_DIGEST, manifest.generation, len(manifest.chunks))
     if (digests.digest, digests.generation, len(digests.chunks)) != mine:
-        raise IntegrityError("the list of digests is of another generation or format", op=op)
+        raise IntegrityError("the list of digests belongs to another generation or format", op=op)
     _check_sums(manifest, digests.sha256, op)
     return Taken(array("Q", [int(value, 16) for value in digests.chunks]), digests.sha256)
 
 
 def check_files(files: Mapping[str, str], *, op: str) -> dict[str, str]:
-    """Sums of files as they can be published.
+    """Check the sums of files before they are published.
 
     Raises:
-        InvalidArgumentError: A name or a sum is none.
+        InvalidArgumentError: A name or a sum is invalid.
     """
     try:
         return msgspec.convert({"format": FORMAT, "generation": "0" * 8, "files": dict(files)}, Files).files
@@ -452,19 +452,19 @@ def decode_files(data: bytes, generation: str, *, max_bytes: int, op: str) -> di
     """
     if len(data) > max_bytes:
         raise ResourceExhaustedError(
-            f"the sums of files have {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op=op
+            f"the list of file sums has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op=op
         )
     files = _decode(data, Files, "the list of files", op)
     assert isinstance(files, Files)
     if files.generation != generation:
-        raise IntegrityError("the list of files is of another generation", op=op)
+        raise IntegrityError("the list of files belongs to another generation", op=op)
     return files.files
 
 
 def _check_sums(manifest: Manifest, sha256: list[str] | None, op: str) -> None:
     moves = [tensor.chunk >= 0 for tensor in manifest.tensors]
     if sha256 is not None and [bool(of_bytes) for of_bytes in sha256] != moves:
-        raise IntegrityError("the list of SHA-256 sums is not one of each tensor that moves", op=op)
+        raise IntegrityError("the list of SHA-256 sums does not have one for each tensor that moves", op=op)
 
 
 def _refuse(why: str, op: str) -> IntegrityError:
@@ -472,11 +472,11 @@ def _refuse(why: str, op: str) -> IntegrityError:
 
 
 def _check_frame(manifest: Manifest, head: Head, identity: Identity, op: str) -> _core.Plan:
-    """All but that each tensor's entry is right. Returns the plan that they give."""
+    """Check everything except the tensors' entries. Returns the plan that follows from them."""
     if manifest.digest != _DIGEST:
-        raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version knows {_DIGEST!r}", op=op)
+        raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version supports {_DIGEST!r}", op=op)
     if not identity.is_of(manifest.identity) or manifest.generation != head.generation:
-        raise _refuse("it is of another identity or generation", op)
+        raise _refuse("it belongs to another identity or generation", op)
     if len({chunk.digest is None for chunk in manifest.chunks}) > 1:
         raise _refuse("some of its chunks have a digest and some have none", op)
     if manifest.sha256 is not None and manifest.digests() is None:
@@ -485,7 +485,7 @@ def _check_frame(manifest: Manifest, head: Head, identity: Identity, op: str) ->
         plan = manifest.plan()
     except FastLoadError as error:
         raise _refuse(str(error), op) from None
-    if plan.chunks != len(manifest.chunks):  # before anything is made for each
+    if plan.chunks != len(manifest.chunks):  # before anything is created for each
         raise _refuse(f"it has {len(manifest.chunks)} chunks, and its tensors give {plan.chunks}", op)
     planned = _chunks(identity, manifest.generation, plan)
     if planned != [(chunk.key, chunk.bytes, chunk.blobs) for chunk in manifest.chunks]:

@@ -1,8 +1,8 @@
-"""What this process loaded and published, for Prometheus.
+"""Prometheus metrics of what this process loaded and published.
 
-Counted once the process has imported ``prometheus_client``, in its default registry; a process that does not use it
-pays nothing. vLLM uses it in every process; with ``PROMETHEUS_MULTIPROC_DIR`` set, its server's ``/metrics`` has what
-all its ranks counted. Nothing here can make a load or a publish fail.
+They are counted in the default registry once the process has imported ``prometheus_client``; a process that does not
+use it pays nothing. vLLM uses it in every process; with ``PROMETHEUS_MULTIPROC_DIR`` set, its server's ``/metrics``
+includes the counts of all its ranks. Nothing here can make a load or a publish fail.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Published(Protocol):
 
 
 class Metrics:
-    """The metrics, made in the default registry of ``prometheus_client``."""
+    """The metrics, in the default registry of ``prometheus_client``."""
 
     def __init__(self, prometheus: Any) -> None:
         counter, histogram = prometheus.Counter, prometheus.Histogram
@@ -57,20 +57,20 @@ class Metrics:
             "yr_fastload_load_seconds", "Wall time of loads that succeeded.", ["transport"], buckets=_SECONDS
         )
         self.stage_seconds = counter(
-            "yr_fastload_load_stage_seconds", "Of these loads, by stage, summed over threads.", ["stage"]
+            "yr_fastload_load_stage_seconds", "Seconds of these loads by stage, summed over threads.", ["stage"]
         )
-        self.chunks_retried = counter("yr_fastload_chunks_retried", "Chunks that were asked for again.")
+        self.chunks_retried = counter("yr_fastload_chunks_retried", "Chunks that were requested again.")
         self.sources = histogram("yr_fastload_load_sources", "Sources that a load was given.", buckets=_SOURCES)
         self.publications = counter("yr_fastload_publications", "Publications, by outcome.", ["outcome"])
         self.published_bytes = counter("yr_fastload_published_bytes", "Bytes of weights that were published.")
-        self.fallbacks = counter(
-            "yr_fastload_fallbacks", "Models that vLLM read from disk, by reason (an error's code).", ["reason"]
-        )
+        self.fallbacks = counter("yr_fastload_fallbacks", "Models that vLLM read from disk, by error code.", ["reason"])
         self._leases = _Leases(
-            prometheus.Gauge("yr_fastload_leases", "Identities that are kept published.", multiprocess_mode="livesum"),
+            prometheus.Gauge(
+                "yr_fastload_leases", "Identities that this process keeps published.", multiprocess_mode="livesum"
+            ),
             prometheus.Gauge(
                 "yr_fastload_lease_age_seconds",
-                "Since the lease of one of these was renewed, the longest.",
+                "Longest time since one of their leases was renewed.",
                 multiprocess_mode="livemax",
             ),
         )
@@ -99,7 +99,7 @@ class Metrics:
 
 
 class _Leases:
-    """Looks after the leases of this process, and sets two gauges."""
+    """Watches this process's leases and sets two gauges."""
 
     def __init__(self, number: Any, age: Any) -> None:
         self._number, self._age = number, age
@@ -109,7 +109,7 @@ class _Leases:
 
     def watch(self, publication: _Published) -> None:
         self._publications.add(publication)
-        if self._guard is None or self._pid != os.getpid():  # threads stay behind in a fork
+        if self._guard is None or self._pid != os.getpid():  # a fork has no threads
             self._guard, self._pid = Guard(self._look), os.getpid()
 
     def _look(self) -> bool:
@@ -127,7 +127,7 @@ _broken = False
 
 
 def count(what: Callable[[Metrics], object]) -> None:
-    """Count something, if anybody wants to know."""
+    """Count something, if this process uses Prometheus."""
     global _made, _broken
     prometheus = sys.modules.get("prometheus_client")
     if prometheus is None or _broken:
@@ -139,7 +139,7 @@ def count(what: Callable[[Metrics], object]) -> None:
         what(_made)
     except Exception as error:
         _broken = True
-        _log.warning("nothing is counted for Prometheus any more: %s", error)
+        _log.warning("Prometheus metrics are off from now on: %s", error)
 
 
 def counted(
@@ -148,7 +148,7 @@ def counted(
     """Wrap a function that returns something or fails with a typed error.
 
     Args:
-        done: Counts what it returned.
+        done: Counts a result.
         failed: Counts an error's code.
     """
 

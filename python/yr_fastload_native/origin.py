@@ -1,4 +1,4 @@
-"""What a publication was made of, so that it can be made again where the worker that held it is gone."""
+"""What a publication was made from, so that it can be published again if its worker is gone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Origin"]
 
 @attrs.frozen
 class Origin:
-    """Tensors, which it keeps nobody from dropping, and what their bytes have to be.
+    """Weak references to the tensors, and the digests that their bytes must have.
 
     Attributes:
         tensors: By name.
-        config: With which they were published.
-        digests: Of each chunk, or None as long as they were not taken.
+        config: The settings with which they were published.
+        digests: One per chunk, or None until they have been computed.
     """
 
     who: Identity
@@ -34,7 +34,7 @@ class Origin:
     def of(
         cls, who: Identity, table: TensorTable, config: Config, digests: Callable[[], array[int] | None]
     ) -> Origin | None:
-        """None where one of the tensors cannot be watched, as bytes cannot."""
+        """None if a tensor does not support weak references, such as bytes."""
         try:
             return cls(who, {tensor.name: weakref.ref(tensor.owner) for tensor in table.tensors}, config, digests)
         except TypeError:

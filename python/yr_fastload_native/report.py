@@ -1,4 +1,4 @@
-"""What a load did."""
+"""The report of a load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MIB, _GIB = 1 << 20, 1 << 30
 
 
 def size(count: int) -> str:
-    """A number of bytes for people to read: GiB, and MiB below one."""
+    """A number of bytes for people: in GiB, or in MiB below one."""
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
 
 
@@ -59,22 +59,22 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class LoadReport:
-    """Outcome of one successful load.
+    """The outcome of a successful load.
 
     Attributes:
         bytes: Bytes written to tensors; tied tensors count once.
-        seconds: Wall time of the call, without joining the lease afterwards.
-        transport: ``"d2d"``, ``"staged"`` or ``"host"``: the one that brought the most bytes.
-        steps: What was tried, in order: each with ``transport``, ``outcome`` (``"loaded"``, ``"partial"``,
+        seconds: Wall time of the call, excluding joining the lease afterwards.
+        transport: ``"d2d"``, ``"staged"`` or ``"host"``: the one that moved the most bytes.
+        steps: Attempts, in order: each with ``transport``, ``outcome`` (``"loaded"``, ``"partial"``,
             ``"failed"`` or ``"skipped"``), ``why``, ``bytes``, ``seconds`` and ``sources`` (who was asked, how many
-            chunks came from there, why it was left).
-        bytes_aliased: Of these, bytes of tensors that use the worker's memory itself (``zero_copy``), not a copy.
+            chunks came from there, why it was abandoned).
+        bytes_aliased: The part of these in tensors that use the worker's memory directly (``zero_copy``), not a copy.
         verified: Whether every byte was compared with the publisher's digest.
-        chunks_retried: Chunks that were asked for again because they were missing or damaged.
-        stages: Seconds by stage, summed over threads: ``layout`` (reading the tensors' layout and comparing it),
-            ``manifest``, ``setup`` (of ways to other sources), ``fetch``, ``copy`` (with its digest), ``digest`` (of
-            bytes that are where they belong), ``sha256`` (with ``trusted_digests``), ``finish``. Some overlap.
-        spans: The same, stage by stage and chunk by chunk; `write_trace` makes a picture of them.
+        chunks_retried: Chunks that were requested again because they were missing or damaged.
+        stages: Seconds by stage, summed over threads: ``layout`` (reading and comparing the tensors' layout),
+            ``manifest``, ``setup`` (connecting to other sources), ``fetch``, ``copy`` (with its digest), ``digest`` (of
+            bytes that are already in place), ``sha256`` (with ``trusted_digests``), ``finish``. Some overlap.
+        spans: The same by stage and chunk; `write_trace` draws them.
     """
 
     bytes: int

@@ -1,7 +1,7 @@
-"""A directory for what a run leaves on disk: it goes with the run, or is swept up by the next if that one was killed.
+"""A directory for a run's files, removed with the run, or by the next run if that was killed.
 
-Whoever has its descriptor open has the directory: a lock on it (flock) goes with the last of them, however that ends,
-in whatever container, and systemd's tidying of /tmp leaves what is locked alone.
+Processes that have its descriptor open hold the directory: its lock (flock) ends with the last of them, however that
+ends, even across containers. systemd does not clean up locked directories in /tmp.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from yr_fastload_native.errors import UnavailableError
 __all__ = ["HOME", "Scratch", "scratch", "short_directories"]
 
 _PREFIX = "yr-fastload-run-"
-HOME = "worker"  # what a worker's home in such a directory is called
-# With 80 for the directory of a worker's sockets, and less than 107 for one of vLLM's, whose names have 36.
+HOME = "worker"  # name of a worker's home in such a directory
+# Leaves room for a worker's socket directory (80) and for vLLM's sockets (107, with names of 36).
 _PLACE_CHARS = 80 - len(f"/{_PREFIX}12345678/{HOME}/datasystem/uds")
 _SHARED = "/dev/shm/"
 _NOTE = ".shared"
-_SHARED_NAME = re.compile(r"psm_[0-9a-f]+")  # as Python's multiprocessing.shared_memory makes them
+_SHARED_NAME = re.compile(r"psm_[0-9a-f]+")  # as named by Python's multiprocessing.shared_memory
 
 
 class Scratch:
     """One directory.
 
     Attributes:
-        path: Of it.
-        descriptor: For processes that are to keep it while they live.
+        path: Its path.
+        descriptor: For processes that are to hold the directory while they live.
 
     Args:
         op: For whom, in errors.
-        sockets: Whether its path has to be short enough for them; it is elsewhere, in /tmp for example, where
-            TMPDIR is too long.
+        sockets: Whether its path must be short enough for sockets; it is then elsewhere, for example in /tmp, if TMPDIR
+            is too long.
 
     Raises:
-        UnavailableError: There is no place for one.
+        UnavailableError: There is no suitable place.
     """
 
     def __init__(self, op: str, *, sockets: bool = True) -> None:
@@ -55,10 +55,10 @@ class Scratch:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
             if self.path.exists():
                 return
-            os.close(self.descriptor)  # somebody who swept was quicker
+            os.close(self.descriptor)  # another sweep was quicker
 
     def note_shared(self, owner: str, pids: Iterable[int]) -> None:
-        """Take down what these processes have in /dev/shm by Python, to be removed when they have gone."""
+        """Note the memory that these processes have in /dev/shm through Python, to remove it after they have gone."""
         found: set[str] = set()
         for pid in pids:
             with contextlib.suppress(OSError):  # gone
@@ -70,11 +70,11 @@ class Scratch:
             new.replace(new.with_suffix(_NOTE))
 
     def remove_shared(self, owner: str) -> None:
-        """Remove what of it is left, once they have gone."""
+        """Remove the noted memory that is left, once the processes have gone."""
         _remove_shared(self.path / f"{owner}{_NOTE}")
 
     def close(self) -> None:
-        """Remove it, and what is in it. Twice is as once."""
+        """Remove the directory and its contents. May be called repeatedly."""
         if self.descriptor >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self.descriptor)
@@ -83,7 +83,7 @@ class Scratch:
 
 @contextlib.contextmanager
 def scratch(op: str, *, sockets: bool = True) -> Iterator[Path]:
-    """A `Scratch` that goes with the block."""
+    """A `Scratch` that is removed at the end of the block."""
     made = Scratch(op, sockets=sockets)
     try:
         yield made.path
@@ -92,14 +92,14 @@ def scratch(op: str, *, sockets: bool = True) -> Iterator[Path]:
 
 
 def short_directories(chars: int, *, op: str) -> list[Path]:
-    """Directories for what is temporary, the best first.
+    """Directories for temporary files, the best one first.
 
     Args:
-        chars: Most that a path may have: sockets need short ones.
+        chars: Longest allowed path; sockets need short ones.
         op: For whom, in errors.
 
     Raises:
-        UnavailableError: There is none that can be written to.
+        UnavailableError: None is writable.
     """
     runtime = Config.runtime_directory()
     places = dict.fromkeys([*_temporary(), "/tmp", "/var/tmp", *([str(runtime)] if runtime else []), "/dev/shm"])
@@ -110,8 +110,8 @@ def short_directories(chars: int, *, op: str) -> list[Path]:
     ]
     if not found:
         raise UnavailableError(
-            f"none of {', '.join(places)} can be written to and has a path of at most {chars} characters; set TMPDIR "
-            "to one that is so",
+            f"none of {', '.join(places)} is writable and has a path of at most {chars} characters; set TMPDIR "
+            "to such a directory",
             op=op,
         )
     return found
@@ -123,9 +123,9 @@ def _temporary() -> Iterator[str]:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what killed runs of this user left there, but for one in which a worker still has its home."""
+    """Remove what this user's killed runs left behind, unless a worker still has its home there."""
     for path in place.glob(f"{_PREFIX}*"):
-        # Gone, another's, or in use.
+        # Gone, somebody else's, or in use.
         with contextlib.suppress(OSError), _locked(path), _locked_if_there(path / HOME):
             for note in path.glob(f"*{_NOTE}"):
                 _remove_shared(note)
@@ -138,10 +138,10 @@ def _locked_if_there(path: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """A directory of this user that nobody else has.
+    """Lock a directory of this user that nobody holds.
 
     Raises:
-        OSError: It is another's, or somebody has it.
+        OSError: It is somebody else's, or in use.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -157,6 +157,6 @@ def _remove_shared(note: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         for name in note.read_text().split():
             if _SHARED_NAME.fullmatch(name):
-                with contextlib.suppress(OSError):  # gone, or another's
+                with contextlib.suppress(OSError):  # gone, or somebody else's
                     os.unlink(_SHARED + name)
         note.unlink()

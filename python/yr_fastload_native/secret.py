@@ -1,4 +1,4 @@
-"""Texts that no message, no log and no page ever shows, and the files that hold them."""
+"""Secrets, which no message, log or page ever shows, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ _MOST_BYTES = 4096
 
 
 class Secret:
-    """A text that `repr`, `str` and formatting do not show; only `reveal` gives it.
+    """A string that `repr`, `str` and formatting do not show; only `reveal` returns it.
 
     Args:
         text: Printable ASCII without blanks; empty for none.
 
     Raises:
-        InvalidArgumentError: It is none; the message does not show it.
+        InvalidArgumentError: The text is not allowed; the message does not show it.
     """
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str = "") -> None:
         if not isinstance(text, str) or not text.isascii() or any(not c.isprintable() or c == " " for c in text):
-            raise InvalidArgumentError("a secret has to be a text of printable ASCII without blanks", op="config")
+            raise InvalidArgumentError("a secret must be printable ASCII without blanks", op="config")
         if len(text) > _MOST_BYTES:
             raise InvalidArgumentError(f"a secret has {len(text)} characters, more than {_MOST_BYTES}", op="config")
         self._text = text
 
     @classmethod
     def of(cls, value: object) -> Secret:
-        """The secret itself, or one made of a text."""
+        """The secret itself, or one made from a string."""
         return value if isinstance(value, Secret) else cls(value)  # type: ignore[arg-type]
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], setting: str) -> Secret:
-        """The content of a file without the newline at its end.
+        """Read a file, without the newline at its end.
 
         Args:
-            path: A file that its owner alone can read. A link is followed.
-            setting: Which one names it, for messages.
+            path: A file that only its owner can read; links are followed.
+            setting: The setting that names it, for messages.
 
         Raises:
-            InvalidArgumentError: It cannot be read, is open to others, or holds no secret; the message says which file,
-                and not what is in it.
+            InvalidArgumentError: It cannot be read, is open to others, or holds no secret; the message names the file
+                and does not quote it.
         """
         where = f"{setting}: {os.fspath(path)!r}"
         try:
@@ -63,7 +63,7 @@ class Secret:
             secret = cls(content.decode("ascii").rstrip("\r\n"))
         except (InvalidArgumentError, UnicodeDecodeError):
             raise InvalidArgumentError(
-                f"{where} has to hold one line of printable ASCII without blanks, {_MOST_BYTES} characters at most",
+                f"{where} must hold one line of printable ASCII without blanks, at most {_MOST_BYTES} characters",
                 op="config",
             ) from None
         if not secret:
@@ -71,7 +71,7 @@ class Secret:
         return secret
 
     def reveal(self) -> str:
-        """The text. Whoever asks for it keeps it out of messages, logs and arguments of processes."""
+        """The text. The caller must keep it out of messages, logs and process arguments."""
         return self._text
 
     def __bool__(self) -> bool:
@@ -89,7 +89,7 @@ class Secret:
 
 def _check_private(info: os.stat_result, where: str) -> None:
     if not stat.S_ISREG(info.st_mode):
-        raise InvalidArgumentError(f"{where} is no file", op="config")
+        raise InvalidArgumentError(f"{where} is not a regular file", op="config")
     if info.st_uid not in (os.geteuid(), 0):
         raise InvalidArgumentError(
             f"{where} belongs to user {info.st_uid}, who can read and change it; use a file of your own", op="config"

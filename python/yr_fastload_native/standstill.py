@@ -1,10 +1,10 @@
-"""Tensors that alias the worker's memory, in a process that stood still for too long.
+"""Handles tensors that alias the worker's memory in a process that stood still for too long.
 
-openYuanrong's worker keeps the memory of an object for as long as a client that holds it lives, and takes a client for
-dead that has not been heard of for a while (``client_dead_timeout_s``, 120 s by default in 0.8.1). A process that was
-stopped, or whose machine slept, may find other bytes there. So a thread looks at the clock, and after a standstill
-copies what is still the worker's, and compares. What is not right any more must not be used: whoever touches it then
-ends the process, which is better than wrong answers.
+openYuanrong's worker keeps an object's memory for as long as a client that holds it lives, and considers a client dead
+if it has not heard from it for a while (``client_dead_timeout_s``, 120 s by default in 0.8.1). A process that was
+stopped, or whose machine slept, may find other bytes there. So a thread watches the clock, and after a standstill it
+copies what is still shared and compares it. Memory that has changed must not be used: touching it ends the process,
+which is better than wrong answers.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _thread: threading.Thread | None = None
 
 
 def watch(memory: _core.PrivateMemory, intact: Callable[[], bool]) -> None:
-    """Take care of memory until nobody uses it any more.
+    """Watch memory until nobody uses it any more.
 
     Args:
-        memory: What tensors use.
-        intact: Whether what the worker has there is right.
+        memory: The memory that tensors use.
+        intact: Whether the worker's bytes there are still right.
     """
     global _thread
     with _lock:
@@ -45,13 +45,13 @@ def watch(memory: _core.PrivateMemory, intact: Callable[[], bool]) -> None:
 
 
 def is_alias(address: int) -> bool:
-    """Whether there is memory at an address that is taken care of here."""
+    """Whether the memory at an address is watched here."""
     with _lock:
         return any(memory.address <= address < memory.address + memory.nbytes for memory in _watched)
 
 
 def _now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while a machine sleeps
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # continues while a machine sleeps
 
 
 def _look() -> None:
@@ -71,13 +71,13 @@ def _look() -> None:
 
 
 def _leave(found: list[tuple[_core.PrivateMemory, Callable[[], bool]]], stood_s: float) -> None:
-    """Copy everything, and see whether it was right to do so."""
+    """Copy everything, and check whether the bytes were still right."""
     lost = 0
     for memory, intact in found:
-        memory.detach()  # before it is seen to be right, or not
+        memory.detach()  # before it is checked
         try:
             right = intact()
-        except Exception:  # nobody knows
+        except Exception:  # unknown
             right = False
         if not right:
             memory.forbid()
@@ -86,11 +86,11 @@ def _leave(found: list[tuple[_core.PrivateMemory, Callable[[], bool]]], stood_s:
             _watched.pop(memory, None)
     if lost:
         _log.critical(
-            "this process stood still for %.0f s, and %d of %d chunks of the weights that it shared with its worker "
-            "may not be what they were: it ends as soon as it uses them; start it again",
+            "this process stood still for %.0f s, and %d of %d chunks of the weights that it shares with its worker "
+            "may have changed: it ends as soon as it uses them; start it again",
             stood_s,
             lost,
             len(found),
         )
     else:
-        _log.warning("this process stood still for %.0f s: it has its own copy of all weights from now on", stood_s)
+        _log.warning("this process stood still for %.0f s; from now on it has its own copy of all weights", stood_s)

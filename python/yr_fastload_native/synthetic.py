@@ -1,4 +1,4 @@
-"""A checkpoint of any size with the structure of a real model, for where no real one is at hand."""
+"""A checkpoint of any size with the structure of a real model, for when no real one is at hand."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def make_qwen2(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Make a checkpoint like Qwen2.5-7B's, of another size, with random weights.
+    """Create a checkpoint like Qwen2.5-7B's, of another size and with random weights.
 
-    It has the 339 names, the dtype (bfloat16), the biases and the untied head of the original (28 layers, hidden
+    It has the 339 names, dtype (bfloat16), biases and untied head of the original (28 layers, hidden
     3584, intermediate 18944, 28 heads, 4 KV heads, vocabulary 152064: 15.2 GB), with the dimensions scaled. Source:
-    config.json of Qwen/Qwen2.5-7B. The directory appears complete or not at all.
+    config.json of Qwen/Qwen2.5-7B. The directory appears completely or not at all.
 
     Args:
-        directory: Must not exist yet, or be empty.
-        size_mb: Size of all tensors, MiB; at least 1, met within 10 % from 16 on.
-        seed: Of the random weights; the same seed and size make the same files.
-        progress: Called with the bytes written so far and in all, once every 16 MiB.
+        directory: Must not exist, or must be empty.
+        size_mb: Total size of the tensors, MiB; at least 1, and accurate within 10 % from 16 on.
+        seed: Of the random weights; the same seed and size give the same files.
+        progress: Called with the bytes written so far and in total, once every 16 MiB.
 
     Returns:
         ``directory``.
 
     Raises:
         InvalidArgumentError: ``size_mb`` is less than 1, or the directory is not empty or cannot be written.
-        ResourceExhaustedError: The disk has too little room, or ran full.
+        ResourceExhaustedError: The disk has too little space, or filled up.
     """
     directory = Path(directory)
     if size_mb < 1:
@@ -87,7 +87,7 @@ def make_qwen2(
 
 
 def _qwen2(target_bytes: int) -> tuple[dict[str, object], dict[str, _Shape]]:
-    """Scale Qwen2.5-7B: a head's dimensions come in pairs, so the width is rounded and the rest meets the target."""
+    """Scale Qwen2.5-7B. A head's dimensions come in pairs, so the width is rounded, and the rest meets the target."""
     layers, heads, kv_heads = 28, 28, 4
     head = 2 * max(1, round(64 * math.sqrt(target_bytes / QWEN2_7B_BYTES)))
     hidden, kv = heads * head, kv_heads * head
@@ -140,7 +140,7 @@ def _nbytes(shapes: Mapping[str, _Shape]) -> int:
 
 
 def _shards(shapes: Mapping[str, _Shape]) -> dict[str, dict[str, _Shape]]:
-    """Spread tensors, in order, over files of at most 1 GiB; a larger tensor has a file to itself."""
+    """Spread tensors, in order, over files of at most 1 GiB; a larger tensor gets its own file."""
     shards: list[dict[str, _Shape]] = []
     room = 0
     for name, shape in shapes.items():
@@ -161,7 +161,7 @@ def _write_shard(path: Path, shapes: Mapping[str, _Shape], random: np.random.SFC
         while left:
             count = min(left, _BLOCK_BYTES)
             block = random.random_raw(-(-count // 8))
-            block &= np.uint64(0xBFFF_BFFF_BFFF_BFFF)  # without the top bit of its exponent a bfloat16 is finite
+            block &= np.uint64(0xBFFF_BFFF_BFFF_BFFF)  # without the top bit of its exponent, a bfloat16 is finite
             file.write(block.data.cast("B")[:count])
             left -= count
             yield count
@@ -176,7 +176,7 @@ def _header(shapes: Mapping[str, _Shape]) -> bytes:
         begin, end = end, end + _nbytes({name: shape})
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(header, separators=(",", ":")).encode()
-    padded = text.ljust(-(-len(text) // 8) * 8)  # the format has the data begin at a multiple of eight
+    padded = text.ljust(-(-len(text) // 8) * 8)  # in this format the data begins at a multiple of eight
     return len(padded).to_bytes(8, "little") + padded
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM withdraws what this process publishes, where it would end it without running any of its code."""
+"""Makes SIGTERM withdraw what this process publishes, if it would otherwise end it without running any code."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _acts: list[Callable[[], None]] = []
 
 
 def before_sigterm(act: Callable[[], None]) -> None:
-    """Have SIGTERM run this, and then end the process as it would have.
+    """Run this on SIGTERM, and then end the process as SIGTERM would have.
 
-    A program's own handler is left alone: it ends the process in a way that runs what is registered with `atexit`, or
-    means to go on. Nor is anything done outside the main thread, where Python allows no handler to be set.
+    A program's own handler is left alone: it ends the process in a way that runs `atexit` handlers, or wants to
+    continue. Nothing is done outside the main thread either, where Python does not allow setting a handler.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(_NUMBER) is not signal.SIG_DFL:
         return
@@ -31,7 +31,7 @@ def before_sigterm(act: Callable[[], None]) -> None:
 
 def _leave(number: int, _: FrameType | None) -> None:
     with _leaving:
-        # A second one ends it at once. By the C library: signal.signal is for the main thread alone.
+        # A second one ends it at once. This uses the C library, since signal.signal only works in the main thread.
         ctypes.CDLL(None).signal(int(number), None)
         for act in _acts:
             act()
@@ -39,16 +39,16 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 def _watch() -> None:
-    """Run the handler in a thread of its own too.
+    """Run the handler on a separate thread too.
 
-    Python runs it in the main thread, once that gets back to the interpreter. In a call that waits it would not: not in
-    most native code, nor in a `recv` that was about to begin when the signal came (one in twenty of signals that met a
-    process just then).
+    Python runs it on the main thread, once that returns to the interpreter. That does not happen in a blocking call:
+    not in most native code, nor in a `recv` that was about to begin when the signal arrived (one in twenty signals at
+    such a moment).
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(writer, False)
     others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    if others != -1:  # an event loop's, which wakes up and runs the handler
+    if others != -1:  # an event loop's; it wakes up and runs the handler
         signal.set_wakeup_fd(others)
         os.close(reader)
         os.close(writer)

@@ -1,4 +1,4 @@
-"""When a load did what: a span for each stage, and for each chunk in it, to be summed or looked at."""
+"""What a load did when: a span for each stage, and for each chunk within a stage."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _CALLER = "caller"
 
 @attrs.frozen
 class Span:
-    """A stretch of time that a thread spent on one stage.
+    """A period that a thread spent on one stage.
 
     Attributes:
         stage: One of `STAGES`.
         track: The thread: ``"caller"``, ``"fetch"`` or ``"copy N"``.
         begin_s: Seconds since the load began.
-        chunk: Which one it was spent on; None if on all.
-        bytes: That went through the stage.
+        chunk: The chunk that it was spent on; None for all of them.
+        bytes: Bytes processed in the stage.
     """
 
     stage: str
@@ -40,7 +40,7 @@ class Span:
 
 
 class Timeline:
-    """Spans of one load, which begins when this is made."""
+    """The spans of one load, which begins when this object is created."""
 
     def __init__(self) -> None:
         self._origin = time.monotonic()
@@ -51,7 +51,7 @@ class Timeline:
 
     @contextmanager
     def stage(self, name: str, size: int = 0) -> Iterator[None]:
-        """A span of the calling thread, as long as the block."""
+        """Record the block as a span of the calling thread."""
         begin_s = self.elapsed_s()
         try:
             yield
@@ -59,10 +59,10 @@ class Timeline:
             self.spans.append(Span(name, _CALLER, begin_s, self.elapsed_s() - begin_s, None, size))
 
     def add(self, spans: Sequence[tuple[str, int, int, float, float]], sizes: Sequence[int]) -> None:
-        """Take over what the native core measured.
+        """Add what the native core measured.
 
         Args:
-            spans: Stage, chunk, thread (0 fetches), begin (monotonic clock) and seconds of each.
+            spans: Stage, chunk, thread (0 fetches), begin (monotonic clock) and duration in seconds.
             sizes: Bytes of each chunk.
         """
         for stage, chunk, thread, begin, seconds in spans:
@@ -78,11 +78,11 @@ class Timeline:
 
 
 def breakdown(spans: Sequence[Span]) -> list[dict[str, Any]]:
-    """What each stage of a load took, in the order of `STAGES`; those that it had.
+    """The cost of each stage that a load had, in the order of `STAGES`.
 
     Returns:
-        For each ``stage``: ``seconds`` summed over threads, ``threads``, ``bytes``, and when the first of it began
-        and the last of it ended, seconds since the load began: ``begin_s``, ``end_s``.
+        For each ``stage``: ``seconds`` summed over threads, ``threads``, ``bytes``, and when its first span began and
+            its last one ended, in seconds since the load began: ``begin_s``, ``end_s``.
     """
     rows = []
     for stage in STAGES:
@@ -102,7 +102,7 @@ def breakdown(spans: Sequence[Span]) -> list[dict[str, Any]]:
 
 
 def write_trace(path: str | os.PathLike[str], loads: Sequence[tuple[str, Sequence[Span]]]) -> None:
-    """Write loads as a trace that chrome://tracing and https://ui.perfetto.dev show: overlap can be seen there.
+    """Write loads as a trace for chrome://tracing and https://ui.perfetto.dev, where overlap can be seen.
 
     Args:
         path: File to write, by convention ``.json``.

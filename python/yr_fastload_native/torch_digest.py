@@ -1,7 +1,7 @@
-"""The digest of ``csrc/core/digest.hpp`` by torch operations, on whatever device the tensors are.
+"""The digest of ``csrc/core/digest.hpp`` in torch operations, on the tensors' own device.
 
-Sums and products of int64 wrap as those of uint64 do, so both give the same bits; only a right shift has to be masked.
-Imported where torch tensors are on a device that the CPU cannot read; the package itself never imports torch.
+Sums and products of int64 wrap like those of uint64, so both give the same bits; only a right shift must be masked.
+This is only imported if torch tensors are on a device that the CPU cannot read; the package itself never imports torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["bytes_of", "chunk_digests"]
 
 _BLOCK_BYTES = 8192
 _COLUMNS = _BLOCK_BYTES // 8
-_SLICE_BLOCKS = 2048  # 16 MiB at a time: about four times as much in temporaries
+_SLICE_BLOCKS = 2048  # 16 MiB at a time, with about four times as much in temporaries
 _U64 = (1 << 64) - 1
 _LOW = 0xFFFFFFFF
 _BLOCK_KEY = 0x9E3779B97F4A7C15
@@ -38,7 +38,7 @@ def _mix(x: int) -> int:
 
 
 def _shifted(x: Any, bits: int) -> Any:
-    """Right shift that brings in zeros."""
+    """Right shift that fills with zeros."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -58,7 +58,7 @@ def _keys(device: str) -> tuple[Any, Any]:
 
 
 def bytes_of(tensor: Any, offset: int, size: int) -> Any:
-    """A run of the memory that a dense tensor spans, as uint8; nothing is copied."""
+    """Part of the memory that a dense tensor spans, as uint8, without a copy."""
     flat = torch.empty(0, dtype=torch.uint8, device=tensor.device)
     start = tensor.storage_offset() * tensor.element_size() + offset
     return flat.set_(tensor.untyped_storage(), start, (size,), (1,))
@@ -70,14 +70,14 @@ def _row_sum(data: Any, first_block: int) -> Any:
     if missing:
         data = torch.nn.functional.pad(data, (0, missing))
     elif data.data_ptr() % 8:
-        data = data.clone()  # words have to be aligned
+        data = data.clone()  # words must be aligned
     words = data.view(torch.int64).view(-1, _COLUMNS)
     low_key, high_key = _keys(str(data.device))
     low = (words + low_key) & _LOW
     high = (_shifted(words, 32) + high_key) & _LOW
     terms = low * high + words
     if missing:
-        # Columns beyond the end have no term, not even one of zero.
+        # Columns beyond the end contribute no term, not even zero.
         columns = _COLUMNS - missing // 8
         terms[-1, columns:] = 0
     rows = terms.sum(dim=1)
@@ -96,11 +96,12 @@ def _blob_sum(tensor: Any, offset: int, size: int) -> Any:
 
 
 def chunk_digests(plan: _core.Plan, tensors: Sequence[Any], chunks: Iterable[int]) -> list[int]:
-    """The digest of each chunk, by operations on the tensors' own device.
+    """The digest of each chunk, computed on the tensors' own device.
 
     Args:
         plan: How the tensors are cut into chunks.
-        tensors: In the plan's order; None where a tensor moves never. Dense, of any dtype and order of dimensions.
+        tensors: In the plan's order; None for a tensor that does not move. Dense, with any dtype and order of
+            dimensions.
         chunks: Which chunks.
     """
     sums, sizes, counts = [], [], []

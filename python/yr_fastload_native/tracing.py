@@ -1,4 +1,4 @@
-"""A span of OpenTelemetry for each load and publish, in a process that traces: one that has imported its API."""
+"""An OpenTelemetry span for each load and publish, in processes that have imported its API."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def traced(name: str, attributes: Callable[[Any], Mapping[str, Any]]) -> Callabl
     """Wrap a function in a span; an error is recorded in it.
 
     Args:
-        name: Of the span.
-        attributes: Of the span, from what the function returned.
+        name: Name of the span.
+        attributes: Computes the span's attributes from the result.
     """
 
     def wrap(function: _Function) -> _Function:
@@ -39,12 +39,12 @@ def traced(name: str, attributes: Callable[[Any], Mapping[str, Any]]) -> Callabl
 
 
 def of_load(report: Any) -> dict[str, Any]:
-    """Of a `LoadReport`."""
+    """The attributes for a `LoadReport`."""
     keys = ("bytes", "bytes_aliased", "tensors", "chunks", "chunks_retried", "transport", "generation", "verified")
     stages = {f"stage.{stage}_s": seconds for stage, seconds in report.stages.items()}
     return {**{key: getattr(report, key) for key in keys}, **stages}
 
 
 def of_publication(publication: Any) -> dict[str, Any]:
-    """Of a `Publication`."""
+    """The attributes for a `Publication`."""
     return {key: getattr(publication, key) for key in ("bytes", "tensors", "chunks", "generation", "joined")}

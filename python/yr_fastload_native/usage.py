@@ -1,4 +1,4 @@
-"""How much of what settings bound was used."""
+"""How much of each limit was used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Usage"]
 
 
 class Usage:
-    """The most that was used of each thing. Safe to use from several threads."""
+    """The largest amount used of each thing. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,6 +19,6 @@ class Usage:
             self._most[name] = max(amount, self._most.get(name, 0))
 
     def most(self, name: str) -> int:
-        """0 if none was."""
+        """The largest amount; 0 if none was used."""
         with self._lock:
             return self._most.get(name, 0)

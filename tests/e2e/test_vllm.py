@@ -203,7 +203,7 @@ def test_processed_weights_are_refused_where_they_are_no_tensors(make: Make, sta
     [
         pytest.param(
             {"trasport": "host"},
-            "'trasport': 'host', which is no setting; did you mean 'transport'?",
+            "'trasport': 'host', which is not a setting; did you mean 'transport'?",
             marks=no_load_formats,
         ),
         ({"transport": "d2d"}, "transport='d2d' moves weights on NPUs, and this process has none"),

@@ -55,7 +55,7 @@ def test_a_workload_of_the_other_kind_is_refused() -> None:
     command = [sys.executable, "-m", "yr_fastload_native", "bench", "--shapes", "tiny"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "--shapes does not go with --transport host" in done.stderr
+    assert "--shapes cannot be used with --transport host" in done.stderr
 
 
 def test_readers_together_and_work_beside_a_reader() -> None:

@@ -122,7 +122,7 @@ def test_own_model_and_worker(environment, tmp_path):
     assert (status, stderr) == (0, "")
     assert "verified: yes" in stdout
     assert "model: 342 tensors" in stdout
-    assert stdout.count("where the files are not cached") == 1
+    assert stdout.count("Pulls win where files are not cached") == 1
     assert {path: path.stat().st_mtime_ns for path in model.iterdir()} == before
 
 

@@ -121,7 +121,7 @@ def test_what_fits_none_or_several(loader: fl.FastLoader, worker: str, identity:
     several = run(command, worker, "")
     assert several.exit_code == 1
     assert "error: INVALID_ARGUMENT" in several.stderr
-    assert "give more of it" in several.stderr
+    assert "give more digits" in several.stderr
     none = run(command, worker, "xyz")
     assert none.exit_code == 1
     assert "error: NOT_PUBLISHED" in none.stderr
@@ -193,6 +193,6 @@ def test_no_worker_is_started_to_look(monkeypatch: pytest.MonkeyPatch, short_tmp
     for command in (["ls"], ["inspect", "x"], ["evict", "x"]):
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 1
-        assert done.stderr.startswith(f"error: UNAVAILABLE: {command[0]}: no local openYuanrong worker runs")
+        assert done.stderr.startswith(f"error: UNAVAILABLE: {command[0]}: no local openYuanrong worker is running")
     assert CliRunner().invoke(main, ["evict"]).exit_code == 2
     assert CliRunner().invoke(main, ["evict", "--all", "x"]).exit_code == 2

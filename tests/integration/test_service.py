@@ -71,7 +71,7 @@ def test_another_name_that_leads_to_loopback_is_refused(serve: Callable[..., Ser
     service = serve()
     answer = service.client.get(path, headers={"host": "example.com"})
     assert answer.status_code == 400
-    assert "ask for 127.0.0.1 or localhost" in answer.json()["error"]["message"]
+    assert "use 127.0.0.1 or localhost" in answer.json()["error"]["message"]
     for name in ("localhost:9000", "[::1]:9000", "127.0.0.1"):
         assert service.client.get(path, headers={"host": name}).status_code != 400
 

@@ -71,13 +71,13 @@ def test_a_faster_link_and_fewer_bytes_are_sooner() -> None:
 def test_a_model_that_is_none() -> None:
     done = CliRunner().invoke(main, ["estimate", "--model", "large"])
     assert done.exit_code == 2
-    assert "--model large: one of qwen2.5-7b, qwen3-30b-a3b, or parameters such as 7b" in done.output
+    assert "--model large: use qwen2.5-7b, qwen3-30b-a3b, or a number of parameters, such as 70b" in done.output
 
 
 def test_people_get_tables_with_what_is_assumed() -> None:
     done = CliRunner().invoke(main, ["estimate", "--model", "70b", "--tp", "8"])
     assert done.exit_code == 0
-    for text in ("all readers have their weights", "assumed:", "ModelExpress", "a rank's link carries 200 Gbit/s"):
+    for text in ("all readers have their weights", "assumptions:", "ModelExpress", "a rank's link carries 200 Gbit/s"):
         assert text in done.output
 
 

@@ -120,7 +120,7 @@ def test_what_is_said_about_an_identity_does_not_make_it(fields: dict[str, Any],
 
 
 def test_an_identity_is_more_than_what_is_said_about_it() -> None:
-    with pytest.raises(InvalidArgumentError, match="at least which model"):
+    with pytest.raises(InvalidArgumentError, match="at least one field that names the model"):
         of({"about": {"model": "a"}})
 
 
@@ -173,8 +173,8 @@ def cyclic() -> dict[str, Any]:
         ({"a": 1 << 64}, "64 bits"),
         ({"a": -(1 << 63) - 1}, "64 bits"),
         ({"a": 10**5000}, "64 bits"),
-        ({"a": "\ud800"}, "no Unicode text"),
-        ({"\udfff": 1}, "no Unicode text"),
+        ({"a": "\ud800"}, "not valid Unicode"),
+        ({"\udfff": 1}, "not valid Unicode"),
         (nested(17), "deeper than 16"),
         (cyclic(), "deeper than 16"),
     ],

@@ -515,7 +515,7 @@ def test_each_difference_names_tensor_and_field(kind: str) -> None:
     if expected is None:
         assert "'scale' has alias None published, ('turned', 0) here" in message
         return
-    assert message.startswith(f"load: {len(expected)} of {len(source)} tensors differ from what is published: ")
+    assert message.startswith(f"load: {len(expected)} of {len(source)} tensors differ from the published ones: ")
     assert caught.value.failed_keys == tuple(expected)
     for name, why in expected.items():
         assert f"{name!r} {why}" in message

@@ -68,7 +68,7 @@ def test_what_was_not_answered_is_sent_once_more() -> None:
             stand_in.lose = 5
         answer = service.client.post("/v1/completions", content=b"x")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "UNAVAILABLE")
-        assert "before any answer: instance-" in answer.json()["error"]["message"]
+        assert "before answering: instance-" in answer.json()["error"]["message"]
         assert sum(len(each.calls) for each in service.launcher.made) == sent + 2
 
 
@@ -148,7 +148,7 @@ def test_an_instance_that_cannot_have_the_adapters_is_not_ready() -> None:
         def error():
             return service.client.get("/status").json()["instances"][1]["error"] or ""
 
-        assert wait_until(lambda: "answered 404 to /v1/load_lora_adapter of a" in error(), WAIT_S)
+        assert wait_until(lambda: "answered 404 to /v1/load_lora_adapter for a" in error(), WAIT_S)
         assert len(service.ready()) == 1
 
 
@@ -207,7 +207,7 @@ def test_an_instance_that_wants_a_certificate_says_so(certificate: dict[str, str
             return service.client.get("/status").json()["instances"][0]["error"] or ""
 
         assert wait_until(lambda: "not ready within 0.5 s" in error(), WAIT_S)
-        assert "asked last: " in error()
+        assert "last answer: " in error()
 
 
 def test_a_service_without_instances() -> None:

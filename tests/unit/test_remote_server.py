@@ -72,7 +72,7 @@ def test_an_actor_that_cannot_be_made_is_a_typed_error() -> None:
     def make():
         raise ConnectionError("the cluster is gone")
 
-    with pytest.raises(UnavailableError, match="the actor of instance-1 cannot be made: the cluster is gone"):
+    with pytest.raises(UnavailableError, match="the actor of instance-1 cannot be created: the cluster is gone"):
         launch_on(make, ORDER, 3.0, lambda: "nothing")
 
 

@@ -112,7 +112,7 @@ def test_where_there_is_no_place_that_is_said(place: Path, monkeypatch: pytest.M
     with scratch("serve") as path:
         assert path.parent == place
     monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 80)
-    with pytest.raises(UnavailableError, match=r"x, /tmp, .* at most \d+ characters; set TMPDIR to one that is so"):
+    with pytest.raises(UnavailableError, match=r"x, /tmp, .* at most \d+ characters; set TMPDIR to such a directory"):
         Scratch("serve")
 
     def nowhere() -> str:

@@ -100,7 +100,7 @@ def test_the_report_of_an_environment_shows_none(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", ["access_key", "secret_key", "token"])
 def test_a_bad_variable_is_named_and_not_shown(name: str) -> None:
     variable = f"YR_FASTLOAD_{name.upper()}"
-    with pytest.raises(InvalidArgumentError, match=f"{variable} has to hold one line") as caught:
+    with pytest.raises(InvalidArgumentError, match=f"{variable} must be one line") as caught:
         fl.Config.from_env({variable: f"{TEXT} {TEXT}"})
     shown = "".join(traceback.format_exception(caught.value))
     assert TEXT not in shown
@@ -135,7 +135,7 @@ def test_vllm_takes_no_secret_as_an_argument(name: str, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("name", ["secretkey", "secret_kye", "tokne", "api_key", "password"])
 def test_a_misspelt_secret_is_not_shown(name: str) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"'{name}', which is no setting") as caught:
+    with pytest.raises(InvalidArgumentError, match=f"'{name}', which is not a setting") as caught:
         Settings.of({name: TEXT})
     assert TEXT not in str(caught.value)
     with pytest.raises(InvalidArgumentError) as caught:
@@ -183,8 +183,8 @@ def test_a_file_without_a_secret_is_refused_unshown(tmp_path: Path, content: str
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, why in (
-        (tmp_path, "is no file"),
-        (tmp_path / "pipe", "is no file"),
+        (tmp_path, "is not a regular file"),
+        (tmp_path / "pipe", "is not a regular file"),
         (tmp_path / "none", "cannot be read"),
     ):
         with pytest.raises(InvalidArgumentError, match=why):
@@ -254,7 +254,7 @@ def test_bad_keys_are_named_and_not_shown(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"client\.key_secret' is open to others"):
         Credentials.of(config)
     (home / "worker.key").unlink()
-    with pytest.raises(InvalidArgumentError, match=r"worker\.key' cannot be read: .*`yr-fastload worker keys` makes"):
+    with pytest.raises(InvalidArgumentError, match=r"worker\.key' cannot be read: .*`yr-fastload worker keys` creates"):
         Credentials.of(config)
 
 

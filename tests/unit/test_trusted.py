@@ -243,7 +243,7 @@ def test_lists_of_sums_that_do_not_fit_are_refused(
     publisher.publish(weights(), identity)
     _overwrite(store, identity, lambda m: msgspec.structs.replace(m, sha256=change(m.sha256)))
     target = empty()
-    with pytest.raises(fl.IntegrityError, match="not one of each tensor that moves"):
+    with pytest.raises(fl.IntegrityError, match="does not have one for each tensor that moves"):
         loader.load(target, identity)
     assert untouched(target)
 

@@ -88,7 +88,7 @@ def test_memory_of_a_model_given_up_is_not_trusted_when_it_comes_back(monkeypatc
         made.weight = hidden[0]
         return made
 
-    with pytest.raises(IntegrityError, match="such as weight, are those of the one that was given up"):
+    with pytest.raises(IntegrityError, match="such as weight, lie in memory of the abandoned one"):
         run(monkeypatch, Fast(store, damages=True), Loader(make))
 
 

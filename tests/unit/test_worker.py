@@ -70,7 +70,7 @@ def test_default_home_is_elsewhere_where_the_temporary_directory_is_no_place_for
         monkeypatch.setattr(tempfile, "tempdir", unfit)
         assert Home(None).path == Path(f"/tmp/yr-fastload-{os.getuid()}")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UnavailableError, match=r"none of .*, /tmp.* can be written to.*TMPDIR"):
+    with pytest.raises(UnavailableError, match=r"none of .*, /tmp.* is writable.*TMPDIR"):
         Home(None)
 
 

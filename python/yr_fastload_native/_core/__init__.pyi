@@ -86,7 +86,7 @@ class Blob:
 
 class Plan:
     """
-    How tensors are cut into chunks of blobs; immutable.
+    How tensors are divided into chunks of blobs; immutable.
     """
     def chunk(self, index: typing.SupportsInt | typing.SupportsIndex) -> list[Blob]:
         """
@@ -94,7 +94,7 @@ class Plan:
         """
     def places(self) -> tuple[memoryview, memoryview]:
         """
-        For each tensor the chunk of its first blob, -1 if it moves never (int64[N]), and the offset there (uint64[N]).
+        For each tensor the chunk of its first blob, -1 if it does not move (int64[N]), and the offset there (uint64[N]).
         """
     @property
     def blobs(self) -> memoryview:
@@ -140,7 +140,7 @@ class Device:
     @property
     def cpu_accessible(self) -> bool:
         """
-        Whether the CPU can load from and store to it.
+        Whether the CPU can read and write it.
         """
     @property
     def index(self) -> int:
@@ -152,7 +152,7 @@ class Device:
 
 class PinnedLease:
     """
-    Page-locked memory on loan; goes back with the object.
+    Page-locked memory on loan; returned with the object.
     """
     @property
     def address(self) -> int: ...
@@ -176,12 +176,12 @@ class PinnedPool:
     def stats(self) -> dict[str, int]: ...
     def try_lease(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> PinnedLease | None:
         """
-        A block, None if that would pass the cap now.
+        A block; None if that would exceed the cap now.
         """
 
 class Connection:
     """
-    One openYuanrong worker and how to connect to it; what it is shown cannot be read back.
+    One openYuanrong worker and how to connect to it; its credentials cannot be read back.
     """
     def __init__(
         self,
@@ -218,7 +218,7 @@ class ObjectStore:
         deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     ) -> list[str]:
         """
-        Give the keys a new TTL; returns those that were not there.
+        Give the keys a new TTL; returns those that did not exist.
         """
     def get(self, key: str, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> bytes | None:
         """
@@ -228,7 +228,7 @@ class ObjectStore:
         self, keys: collections.abc.Sequence[str], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
     ) -> list[bytes | None]:
         """
-        The value of each key, None where there is none.
+        The value of each key, None if there is none.
         """
     def set(
         self,
@@ -246,7 +246,7 @@ class ObjectStore:
         deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     ) -> bool:
         """
-        Set all, or none and return False if one of the keys is there. At most 8.
+        Set all keys, or none and return False if one exists. At most 8.
         """
     def set_if_absent(
         self,
@@ -261,15 +261,15 @@ class ObjectStore:
 
 class PrivateMemory:
     """
-    An object's bytes: shared with all processes until somebody here writes to them, who gets a copy of that page.
+    An object's bytes, shared with all processes until this one writes to a page and gets its own copy of it.
     """
     def detach(self) -> None:
         """
-        Copy what is still shared.
+        Copy the pages that are still shared.
         """
     def forbid(self) -> None:
         """
-        Have whoever touches the bytes from now on end the process.
+        From now on, touching the bytes ends the process.
         """
     @property
     def address(self) -> int: ...
@@ -278,7 +278,7 @@ class PrivateMemory:
     @property
     def shared_address(self) -> int:
         """
-        Where they are for all processes; not to be written to.
+        Their address in the shared mapping; not to be written to.
         """
 
 class ChunkReader:
@@ -303,7 +303,7 @@ class StoreReader(ChunkReader):
 
 class D2dSource:
     """
-    Serves chunks from the memory of tensors on a device, by reference.
+    Serves chunks by reference, from the memory of tensors on a device.
     """
     def __init__(
         self,
@@ -324,35 +324,35 @@ class D2dSource:
         """
     def serving(self) -> int:
         """
-        How many chunks can be read.
+        Number of chunks that can be read.
         """
     def start(self) -> None:
         """
-        Begin to name what was offered.
+        Start to publish the keys of offered chunks.
         """
     def wait(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
-        Wait until all that was offered can be read.
+        Wait until all offered chunks can be read.
         """
     def withdraw(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
         """
-        Take all keys back and let go of the tensors. Idempotent.
+        Withdraw all keys and release the tensors. Idempotent.
         """
 
 class HeteroReceiver:
     """
-    A connection for one device, and device memory where chunks land.
+    A connection for one device, and device memory for arriving chunks.
     """
     def __init__(
         self, connection: Connection, *, device: Device, landing_bytes: typing.SupportsInt | typing.SupportsIndex
     ) -> None: ...
     def greet(self, key_prefix: str) -> None:
         """
-        Start to set up the way to a source in the background.
+        Start connecting to a source in the background.
         """
     def prepare(self) -> None:
         """
-        Start to connect in the background.
+        Start connecting in the background.
         """
     def stats(self) -> dict[str, int]: ...
 
@@ -377,12 +377,12 @@ class D2dReader(ChunkReader):
         """
     def distrust(self) -> None:
         """
-        Have later transfers use a new connection.
+        Make later transfers use a new connection.
         """
     @property
     def arrived(self) -> int:
         """
-        How many chunks came.
+        Number of chunks that arrived.
         """
     @property
     def in_flight(self) -> list[int]:
@@ -392,7 +392,7 @@ class D2dReader(ChunkReader):
     @property
     def left_because(self) -> str:
         """
-        Why the peer was left; empty if it was not.
+        Why the peer was abandoned, if it was.
         """
 
 class StagedReader(ChunkReader):
@@ -410,7 +410,7 @@ class StagedReader(ChunkReader):
 
 class Lease:
     """
-    One source's part in keeping a generation published.
+    One source's share in keeping a generation published.
     """
     def __init__(
         self,
@@ -439,12 +439,12 @@ class Lease:
 
 def acl_device(index: typing.SupportsInt | typing.SupportsIndex) -> Device:
     """
-    A device of Ascend's runtime, real or simulated; raises DeviceError where there is none.
+    A device of Ascend's runtime, real or simulated; raises DeviceError if there is none.
     """
 
 def acl_device_count() -> int:
     """
-    How many devices Ascend's runtime knows; 0 where it cannot be loaded. Loads it.
+    Number of devices that Ascend's runtime knows; 0 if it cannot be loaded. Loads it.
     """
 
 def buffer_view(object: typing_extensions.Buffer) -> TensorView:
@@ -464,12 +464,12 @@ def connect_host_store(connection: Connection) -> ObjectStore:
 
 def connections_left_behind() -> int:
     """
-    Connections that may still be at work for a peer that does not answer; each goes after some minutes.
+    Number of connections that may still be busy with a silent peer; each goes after some minutes.
     """
 
 def copy_and_digest(destination: typing_extensions.Buffer, source: typing_extensions.Buffer) -> int:
     """
-    Copy a contiguous buffer; its digest.
+    Copy a contiguous buffer; returns its digest.
     """
 
 def cpu_device() -> Device:
@@ -479,7 +479,7 @@ def cpu_device() -> Device:
 
 def current_acl_device() -> int:
     """
-    The device of this thread; -1 if it has none, or Ascend's runtime cannot be loaded. Loads it.
+    This thread's device; -1 if it has none, or if Ascend's runtime cannot be loaded. Loads it.
     """
 
 def digest(data: typing_extensions.Buffer) -> int:
@@ -494,7 +494,7 @@ def digest_backend() -> str:
 
 def digest_block_sums(data: typing_extensions.Buffer) -> tuple[int, int]:
     """
-    Sum of one block by portable code and by the code this machine uses; for tests.
+    Sum of one block from portable code and from the code this machine uses; for tests.
     """
 
 def digest_chunks(
@@ -522,7 +522,7 @@ def dlpack_view(capsule: typing_extensions.CapsuleType) -> TensorView:
 
 def end_transfers() -> None:
     """
-    Ask every transfer to end, also those that begin later: SystemExit, in the thread that waits for it.
+    End every transfer, including later ones, with SystemExit in the waiting thread.
     """
 
 def error_table() -> list[tuple[str, str, bool, str]]:
@@ -532,19 +532,19 @@ def error_table() -> list[tuple[str, str, bool, str]]:
 
 def expect_exit() -> None:
     """
-    Have this process end without exit handlers of the C library if a connection is left then.
+    Make this process end without the C library's exit handlers if a connection is left then.
     """
 
 def find_sharing(
     addresses: typing_extensions.Buffer, tensor_bytes: typing_extensions.Buffer
 ) -> tuple[memoryview, memoryview]:
     """
-    For each tensor the index of the one whose memory it lies in, and the offset there in bytes.
+    For each tensor, the index of the one whose memory it lies in, and the offset there in bytes.
     """
 
 def fold_digests(digests: typing_extensions.Buffer) -> int:
     """
-    Digest of a chunk from those of its blobs, in order.
+    Digest of a chunk from its blobs' digests, in order.
     """
 
 def load_chunks(
@@ -575,14 +575,14 @@ def make_plan(
     max_blobs: typing.SupportsInt | typing.SupportsIndex,
 ) -> Plan:
     """
-    Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 moves never).
+    Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 does not move).
     """
 
 def map_objects(
     store: ObjectStore, keys: collections.abc.Sequence[str], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
 ) -> list[PrivateMemory]:
     """
-    Private memory of each object, None where there is none.
+    Private memory for each object, None if it does not exist.
     """
 
 def memcpy_seconds(
@@ -640,12 +640,12 @@ def read_tensors(
 
 def threads_left_behind() -> int:
     """
-    Threads that a frozen worker kept from ending with their store.
+    Number of threads that a frozen worker kept from ending with their store.
     """
 
 def transfer_peaks() -> dict[str, int]:
     """
-    The most that any one transfer of this process used of what its options bound.
+    The most that any single transfer in this process used of what its options limit.
     """
 
 BLOB_ALIGNMENT: int = 64

@@ -1,1 +1,1 @@
-"""What the files of a checkpoint are, and what tells them from those of another."""
+"""The files of a checkpoint, and what distinguishes them from another's."""

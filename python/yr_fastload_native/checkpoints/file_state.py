@@ -1,4 +1,4 @@
-"""What the file system says of a file: as long as it says the same, nobody has written to it."""
+"""What the file system reports about a file; while that is unchanged, nobody has written to the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 __all__ = ["FileState"]
 
-_SETTLED_NS = 2_000_000_000  # coarser than the clock of any file system that we know of
+_SETTLED_NS = 2_000_000_000  # coarser than the clock of any file system we know
 
 
 class FileState(NamedTuple):
@@ -34,10 +34,10 @@ class FileState(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A short name of it, hexadecimal."""
+        """A short name for this state, hexadecimal."""
         return hashlib.sha256(":".join(map(str, self)).encode()).hexdigest()
 
     @property
     def settled(self) -> bool:
-        """Whether a write from now on would change it: one in the same tick of the clock as the last might not."""
+        """Whether any later write would change it; one in the same clock tick as the last might not."""
         return max(self.written_ns, self.changed_ns) + _SETTLED_NS < time.time_ns()

@@ -1,7 +1,8 @@
-"""SHA-256 sums of files that are to be had without reading them.
+"""SHA-256 sums of files that are known without reading them.
 
-From Hugging Face's cache, whose blobs have their sum as their name; from what its downloads write beside a file; and
-from what this user's processes remember of files that they once read whole. ModelScope keeps revisions, no sums.
+They come from Hugging Face's cache, which names blobs by their sum; from what its downloads record beside a file; and
+from what this user's processes remember of files that they have read completely. ModelScope records revisions but no
+sums.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ _log = logging.getLogger(__name__)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DOWNLOADS = Path(".cache", "huggingface", "download")
 _CLOCK_S = 1.0  # as huggingface_hub allows
-_MOST = 4096  # sums that are kept
-_MOST_BYTES = 256  # of a file of which three lines are read
-_here: dict[str, str] = {}  # what this process read itself, wherever it may write to
+_MOST = 4096  # sums to keep
+_MOST_BYTES = 256  # of a file whose first three lines are read
+_here: dict[str, str] = {}  # what this process read itself, even if it can write nowhere
 
 
 def claimed(path: Path) -> str:
-    """The sum that Hugging Face's hub gave for a file; empty where it gave none, or the file was written to since.
+    """The sum that Hugging Face's hub gave for a file; empty if it gave none or the file was written to since.
 
-    Who writes to a file in its cache, and sets its time back, is not found out by this.
+    A write to a file in its cache that sets the time back is not detected.
     """
     try:
         return _of_blob(path) or _of_download(path)
@@ -66,7 +67,7 @@ def _of_download(path: Path) -> str:
 
 
 def _directory(*, make: bool) -> Path | None:
-    """Where sums are remembered; None where there is no such place, or others could write there."""
+    """The directory for remembered sums; None if there is none, or if others could write there."""
     root = Config.cache_directory()
     if root is None:
         return None
@@ -95,7 +96,7 @@ def remembered(state: FileState) -> str:
 
 
 def remember(state: FileState, sha256: str) -> None:
-    """Keep the sum of a file that had one state while it was read, and before. Never raises."""
+    """Remember the sum of a file whose state was the same before and after reading. Never raises."""
     _here[state.key] = sha256
     where = _directory(make=True)
     if where is None:
@@ -110,14 +111,14 @@ def remember(state: FileState, sha256: str) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[bool]:
-    """Whether it is this process's turn to read a file whole; of this user's, only one has it, while this is open."""
+    """Whether this process may read whole files now; one process per user may, for as long as this is open."""
     where = _directory(make=True)
     try:
         descriptor = -1 if where is None else os.open(where / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         descriptor = -1
     if descriptor < 0:
-        yield True  # nobody can be asked
+        yield True  # no lock to ask
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,7 +133,7 @@ def one_at_a_time() -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[tempfile._TemporaryFileWrapper[bytes]]:
-    """A file that takes a path's place once all of it is written."""
+    """A file that replaces the one at a path once it is completely written."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
         try:
             yield file

@@ -1,4 +1,4 @@
-"""The files of one checkpoint: what identifies them, and whether they are still what they were."""
+"""The files of one checkpoint: what identifies them, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SETTLES = 15
 
 @attrs.define
 class ReadFiles:
-    """Files as they were when their sample was taken.
+    """Files as they were when they were sampled.
 
     Attributes:
         files: Sorted by name.
-        sampled: Of each.
-        sums: SHA-256 by name, of those that are known: for nothing, or since `read_whole`.
+        sampled: The sample of each file.
+        sums: SHA-256 by name, where known: without reading, or since `read_whole`.
     """
 
     files: tuple[NamedFile, ...]
@@ -40,7 +40,7 @@ class ReadFiles:
 
     @classmethod
     def of(cls, files: Sequence[NamedFile], *, deadline_s: float) -> ReadFiles:
-        """Take their sample.
+        """Sample them.
 
         Raises:
             InvalidArgumentError: One cannot be read.
@@ -57,14 +57,14 @@ class ReadFiles:
         return cls(tuple(files), tuple(sampled), sums)
 
     def fingerprint(self) -> str:
-        """The digest of names and samples: the same on every host that holds the same files, whatever it knows."""
+        """The digest of names and samples: the same on every host with the same files, whatever sums it knows."""
         return digest_of([(file.name, found.digest) for file, found in zip(self.files, self.sampled, strict=True)])
 
     def changed(self, now: Sequence[NamedFile]) -> list[str]:
-        """Names of files that are not what they were.
+        """Names of the files that have changed.
 
         Args:
-            now: What would be read now.
+            now: The files that would be read now.
         """
         before = {file: found.state for file, found in zip(self.files, self.sampled, strict=True)}
         wrong = {file.name for file in before.keys() ^ set(now)}
@@ -72,7 +72,7 @@ class ReadFiles:
         return sorted(wrong)
 
     def unknown(self) -> list[tuple[NamedFile, FileState]]:
-        """Those of which no sum is known."""
+        """The files whose sum is not known."""
         pairs = zip(self.files, self.sampled, strict=True)
         return [(file, found.state) for file, found in pairs if file.name not in self.sums]
 
@@ -80,10 +80,10 @@ class ReadFiles:
         """Read each file whose sum is not known, while no other process of this user reads one.
 
         Args:
-            go_on: Called again and again; raises to end it.
+            go_on: Called repeatedly; may raise to stop.
 
         Returns:
-            Names of files that cannot be read, or are not what they were.
+            Names of files that cannot be read or have changed.
         """
         lost = []
         for file, state in self.unknown():
@@ -94,7 +94,7 @@ class ReadFiles:
         return lost
 
     def read_whole(self) -> str:
-        """Read each file whose sum is not known; the digest of all names and sums.
+        """Read every file whose sum is not known, and return the digest of all names and sums.
 
         Raises:
             InvalidArgumentError: One cannot be read, or is being written to.
@@ -111,12 +111,12 @@ class ReadFiles:
                 for name, digest in reading:
                     self.sums[name] = digest.result()
             finally:
-                stopped.set()  # an interrupt does not wait for all the others
+                stopped.set()  # so that an interrupt does not wait for the others
         return digest_of(sorted(self.sums.items()))
 
 
 def _in_turn(file: NamedFile, state: FileState, go_on: Callable[[], None]) -> str:
-    for _ in range(_SETTLES):  # a sum of a file that was only just written could not be remembered
+    for _ in range(_SETTLES):  # the sum of a file that was only just written could not be remembered
         if state.settled:
             break
         go_on()

@@ -1,8 +1,9 @@
-"""Which bytes of a checkpoint's files tell it from another at once, and their digest.
+"""Which bytes of a checkpoint's files distinguish it quickly, and their digest.
 
-Two fine-tunings of one model have files of the same names, sizes and headers: only their data differs, perhaps in a few
-rows. Reading all of it would take as long as loading it. So small files are read whole, and of the others both ends of
-every tensor and blocks spread over it: a pure function of the sizes, the same on every host.
+Two fine-tunings of one model have files with the same names, sizes and headers; only their data differs, perhaps in a
+few rows. Reading everything would take as long as loading it. So small files are read completely, and of the others
+both ends of every tensor and blocks spread over it. Which blocks is a pure function of the sizes, the same on every
+host.
 """
 
 from __future__ import annotations
@@ -26,29 +27,29 @@ __all__ = ["Sampled", "sample"]
 _T = TypeVar("_T")
 
 _BLOCK_BYTES = 4096
-_BLOCKS = 4096  # of all tensors, while each has two
-_LEAST, _MOST = 2, 16  # blocks of a tensor; the last of one and the first of the next are one read
-_OTHER_BLOCKS = 256  # of a file whose tensors are not known
-_TAIL_BYTES = 1 << 20  # and its end: an archive of torch has the checksum of each tensor there
-_GAP_BYTES = 32 << 10  # reading so much more is cheaper than another read
-_WHOLE_BYTES = 32 << 20  # of all files together, each of which may be 1 MiB anyhow
+_BLOCKS = 4096  # of all tensors together, if each has at least two
+_LEAST, _MOST = 2, 16  # blocks per tensor; the last of one and the first of the next are one read
+_OTHER_BLOCKS = 256  # of a file whose tensors are unknown
+_TAIL_BYTES = 1 << 20  # and its end, where a torch archive keeps the checksum of each tensor
+_GAP_BYTES = 32 << 10  # reading this much more is cheaper than another read
+_WHOLE_BYTES = 32 << 20  # of all files together; each may be 1 MiB anyway
 _LEAST_WHOLE_BYTES = 1 << 20
 _READ_BYTES = 4 << 20
-_HEADER_BYTES = 256 << 10  # read at first
-_MOST_HEADER_BYTES = 100 << 20  # as safetensors has it
+_HEADER_BYTES = 256 << 10  # size of the first read
+_MOST_HEADER_BYTES = 100 << 20  # the limit of safetensors
 _RANGES_A_TASK = 16
-_THREADS = 64  # a slow file system answers many reads in the time of one
+_THREADS = 64  # a slow file system serves many reads in the time of one
 
 _Range = tuple[int, int]  # offset and bytes
 
 
 @attrs.frozen
 class Sampled:
-    """What was read of one file.
+    """The sample of one file.
 
     Attributes:
-        state: Before anything was read.
-        digest: SHA-256 of the sample; of the file if ``whole``.
+        state: Of the file before anything was read.
+        digest: SHA-256 of the sample, or of the file if ``whole``.
     """
 
     state: FileState
@@ -66,7 +67,7 @@ class _Opened:
     tensors: list[_Range] | None = None
 
     def read(self, start: int, count: int) -> bytes:
-        """Bytes from ``start`` on; fewer where the file became shorter, which its state will tell."""
+        """Bytes from ``start`` on; fewer if the file became shorter, which its state will show."""
         pieces = []
         while count:
             if time.monotonic() > self.ends:
@@ -83,11 +84,11 @@ class _Opened:
 
 
 def sample(paths: Sequence[Path], *, deadline_s: float) -> list[Sampled]:
-    """Take the sample of each file of a checkpoint.
+    """Sample every file of a checkpoint.
 
     Args:
-        paths: All of them: how much is read of one depends on how many there are, and on their tensors.
-        deadline_s: Bound, seconds; a read that is under way then is waited for.
+        paths: All files. How much of each is read depends on their number and their tensors.
+        deadline_s: Time limit, seconds. A read that is then under way is waited for.
 
     Raises:
         InvalidArgumentError: A file cannot be read.
@@ -145,7 +146,7 @@ def _results(futures: Sequence[Future[_T]]) -> list[_T]:
 
 def _too_late() -> TransferTimeoutError:
     return TransferTimeoutError(
-        "the sample of the weights' files was not read in time: their file system is slow; set fingerprint to a text "
+        "sampling the weight files took too long, their file system is slow; set fingerprint to a text "
         "that names these weights, or a longer deadline_s",
         op="fingerprint",
     )
@@ -159,7 +160,7 @@ def _unreadable(path: Path, error: OSError) -> InvalidArgumentError:
 
 def _open(path: Path, whole_bytes: int, ends: float) -> _Opened:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would wait for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe would block for ever
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
@@ -173,7 +174,7 @@ def _open(path: Path, whole_bytes: int, ends: float) -> _Opened:
 
 
 def _read_header(file: _Opened) -> None:
-    """Where the tensors lie, by the file's own words; unknown where it makes no sense. Loading judges it, not this."""
+    """Find the tensors from the file's header, if that makes sense; judging the file is left to loading."""
     start = file.read(0, _HEADER_BYTES)
     size = int.from_bytes(start[:8], "little")
     if not 2 <= size <= min(file.state.size - 8, _MOST_HEADER_BYTES):
@@ -192,7 +193,7 @@ def _read_header(file: _Opened) -> None:
 
 
 def _ranges(file: _Opened, blocks: int) -> Iterator[_Range]:
-    """What to read of a file, in its order; ranges may touch or overlap."""
+    """The ranges of a file to read, in order; they may touch or overlap."""
     if file.tensors is not None:
         for offset, count in file.tensors:
             yield from _spread(offset, count, blocks)
@@ -203,7 +204,7 @@ def _ranges(file: _Opened, blocks: int) -> Iterator[_Range]:
 
 
 def _spread(offset: int, count: int, blocks: int) -> Iterator[_Range]:
-    """Blocks spread over some bytes, both ends among them; all of it where that is no more."""
+    """Blocks spread over a range, including both ends, or the whole range if that is no more."""
     if count <= blocks * _BLOCK_BYTES:
         yield offset, count
         return
@@ -212,7 +213,7 @@ def _spread(offset: int, count: int, blocks: int) -> Iterator[_Range]:
 
 
 def _merged(ranges: Iterator[_Range]) -> Iterator[_Range]:
-    """Ranges with little between them as one."""
+    """Merge ranges with small gaps between them."""
     start, end = -1, -1
     for offset, count in ranges:
         if start >= 0 and offset <= end + _GAP_BYTES and offset + count - start <= _READ_BYTES:

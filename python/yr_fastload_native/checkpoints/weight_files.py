@@ -1,4 +1,4 @@
-"""Which files hold the weights of a checkpoint: vLLM's rules, for whoever has no vLLM."""
+"""Which files hold the weights of a checkpoint: vLLM's rules, without vLLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yr_fastload_native.errors import IntegrityError, InvalidArgumentError
 __all__ = ["INDEXES", "NamedFile", "named", "weight_files"]
 
 INDEXES = ("model.safetensors.index.json", "consolidated.safetensors.index.json")
-# What a directory is searched for, the first kind found being read; vLLM reads neither of the last two.
+# A directory is searched for these, and the first kind found is read; vLLM reads neither of the last two.
 _PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 _MISTRAL = "consolidated*.safetensors"
 _NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
@@ -35,12 +35,12 @@ def weight_files(path: str | os.PathLike[str]) -> list[Path]:
         path: Its directory, or its only file.
 
     Returns:
-        Sorted by name: the files in Mistral's own format if there are some; else of the first kind found, of
-        safetensors, bin, pt, pth and GGUF, without those of a trainer. Of safetensors only what an index names, if
-        there is one, and the index.
+        Sorted by name: the files in Mistral's own format if there are any; otherwise those of the first kind found
+            among safetensors, bin, pt, pth and GGUF, without a trainer's files. If there is an index, only the
+            safetensors files that it names, and the index.
 
     Raises:
-        InvalidArgumentError: There is none.
+        InvalidArgumentError: There are none.
         IntegrityError: The index is damaged, or names a file that is missing.
     """
     root = Path(path)
@@ -54,7 +54,7 @@ def weight_files(path: str | os.PathLike[str]) -> list[Path]:
         if files:
             return _picked(files, root / INDEXES[0]) if pattern == _PATTERNS[0] else files
     raise InvalidArgumentError(
-        f"{root} holds no files of weights ({', '.join(_PATTERNS)}); to tell checkpoints apart without them set "
+        f"{root} holds no weight files ({', '.join(_PATTERNS)}); to tell checkpoints apart without them set "
         "fingerprint to a text that names these weights, for example their revision",
         op="fingerprint",
         failed_keys=[str(root)],
@@ -71,7 +71,7 @@ def _found(root: Path, pattern: str) -> list[Path]:
 
 
 def _picked(files: list[Path], index: Path) -> list[Path]:
-    """Of safetensors files, those that an index names, and the index."""
+    """The safetensors files that an index names, and the index; all files if there is no index."""
     if not index.is_file():
         return files
     try:

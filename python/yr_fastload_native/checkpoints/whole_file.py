@@ -1,4 +1,4 @@
-"""The SHA-256 of a file, read without a trace in the page cache: what it holds is somebody's, and stays."""
+"""The SHA-256 of a file, read without disturbing the page cache."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from yr_fastload_native.checkpoints.file_state import FileState
 
 __all__ = ["ChangedError", "sum_of"]
 
-_PIECE_BYTES = 4 << 20  # a multiple of what direct I/O asks for
+_PIECE_BYTES = 4 << 20  # a multiple of what direct I/O requires
 
 
 class ChangedError(Exception):
-    """The file is not in the state that was given, or was written to while it was read."""
+    """The file is not in the given state, or was written to while it was read."""
 
 
 def sum_of(path: Path, state: FileState, go_on: Callable[[], None]) -> str:
-    """Read a file whole, and remember its sum.
+    """Read a whole file, and remember its sum.
 
     Args:
-        path: Which one.
-        state: In which it has to be, before and after.
-        go_on: Called before each 4 MiB; raises to end it.
+        path: The file.
+        state: The state that it must have before and after.
+        go_on: Called before every 4 MiB; may raise to stop.
 
     Returns:
         SHA-256, hexadecimal.
 
     Raises:
-        ChangedError: It is in another state.
+        ChangedError: Its state is different.
         OSError: It cannot be read.
     """
     settled = state.settled
@@ -55,19 +55,19 @@ def sum_of(path: Path, state: FileState, go_on: Callable[[], None]) -> str:
 
 
 class _Reader:
-    """Pieces of a file: from the page cache where they are there, else past it."""
+    """Reads pieces of a file: from the page cache if they are in it, otherwise past it."""
 
     def __init__(self, path: Path, state: FileState) -> None:
         self._size = state.size
-        self._buffer = mmap.mmap(-1, _PIECE_BYTES)  # aligned, as direct I/O asks for
+        self._buffer = mmap.mmap(-1, _PIECE_BYTES)  # aligned, as direct I/O requires
         self._cached = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._direct = -1
-        self._mapping: NDArray[np.uint8] | None = None  # to ask which pages are there; none is touched
+        self._mapping: NDArray[np.uint8] | None = None  # to ask which pages are cached; none is touched
         try:
             if FileState.of(self._cached) != state:
                 raise ChangedError(path)
             os.posix_fadvise(self._cached, 0, 0, os.POSIX_FADV_RANDOM)
-            # mincore(2) tells others that all of it is there.
+            # To anyone else, mincore(2) reports all pages as cached.
             if self._size and (os.fstat(self._cached).st_uid == os.geteuid() or os.access(path, os.W_OK)):
                 mapping = mmap.mmap(self._cached, self._size, access=mmap.ACCESS_READ)
                 self._mapping = np.frombuffer(mapping, np.uint8)
@@ -77,18 +77,18 @@ class _Reader:
             raise
 
     def read(self, start: int) -> memoryview:
-        """At most 4 MiB from ``start`` on; valid until the next one is read."""
+        """At most 4 MiB from ``start`` on; valid until the next call."""
         count = min(_PIECE_BYTES, self._size - start)
         resident = None if self._mapping is None else _resident(self._mapping, start, count)
         if self._direct >= 0 and not (resident is not None and all(resident)):
             try:
-                got = os.preadv(self._direct, [self._buffer], start)  # whole blocks: the last one ends with the file
+                got = os.preadv(self._direct, [self._buffer], start)  # whole blocks; the last one ends with the file
                 if got >= count:
                     return memoryview(self._buffer)[:count]
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-            os.close(self._direct)  # a file system that only seemed to allow it
+            os.close(self._direct)  # a file system that only seemed to support it
             self._direct = -1
         got = 0
         while got < count:
@@ -126,7 +126,7 @@ def _open_direct(path: Path) -> int:
 
 
 def _resident(mapping: NDArray[np.uint8], start: int, count: int) -> bytes | None:
-    """Of each page whether it is in memory; None where nobody can say."""
+    """Whether each page is in memory; None if that cannot be determined."""
     pages = (ctypes.c_ubyte * -(-count // mmap.PAGESIZE))()
     address = ctypes.c_void_p(mapping.ctypes.data + start)
     failed = ctypes.CDLL(None).mincore(address, ctypes.c_size_t(count), pages)

@@ -1,4 +1,4 @@
-"""The command ``yr-fastload``: one module a subcommand, imported when it is used."""
+"""The command ``yr-fastload``: one module per subcommand, imported when used."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from yr_fastload_native.errors import FastLoadError
 
 __all__ = ["main"]
 
-# Named here with their summaries, so that `--help` imports none of them.
+# Listed here with their summaries, so that `--help` imports none of them.
 _COMMANDS = {
-    "bench": "Measure loading from disk against pulling, with every byte checked.",
-    "demo": "See a second process pull a model from a first instead of reading the disk.",
-    "doctor": "Look for what keeps weights from being loaded here, and say what to do.",
-    "estimate": "Estimate how long a pull takes on machines that are not here.",
-    "evict": "Take published weights from the cluster.",
-    "inspect": "Show what is published of one identity: where, by whom, and every tensor.",
+    "bench": "Measure pulls against plain copies of the same bytes, with every byte checked.",
+    "demo": "Watch a second process pull a model from a first instead of reading the disk.",
+    "doctor": "Find out what prevents or slows pulls on this machine, and what to do about it.",
+    "estimate": "Estimate how long a pull takes on other links and models.",
+    "evict": "Remove published weights from the cluster.",
+    "inspect": "Show a published identity: where, by whom, and every tensor.",
     "ls": "List the weights that are published on the cluster.",
-    "serve": "Serve a model by vLLM instances behind one address; POST /scaleout adds one.",
+    "serve": "Serve a model with vLLM instances behind one address; POST /scaleout adds one.",
     "sim": "Run a command with simulated Ascend devices.",
-    "verify-vllm": "See a second vLLM instance pull from a first, and answer the same.",
-    "worker": "Run a local openYuanrong worker on loopback, one a machine and user.",
+    "verify-vllm": "Check that a second vLLM instance pulls its weights and answers the same.",
+    "worker": "Run a local openYuanrong worker on loopback, one per machine and user.",
 }
 
 
@@ -52,7 +52,7 @@ class _Commands(click.Group):
             click.echo(f"error: {error.code}: {' '.join(str(error).split())}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("error: INTERRUPTED: ended on request", err=True)
+            click.echo("error: INTERRUPTED: stopped by the user", err=True)
             ctx.exit(130)
 
 
@@ -61,6 +61,6 @@ class _Commands(click.Group):
 def main() -> None:
     """Load the weights of a new inference instance from a running one, through openYuanrong.
 
-    With --json a command prints its result as one line of JSON on stdout. Errors are one line on stderr. The exit
+    With --json a command prints its result as one line of JSON on stdout. An error is one line on stderr. The exit
     status is 0 for success, 1 for an error, 2 for wrong usage and 130 after Ctrl-C.
     """

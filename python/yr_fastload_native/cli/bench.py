@@ -1,4 +1,4 @@
-"""``yr-fastload bench``: how fast a pull is, against memcpy and against the disk."""
+"""``yr-fastload bench``: the speed of a pull, compared with memcpy and with the disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["bench"]
 
 _MIB = 1 << 20
 _GIB = 1 << 30
-# The source, its copy in the worker, one in plain shared memory, two destinations, one from the disk.
+# The source, its copy in the worker, one in plain shared memory, two destinations, and one from disk.
 _COPIES = 6
 _DEFAULT_MB = 1024
 
@@ -31,7 +31,7 @@ _DEFAULT_MB = 1024
     type=click.Choice(["host", "d2d", "staged"]),
     default="host",
     show_default=True,
-    help="How bytes move. d2d and staged move them between NPUs; without one, between simulated ones.",
+    help="How bytes move. d2d and staged move them between NPUs, simulated ones if there are none.",
 )
 @click.option("--size-mb", type=click.IntRange(1, 1 << 20), help=f"host: model size, MiB.  [default: {_DEFAULT_MB}]")
 @click.option(
@@ -43,29 +43,29 @@ _DEFAULT_MB = 1024
 @click.option(
     "--scale",
     type=click.FloatRange(0, 1, min_open=True),
-    help="d2d, staged: size as a share of the real one.  [default: "
+    help="d2d, staged: size relative to the real one.  [default: "
     + ", ".join(f"{scale:g} of {name}" for name, scale in DEFAULT_SCALES.items())
     + "]",
 )
 @click.option(
     "--baseline",
     type=click.Choice(["none", "per-parameter"]),
-    help="d2d: what to measure against: one key a parameter, as in openYuanrong's sample.  [default: none]",
+    help="d2d: compare with one key per parameter, as in openYuanrong's sample.  [default: none]",
 )
 @click.option(
     "--readers",
     type=click.IntRange(0, 64),
     default=0,
     show_default=True,
-    help="d2d: in the end start so many readers together, and see what the publisher sends.",
+    help="d2d: finally start this many readers together, and measure what the publisher sends.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1, 1000), default=7, show_default=True, help="Repetitions; medians count."
+    "--rounds", type=click.IntRange(1, 1000), default=7, show_default=True, help="Repetitions; results are medians."
 )
 @click.option(
     "--trace",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write when each thread did what in a pull, for https://ui.perfetto.dev.",
+    help="Write a trace of a pull, thread by thread, for https://ui.perfetto.dev.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def bench(
@@ -81,13 +81,13 @@ def bench(
 ) -> None:
     """Measure pulls against plain copies of the same bytes, with every byte checked.
 
-    All figures come from one run and are taken in turn.
+    All figures come from one run, with the systems taking turns.
 
-    host: the pull and a plain memcpy of the same bytes from shared memory, with the same number of threads, into memory
-    that is fresh to the process and into memory it has touched; loading the checkpoint from disk with the page cache
-    warm and dropped; and the fixed cost of 10,000 small tensors.
+    host: the pull, and a plain memcpy of the same bytes from shared memory with as many threads, each into new memory
+    and into memory that was touched before; loading the checkpoint from disk with the page cache warm and dropped; and
+    the fixed cost of 10,000 small tensors.
 
-    d2d and staged: the pull and one process_vm_readv of the same bytes; with --baseline also one key a parameter
+    d2d and staged: the pull and one process_vm_readv of the same bytes; with --baseline also one key per parameter
     through openYuanrong's own client.
     """
     on_devices = transport != "host"
@@ -100,7 +100,7 @@ def bench(
     }
     for option, is_wrong in wrong.items():
         if is_wrong:
-            raise click.UsageError(f"{option} does not go with --transport {transport}")
+            raise click.UsageError(f"{option} cannot be used with --transport {transport}")
     if on_devices:
         shapes = shapes or "qwen2.5-7b"
         scale = scale or DEFAULT_SCALES[shapes]
@@ -123,11 +123,11 @@ def _run_devices(
     external = Config.worker_from_env()
     plan = Plan(worker="", transport=transport, shapes=shapes, scale=scale, deadline_s=120.0)
     total = sum(plan.sizes().values())
-    # The source's and two of each reader: what it loads and what it compares with; staged adds one in the worker.
+    # One of the source, two of each reader (what it loads and what it compares with); staged adds one in the worker.
     require_memory(total, copies=3 + 2 * readers + (transport == "staged"), op="bench")
     environment, simulated = device_environment(transport)
     if simulated:
-        output.note("no NPU here: the processes get simulated ones")
+        output.note("no NPU here: using simulated ones")
     with contextlib.ExitStack() as stack:
         room = total if transport == "staged" else 0
         plan = plan.at(external or stack.enter_context(private_worker(3 * room, output.note)))

@@ -1,4 +1,4 @@
-"""For commands that look at what a cluster has published: a connection to a worker that runs."""
+"""A connection to a running worker, for commands that examine what a cluster has published."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ PATIENCE_S = 30.0
 worker_option = click.option(
     "--worker",
     default="",
-    help="Of openYuanrong, HOST:PORT.  [env: YR_FASTLOAD_WORKER, DS_WORKER_ADDR; default: the local one that runs]",
+    help="openYuanrong's worker, HOST:PORT.  [env: YR_FASTLOAD_WORKER, DS_WORKER_ADDR; default: the running local one]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of text.")
 
 
 def connected(worker: str, *, op: str) -> Catalogue:
-    """Connect to a worker; none is started.
+    """Connect to a running worker; none is started.
 
     Raises:
-        UnavailableError: It does not answer, or none runs.
-        InvalidArgumentError: It is no address.
+        UnavailableError: It does not answer, or none is running.
+        InvalidArgumentError: The address is invalid.
     """
     from yr_fastload_native import _core
     from yr_fastload_native.catalogue import Catalogue
@@ -46,14 +46,14 @@ def connected(worker: str, *, op: str) -> Catalogue:
     if address is None:
         status = LocalWorker.status()
         if status is None:
-            raise UnavailableError("no local openYuanrong worker runs; name one by --worker or DS_WORKER_ADDR", op=op)
+            raise UnavailableError("no local openYuanrong worker is running; use --worker or DS_WORKER_ADDR", op=op)
         address = status.address
     connection = Credentials.of(config).connection(address, config)
     return Catalogue(_core.connect_host_store(connection), config)
 
 
 def model_of(fields: dict[str, object]) -> str:
-    """What an identity calls its model, with its place among the ranks where it has one."""
+    """The name of an identity's model, with its rank if there is more than one."""
     ranks = fields.get("ranks")
     places = [
         f"{name} {place[0]}/{place[1]}"
@@ -66,7 +66,7 @@ def model_of(fields: dict[str, object]) -> str:
 
 
 def facts(listed: Listed) -> dict[str, object]:
-    """What is published, for JSON."""
+    """A published generation, for JSON."""
     return {
         "identity": listed.who.digest,
         "fields": listed.who.fields,

@@ -1,4 +1,4 @@
-"""``yr-fastload demo``: one process reads a model from disk, a second one pulls it and checks every byte."""
+"""``yr-fastload demo``: one process reads a model from disk; a second one pulls it and checks every byte."""
 
 from __future__ import annotations
 
@@ -37,43 +37,44 @@ _GIB = 1 << 30
 @click.option(
     "--model",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory of a safetensors checkpoint.  [default: one that is made for the demo]",
+    help="Directory of a safetensors checkpoint.  [default: one generated for the demo]",
 )
 @click.option(
     "--size-mb",
     type=click.IntRange(1, 1 << 20),
-    help=f"Size of the checkpoint that is made, MiB.  [default: {_DEFAULT_MB}]",
+    help=f"Size of the generated checkpoint, MiB.  [default: {_DEFAULT_MB}]",
 )
 @click.option(
     "--transport",
     type=click.Choice(["auto", "d2d", "staged", "host"]),
     default="auto",
     show_default=True,
-    help="How bytes move. d2d and staged move them between NPUs; without one, between simulated ones.",
+    help="How bytes move. d2d and staged move them between NPUs, simulated ones if there are none.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def demo(model: Path | None, size_mb: int | None, transport: str, as_json: bool) -> None:
-    """See a second process pull a model from a first instead of reading the disk.
+    """Watch a second process pull a model from a first instead of reading the disk.
 
-    A first process loads a checkpoint with the page cache dropped and with it warm, and publishes it. A second process
-    pulls it into memory of its own and then compares every byte with the files. The table has what a second instance
-    could do instead of a pull, and a plain memory copy, which is the limit of all of them: all with the same number of
-    threads, into memory that is fresh to the process, medians of three. Dropping the page cache leaves other caches as
-    they are: that of a virtual machine's host, or of the disk, can make a load faster than one from a disk that was
-    never read.
+    A first process loads a checkpoint, with the page cache dropped and with it warm, and publishes it. A second process
+    pulls it into its own memory and then compares every byte with the files. The table compares the pull with the
+    alternatives and with a plain memory copy, which limits all of them: the same number of threads, memory that is new
+    to the process, medians of three. Dropping the page cache does not affect other caches: that of a virtual machine's
+    host, or of the disk, can make a load faster than one from a disk that was never read.
 
-    Without --model a checkpoint with random weights and the tensors of Qwen2.5-7B, scaled down, is made and removed
-    again. DS_WORKER_ADDR names the openYuanrong worker to use; without it a private one is started and stopped. About
-    three times the size of the checkpoint is needed as memory. The exit status is 0 only if every byte agreed.
+    Without --model, a checkpoint with random weights and the tensors of Qwen2.5-7B, scaled down, is generated and
+    removed afterwards. DS_WORKER_ADDR names the openYuanrong worker to use; without it a private one is started and
+    stopped. It needs about three times the size of the checkpoint in memory. The exit status is 0 only if every byte
+    agreed.
     """
     if model is not None and size_mb is not None:
-        raise click.UsageError("--size-mb is the size of a checkpoint that is made; leave it out with --model")
+        raise click.UsageError("--size-mb sets the size of a generated checkpoint; omit it with --model")
     with _leaving_in_order():
         record = _run(model, size_mb or _DEFAULT_MB, transport)
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["verified"]:
         raise IntegrityError(
-            f"{record['differing']} tensors differ from the files; run it again with --json and report it", op="demo"
+            f"{record['differing']} tensors differ from the files; please report it, with the output of --json",
+            op="demo",
         )
 
 
@@ -97,7 +98,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
         total = _total(stored)
         if not total:
             raise InvalidArgumentError(f"{model} holds no bytes to load; name another checkpoint", op="demo")
-        limit_s = 60 + total / (16 * _MIB)  # nobody waits for what runs at less than 16 MiB/s
+        limit_s = 60 + total / (16 * _MIB)  # give up on anything slower than 16 MiB/s
         task = Task(
             directory=str(model.resolve()),
             worker=external or stack.enter_context(private_worker(total, output.note)),
@@ -114,7 +115,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
         )
         environment, simulated = device_environment(transport)
         if simulated:
-            output.note("no NPU here: the processes get simulated ones")
+            output.note("no NPU here: the processes use simulated ones")
         module = "yr_fastload_native.measuring.demo_process"
         source = stack.enter_context(Process("demo", module, "source", attrs.asdict(task), environment))
         loads: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": [], "pull": []}
@@ -124,7 +125,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
                     loads[kind].append(source.expect(kind, limit_s, progress))
         with output.progress_bar("publishing", total) as progress:
             published = source.expect("published", limit_s, progress)
-        output.note("published; a second process pulls")
+        output.note("published; a second process is pulling")
         second = attrs.evolve(task, device=1 % device_count(environment))
         reader = stack.enter_context(Process("demo", module, "reader", attrs.asdict(second), environment))
         for _ in range(_ROUNDS):
@@ -132,7 +133,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
                 reader.expect("pulled", limit_s, progress)
             output.note("pulled; comparing every byte with the files")
             loads["pull"].append(reader.expect("compared", limit_s))
-        source.end()  # its memory makes room for the destination of memcpy
+        source.end()  # frees memory for the destination of memcpy
         reader.tell("memcpy")
         memcpy = reader.expect("memcpy", limit_s)
         reader.end()
@@ -175,7 +176,7 @@ def _total(stored: Mapping[str, StoredTensor]) -> int:
 
 @contextlib.contextmanager
 def _leaving_in_order() -> Iterator[None]:
-    """Turn signals that end a command into exceptions, once: a second one must not cut the cleaning up short."""
+    """Turn the first signal that ends a command into an exception; further ones must not interrupt the cleanup."""
 
     def leave(number: int, _: FrameType | None) -> None:
         for each in before:
@@ -198,12 +199,12 @@ def _table(record: Mapping[str, Any]) -> RenderableType:
         f"{record['model']}: {record['tensors']} tensors, {size:.2f} GiB, into fresh memory, "
         f"{record['copy_threads']} threads, medians of {record['rounds']}"
     )
-    table = output.table(title, "a second process gets its weights", ">seconds", ">GiB/s", ">a pull is")
+    table = output.table(title, "how a second process gets its weights", ">seconds", ">GiB/s", ">a pull is")
     for name, seconds in (
-        ("from files that are not in memory (page cache dropped)", record["cold_s"]),
-        ("from files that are in memory already (page cache warm)", record["warm_s"]),
-        (f"by a pull from the first process ({record['transport']}), every byte checked", record["load_s"]),
-        ("the limit: a plain copy in memory, nothing checked", record["memcpy_s"]),
+        ("from files that are not cached (page cache dropped)", record["cold_s"]),
+        ("from files that are cached (page cache warm)", record["warm_s"]),
+        (f"pulled from the first process ({record['transport']}), every byte checked", record["load_s"]),
+        ("limit: a plain memory copy, nothing checked", record["memcpy_s"]),
     ):
         factor = "" if seconds == record["load_s"] else f"{seconds / record['load_s']:.2f}x as fast"
         table.add_row(name, f"{seconds:.3f}", f"{size / seconds:.2f}", factor)
@@ -212,19 +213,19 @@ def _table(record: Mapping[str, Any]) -> RenderableType:
     lines += [f"verified: {'yes, every byte equals the files' if record['verified'] else 'no'}"]
     if record["cold_cached_bytes"]:
         share = record["cold_cached_bytes"] / record["bytes"]
-        lines.append(f"note: {share:.0%} of the files stayed in the page cache, so the cold load was partly a warm one")
+        lines.append(f"note: {share:.0%} of the files stayed in the page cache, so the cold load was partly warm")
     return Group(table, *lines)
 
 
 def _verdict(record: Mapping[str, Any]) -> str:
-    """Whether the pull won here, and where pulls do: one line."""
+    """One line: whether the pull won here, and where pulls win."""
     if record["speedup_warm"] > 1:
         here = "the pull was the fastest"
     elif record["speedup_cold"] > 1:
-        here = "the pull was faster than the disk, and not than the page cache"
+        here = "the pull was faster than the disk, but not than the page cache"
     else:
-        here = "the pull was not faster than this disk, which something below this machine may cache"
+        here = "the pull was not faster than this disk, perhaps because a layer below caches it"
     return (
-        f"{here}: on one machine a warm page cache is memory too, which no pull beats by much; pulls win where the "
-        "files are not cached (new machines, network storage, little memory) and between NPUs"
+        f"{here}; on one machine a warm page cache is memory too, so no pull beats it by much. Pulls win where files "
+        "are not cached (new machines, network storage, little memory) and between NPUs"
     )

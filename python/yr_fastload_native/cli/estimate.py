@@ -1,12 +1,12 @@
-"""``yr-fastload estimate``: how long a pull takes on machines that are not here, from what was measured on this one.
+"""``yr-fastload estimate``: how long a pull takes on other machines, from costs measured on one.
 
 The model of a load by `d2d`:
 
     manifest + set-up + tensors * us + fan_out * bytes / rate + (levels - 1) * fan_out * chunk / rate + digest
 
-``rate`` is that of the link times the measured share of it. Readers form a tree in which everybody serves two others
-(docs/design.md), so from the second reader on a sender's link is shared by two, and the last of n readers is
-floor(log2(n + 1)) levels below the publisher; each level begins when it has its first chunk.
+``rate`` is the link's rate times the measured share of it. Readers form a tree in which each serves two others
+(docs/design.md). So from the second reader on, two share a sender's link, and the last of n readers is floor(log2(n +
+1)) levels below the publisher. Each level begins when it has its first chunk.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _BITS = 8
 _GIGA = 1e9
 _PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)([mbt])", re.IGNORECASE)
 _UNITS = {"m": 1e6, "b": 1e9, "t": 1e12}
-_TENSORS = 500  # a rank of a model that is known by its size alone: vLLM fuses projections and experts
+_TENSORS = 500  # per rank, if only the model's size is known: vLLM fuses projections and experts
 
 # Seconds to set up a connection between two devices: openYuanrong's README, "P2P-Transfer".
 _SETUP_S = {"hccl": 0.236, "p2p-transfer": 0.002}
 
 
 class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a load costs beside its bytes, and how much of a link it uses: measured.
+    """The measured costs of a load besides its bytes, and the share of a link that it uses.
 
     Attributes:
-        link_share: Of one raw copy's rate, that of fetching chunks.
+        link_share: Rate of fetching chunks, relative to a raw copy.
         manifest_s: Seconds to find and read a manifest.
-        tensor_us: Microseconds a tensor: names, layouts, plan.
-        digest_share: Of the time of a transfer, what verifying adds.
-        sent_ratio: Times the model that a publisher sent to eight readers that started together.
-        command: That measured it.
-        machine: That it was measured on.
+        tensor_us: Microseconds per tensor for names, layouts and plan.
+        digest_share: Time that verifying adds, relative to the transfer.
+        sent_ratio: How many times a publisher sent the model to eight readers that started together.
+        command: The command that measured it.
+        machine: The machine that it was measured on.
     """
 
     link_share: float
@@ -65,18 +65,18 @@ class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def measured(cls) -> Costs:
-        """Those of the committed run of the benchmarks."""
+        """The costs from the committed benchmark run."""
         text = (importlib.resources.files("yr_fastload_native.cli") / "measured.json").read_bytes()
         return msgspec.json.decode(text, type=cls)
 
 
 @attrs.frozen(kw_only=True)
 class Load:
-    """A load by every rank of some readers at once.
+    """A simultaneous load by every rank of some readers.
 
     Attributes:
-        size: Bytes a rank.
-        tensors: A rank.
+        size: Bytes per rank.
+        tensors: Number per rank.
         link_gbps: Gbit/s that a rank's link carries each way.
         setup_s: Seconds until two devices are connected.
     """
@@ -106,7 +106,7 @@ class Load:
 
 @attrs.frozen
 class _Published:
-    """What somebody measured on real links."""
+    """A published measurement on real links."""
 
     system: str
     seconds: float
@@ -131,23 +131,33 @@ _PUBLISHED = (
 
 
 def _model(text: str, item_bytes: float) -> tuple[float, int | None]:
-    """Bytes, and the number of tensors where it is known."""
+    """Bytes, and the number of tensors if known."""
     if text.lower() in MODELS:
         sizes = sizes_of(text.lower(), 1.0)
         return sum(sizes.values()) * item_bytes / 2, len(sizes)
     match = _PARAMETERS.fullmatch(text)
     if match is None:
-        raise click.UsageError(f"--model {text}: one of {', '.join(MODELS)}, or parameters such as 7b, 70b, 1t")
+        raise click.UsageError(f"--model {text}: use {', '.join(MODELS)}, or a number of parameters, such as 70b")
     return float(match[1]) * _UNITS[match[2].lower()] * item_bytes, None
 
 
 @click.command()
-@click.option("--model", default="qwen2.5-7b", show_default=True, help=f"{', '.join(MODELS)}; or parameters: 70b, 1t.")
 @click.option(
-    "--item-bytes", type=click.FloatRange(0.25, 8), default=2, show_default=True, help="A parameter: bfloat16 has 2."
+    "--model", default="qwen2.5-7b", show_default=True, help=f"{', '.join(MODELS)}; or a number of parameters: 70b, 1t."
+)
+@click.option(
+    "--item-bytes",
+    type=click.FloatRange(0.25, 8),
+    default=2,
+    show_default=True,
+    help="Bytes per parameter; bfloat16 has 2.",
 )
 @click.option("--tp", type=click.IntRange(1, 4096), default=1, show_default=True, help="Ranks that share the weights.")
-@click.option("--tensors", type=click.IntRange(1, 1 << 20), help=f"A rank.  [default: as known, else {_TENSORS}]")
+@click.option(
+    "--tensors",
+    type=click.IntRange(1, 1 << 20),
+    help=f"Tensors per rank.  [default: the model's, if known, or {_TENSORS}]",
+)
 @click.option(
     "--link-gbps",
     type=click.FloatRange(0, min_open=True),
@@ -163,14 +173,14 @@ def _model(text: str, item_bytes: float) -> tuple[float, int | None]:
     type=click.Choice(list(_SETUP_S)),
     default="hccl",
     show_default=True,
-    help="What connects devices: HCCL, or openYuanrong's P2P-Transfer.",
+    help="How devices connect: HCCL, or openYuanrong's P2P-Transfer.",
 )
 @click.option(
     "--disk-gb-per-s",
     type=click.FloatRange(0, min_open=True),
     default=3,
     show_default=True,
-    help="What an instance reads from its disk, GB/s, for comparison.",
+    help="Disk bandwidth of an instance, GB/s, for comparison.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def estimate(
@@ -184,9 +194,9 @@ def estimate(
     disk_gb_per_s: float,
     as_json: bool,
 ) -> None:
-    """Estimate how long instances wait for their weights on links that are not here.
+    """Estimate how long a pull takes on other links and models.
 
-    From the costs that this project's benchmarks measured, and what the link is said to carry. Nothing is run.
+    The estimate uses costs measured by this project's benchmarks and the given bandwidths. Nothing is run.
     """
     costs = Costs.measured()
     total, known = _model(model, item_bytes)
@@ -239,15 +249,15 @@ def _compare(published: _Published, costs: Costs) -> dict[str, Any]:
 
 def _assumptions(costs: Costs, setup: str, link_gbps: float, disk_gb_per_s: float) -> list[str]:
     return [
-        f"a rank's link carries {link_gbps:g} Gbit/s each way, ranks do not disturb each other, and "
-        f"{costs.link_share:.2f} of it is used: that share of one raw copy was measured between simulated devices, "
-        "which copy by CPU",
+        f"a rank's link carries {link_gbps:g} Gbit/s each way, ranks do not slow each other, and "
+        f"{costs.link_share:.2f} of it is used: the share of a raw copy's rate that was measured between simulated "
+        "devices, which copy with the CPU",
         f"connecting two devices takes {_SETUP_S[setup]:g} s ({setup}, from openYuanrong's README)",
-        f"{costs.manifest_s * 1e3:.0f} ms for the manifest, {costs.tensor_us:.1f} us a tensor, and verifying adds "
-        f"{costs.digest_share:.0%} to one transfer: measured on a CPU; an NPU takes digests of its own",
-        f"from two readers on everybody serves two others; eight had {costs.sent_ratio:.2f} times the model sent by "
-        "the publisher when that was measured",
-        f"a rank's disk shares {disk_gb_per_s:g} GB/s with the other ranks of its instance; nobody else reads there",
+        f"{costs.manifest_s * 1e3:.0f} ms for the manifest, {costs.tensor_us:.1f} us per tensor, and verifying adds "
+        f"{costs.digest_share:.0%} to a transfer: measured on a CPU; an NPU computes digests itself",
+        "with two or more readers, each serves two others; for eight readers, the publisher sent the model "
+        f"{costs.sent_ratio:.2f} times when that was measured",
+        f"the ranks of an instance share a disk of {disk_gb_per_s:g} GB/s that nobody else uses",
     ]
 
 
@@ -255,17 +265,17 @@ def _table(record: dict[str, Any]) -> RenderableType:
     from rich.console import Group
 
     gigabytes = record["bytes_per_rank"] / _GIGA
-    title = f"{record['model']}, TP {record['tp']}: {gigabytes:.1f} GB a rank, {record['readers']} readers"
+    title = f"{record['model']}, TP {record['tp']}: {gigabytes:.1f} GB per rank, {record['readers']} readers"
     table = output.table(title, "", ">seconds")
     for stage, seconds in record["stages"].items():
         table.add_row(stage, f"{seconds:.3f}")
     table.add_row("all readers have their weights", f"{record['seconds']:.3f}", style="bold")
     table.add_row("from the disk", f"{record['disk_s']:.3f}")
-    title = "what others measured, and this estimate for one reader with the same bytes and link"
+    title = "published measurements, and this estimate for one reader with the same bytes and link"
     others = output.table(title, "", ">published s", ">estimate s", ">Gbit/s", "source")
     for row in record["published"]:
         figures = [f"{row[key]:.2f}" for key in ("published_s", "estimate_s")]
         others.add_row(row["system"], *figures, f"{row['link_gbps']:.0f}", row["source"])
     lines = [f"{record['speedup']:.1f} times as fast as the disk; the publisher sends "]
     lines[0] += f"{record['publisher_sends_bytes'] / _GIGA:.1f} GB"
-    return Group(table, *lines, others, "assumed:", *(f"- {each}" for each in record["assumptions"]))
+    return Group(table, *lines, others, "assumptions:", *(f"- {each}" for each in record["assumptions"]))

@@ -1,4 +1,4 @@
-"""``yr-fastload evict``: take published weights from the cluster."""
+"""``yr-fastload evict``: remove published weights from the cluster."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _GIB = 1 << 30
 
 @click.command()
 @click.argument("identities", metavar="IDENTITY...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that `yr-fastload ls` lists.")
+@click.option("--all", "everything", is_flag=True, help="Remove everything that `yr-fastload ls` lists.")
 @worker_option
 @json_option
 def evict(identities: tuple[str, ...], everything: bool, worker: str, as_json: bool) -> None:
-    """Take published weights from the cluster, whoever keeps them there.
+    """Remove published weights from the cluster, whoever keeps them there.
 
-    New instances read the disk then, and publish again. What runs goes on to run: sources notice within a third of
-    their lease that nobody can find them any more.
+    The next instance reads the disk and publishes again. Running instances continue; sources notice within a third of
+    their lease that they were evicted.
     """
     from yr_fastload_native import eviction, listing
     from yr_fastload_native.deadline import Deadline
 
     if bool(identities) == everything:
-        raise click.UsageError("name identities, or --all")
+        raise click.UsageError("name identities, or use --all")
     catalogue = connected(worker, op="evict")
     deadline = Deadline(PATIENCE_S, "evict")
     if everything:

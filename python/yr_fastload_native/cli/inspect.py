@@ -1,4 +1,4 @@
-"""``yr-fastload inspect``: what is published of one identity."""
+"""``yr-fastload inspect``: the details of a published identity."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _GIB = 1 << 30
 @worker_option
 @json_option
 def inspect(identity: str, worker: str, as_json: bool) -> None:
-    """Show what is published of one IDENTITY: where, by whom, and every tensor.
+    """Show a published IDENTITY: where, by whom, and every tensor.
 
-    IDENTITY is what `yr-fastload ls` shows, or any beginning of it that fits one alone.
+    IDENTITY is what `yr-fastload ls` shows, or a prefix that matches only one.
     """
     from yr_fastload_native import listing
     from yr_fastload_native.deadline import Deadline

@@ -27,8 +27,8 @@ _GIB = 1 << 30
 def ls(worker: str, as_json: bool) -> None:
     """List the weights that are published on the cluster.
 
-    An identity is one rank's weights of one model. Its age is that of its generation: each publish of changed weights
-    makes a new one.
+    An identity is one rank's weights of one model. The age is that of its generation: publishing changed weights
+    creates a new one.
     """
     from yr_fastload_native import listing
     from yr_fastload_native.deadline import Deadline

@@ -1,4 +1,4 @@
-"""What commands print: the result on stdout, as a table or one line of JSON; everything else on stderr."""
+"""What commands print: the result on stdout, as a table or one line of JSON, and everything else on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["emit", "note", "progress_bar", "table"]
 
-_UNBROKEN = 100_000  # columns: what is piped elsewhere keeps each row on one line
+_UNBROKEN = 100_000  # columns; piped output keeps each row on one line
 
 
 def emit(record: Mapping[str, object], *, as_json: bool, text: Callable[[], RenderableType]) -> None:
@@ -25,7 +25,7 @@ def emit(record: Mapping[str, object], *, as_json: bool, text: Callable[[], Rend
     Args:
         record: The result; with ``as_json`` it is printed as one line of JSON.
         as_json: Print ``record``, not ``text``.
-        text: Makes what people read, a rich table for example.
+        text: Creates the output for people, for example a rich table.
     """
     if as_json:
         click.echo(json.dumps(record))
@@ -33,15 +33,15 @@ def emit(record: Mapping[str, object], *, as_json: bool, text: Callable[[], Rend
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _UNBROKEN
-    Console(markup=False, emoji=False, highlight=False, width=width).print(text())  # names of models are no markup
+    Console(markup=False, emoji=False, highlight=False, width=width).print(text())  # model names are not markup
 
 
 def table(title: str, *headings: str) -> Table:
-    """An empty table for `emit`, plain text where nobody watches.
+    """An empty table for `emit`, drawn as plain text if stdout is not a terminal.
 
     Args:
         title: Empty for none.
-        headings: Of the columns; ``>`` before one: it holds numbers.
+        headings: Of the columns; ``>`` in front marks a column of numbers.
     """
     from rich.box import HEAVY_HEAD
     from rich.table import Table
@@ -54,7 +54,7 @@ def table(title: str, *headings: str) -> Table:
 
 
 def note(message: str) -> None:
-    """Say on stderr what goes on, if somebody watches: if stderr is a terminal."""
+    """Print what is going on to stderr, if that is a terminal."""
     if sys.stderr.isatty():
         click.echo(message, err=True)
 
@@ -65,10 +65,10 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int, int], 
 
     Args:
         description: What is under way.
-        total: Bytes in all.
+        total: Total bytes.
 
     Yields:
-        Callback that takes the bytes done so far and in all.
+        Callback that takes the bytes done so far and the total.
     """
     if not sys.stderr.isatty():
         yield lambda done, total: None

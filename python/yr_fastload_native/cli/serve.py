@@ -22,19 +22,21 @@ __all__ = ["serve"]
 
 _OP = "serve"
 _WITHOUT_DEVICES = 8
-_HEADER_BYTES = 4 << 20  # of a request, at most: as vLLM's server takes them
+_HEADER_BYTES = 4 << 20  # limit for a request's headers, as in vLLM's server
 
 
 @click.command()
 @click.option("--model", envvar="MODEL_PATH", required=True, help="Directory or name of the model.  [env: MODEL_PATH]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; nobody is asked who he is.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on. There is no authentication."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     envvar="SERVER_PORT",
     default=9000,
     show_default=True,
-    help="0: any that is free.  [env: SERVER_PORT]",
+    help="Port to listen on; 0 picks a free one.  [env: SERVER_PORT]",
 )
 @click.option(
     "--tp",
@@ -50,50 +52,60 @@ _HEADER_BYTES = 4 << 20  # of a request, at most: as vLLM's server takes them
     envvar="PREFILL_INS_NUM",
     default=1,
     show_default=True,
-    help="To begin with.  [env: PREFILL_INS_NUM]",
+    help="Instances to start with.  [env: PREFILL_INS_NUM]",
 )
 @click.option(
     "--max-instances",
     type=click.IntRange(1, 1024),
-    help=f"At a time.  [default: as there are devices, {_WITHOUT_DEVICES} without]",
+    help=f"Most instances at a time.  [default: as devices allow, {_WITHOUT_DEVICES} without devices]",
 )
 @click.option(
-    "--devices-per-instance", type=click.IntRange(1, 1024), help="NPUs or GPUs of each.  [default: as --tp says]"
+    "--devices-per-instance", type=click.IntRange(1, 1024), help="NPUs or GPUs per instance.  [default: same as --tp]"
 )
 @click.option(
-    "--worker", default="", help="Of openYuanrong, HOST:PORT.  [env: DS_WORKER_ADDR; default: one is started]"
+    "--worker", default="", help="openYuanrong's worker, HOST:PORT.  [env: DS_WORKER_ADDR; default: start one]"
 )
 @click.option(
     "--launcher",
     type=click.Choice(["local", "ray", "yr"]),
     default="local",
     show_default=True,
-    help="Starts instances: here, or in the cluster of RAY_ADDRESS or YR_SERVER_ADDRESS.",
+    help="Where instances start: here, or on the cluster of RAY_ADDRESS or YR_SERVER_ADDRESS.",
 )
 @click.option(
     "--cpus-per-instance",
     type=click.FloatRange(0),
     default=0.0,
     show_default=True,
-    help="That a cluster keeps for each.",
+    help="CPUs that a cluster reserves per instance.",
 )
-@click.option("--start-timeout", type=click.FloatRange(1), default=900.0, show_default=True, help="To be ready, s.")
 @click.option(
-    "--drain-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="For requests to end, s."
+    "--start-timeout",
+    type=click.FloatRange(1),
+    default=900.0,
+    show_default=True,
+    help="Time for an instance to become ready, s.",
+)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Time for requests to finish when an instance stops, s.",
 )
 @click.option(
     "--keep-alive",
     type=click.IntRange(1),
-    default=650,  # longer than any usual client or balancer uses an idle one
+    default=650,  # longer than usual clients and load balancers reuse one
     show_default=True,
-    help="For idle connections of clients, s.",
+    help="How long to keep idle client connections, s.",
 )
 @click.option(
     "--logs",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where logs of instances stay, each on its machine.  [default: nowhere]",
+    help="Directory for the instances' logs, on each machine.  [default: not kept]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print where it listens as one line of JSON.")
 @click.argument("vllm_arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(
     model: str,
@@ -113,11 +125,12 @@ def serve(
     as_json: bool,
     vllm_arguments: tuple[str, ...],
 ) -> None:
-    """Serve a model by vLLM instances behind one address, and add one on POST /scaleout, which pulls its weights.
+    """Serve a model with vLLM instances behind one address; POST /scaleout adds one, which pulls its weights.
 
-    Everything after -- goes to `vllm serve`. POST /scaleout and /scalein take {"count": n}, the latter {"ids": [...]}
-    too; GET /status, /metrics, /health, and a page at /. Everything else goes to the instances in turn, or to all if it
-    changes them. Ctrl-C or SIGTERM lets requests in flight end, and stops every instance.
+    Everything after -- goes to `vllm serve`. POST /scaleout and /scalein accept {"count": n}, the latter also {"ids":
+    [...]}. There are GET /status, /metrics and /health, and a page at /. All other requests go to the instances in
+    turn, or to all of them if they change an instance. Ctrl-C or SIGTERM lets requests in flight finish and stops all
+    instances.
     """
     with _extra("serve"):
         import fastapi  # noqa: F401
@@ -130,7 +143,7 @@ def serve(
     from yr_fastload_native.service.vllm_server import VllmServer
 
     if worker:
-        Config(worker=worker)  # refuses what is no address
+        Config(worker=worker)  # refuses an invalid address
     with contextlib.closing(_launcher(launcher, logs, cpus_per_instance)) as starts:
         server = VllmServer(
             model=model,
@@ -141,7 +154,7 @@ def serve(
             devices_each=devices_per_instance or tp,
         )
         if server.uds is not None and launcher != "local":
-            raise InvalidArgumentError(f"--uds {server.uds}: instances of a cluster are reached by ports", op=_OP)
+            raise InvalidArgumentError(f"--uds {server.uds}: instances on a cluster are reached through ports", op=_OP)
         most = _most(server, instances, max_instances)
         limits = Limits(instances=most, start_s=start_timeout, drain_s=drain_timeout)
         _run(server, limits, starts, instances, _listen(host, port), keep_alive, as_json)
@@ -149,7 +162,7 @@ def serve(
 
 @contextlib.contextmanager
 def _extra(name: str) -> Iterator[None]:
-    """Around the imports that need an extra."""
+    """Report a missing extra around its imports."""
     try:
         yield
     except ImportError as error:
@@ -172,7 +185,7 @@ def _launcher(name: str, logs: Path | None, cpus: float) -> Launcher:
 
 
 def _most(server: VllmServer, instances: int, told: int | None) -> int:
-    """So many instances at a time."""
+    """The largest number of instances at a time."""
     most = told or (_WITHOUT_DEVICES if server.most is None else server.most)
     wanted = max(most, instances, 1)
     if server.most is not None and wanted > server.most:
@@ -193,17 +206,17 @@ def _listen(host: str, port: int) -> socket.socket:
             listener = stack.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen()  # who is told the address may connect
+            listener.listen()  # clients that are told the address can connect
             stack.pop_all()
     except OSError as error:
         raise UnavailableError(
-            f"cannot listen on {_address(host, port)}: {error}; name another by --port", op=_OP
+            f"cannot listen on {_address(host, port)}: {error}; choose another with --port", op=_OP
         ) from None
     return listener
 
 
 def _address(host: str, port: int) -> str:
-    """As a URL has it, for who is on this machine if it stands for all addresses."""
+    """The address for a URL; localhost if it stands for all addresses."""
     if host in ("0.0.0.0", "::"):
         host = "localhost"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,14 +8,16 @@ __all__ = ["sim"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--devices", type=click.IntRange(1, 1024), help="How many.  [default: $YR_FASTLOAD_SIM_DEVICES, or 8]")
-@click.option("--force", is_flag=True, help="Also on a machine that has a real NPU, which is hidden then.")
+@click.option(
+    "--devices", type=click.IntRange(1, 1024), help="Number of devices.  [default: $YR_FASTLOAD_SIM_DEVICES, or 8]"
+)
+@click.option("--force", is_flag=True, help="Run even on a machine with a real NPU, which is then hidden.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def sim(devices: int | None, force: bool, command: tuple[str, ...]) -> None:
     """Run COMMAND with simulated Ascend devices: `yr-fastload sim -- python script.py`.
 
-    openYuanrong's NPU code runs unmodified, over ordinary memory; no device, no driver and no root are needed. The exit
-    status is that of the command; 127 if there is no such command and 126 if it cannot be run.
+    openYuanrong's NPU code runs unmodified on ordinary memory, without a device, a driver or root. The exit status is
+    that of the command, 127 if there is no such command, or 126 if it cannot be run.
     """
     from yr_fastload_native.sim.launcher import launch
 

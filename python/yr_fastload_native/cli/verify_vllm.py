@@ -1,4 +1,4 @@
-"""``yr-fastload verify-vllm``: does a second vLLM instance on this machine pull, and answer the same?"""
+"""``yr-fastload verify-vllm``: does a second vLLM instance on this machine pull its weights and answer the same?"""
 
 from __future__ import annotations
 
@@ -31,31 +31,35 @@ _PUBLISH_S = 300.0
 
 
 @click.command("verify-vllm")
+@click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Directory of the model.")
+@click.option("--make-tiny", type=click.Choice(ARCHITECTURES), help="Generate a small random model and use that.")
 @click.option(
-    "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Directory of the model to start."
+    "--only-make", type=click.Path(file_okay=False, path_type=Path), help="Generate the model there, and start nothing."
 )
-@click.option("--make-tiny", type=click.Choice(ARCHITECTURES), help="Make a small random model and start that.")
-@click.option(
-    "--only-make", type=click.Path(file_okay=False, path_type=Path), help="Make the model there, and start nothing."
-)
-@click.option("--size-mb", type=click.IntRange(1, 1 << 20), help="Size of a dense model that is made, MiB, about.")
+@click.option("--size-mb", type=click.IntRange(1, 1 << 20), help="Approximate size of a generated dense model, MiB.")
 @click.option("--tp", type=click.IntRange(1, 64), default=1, show_default=True, help="Tensor parallel size.")
 @click.option(
     "--transport",
     type=click.Choice(["auto", "d2d", "staged", "host"]),
     default="auto",
     show_default=True,
-    help="How weights move. d2d and staged move them between NPUs; without one, between simulated ones.",
+    help="How weights move. d2d and staged move them between NPUs, simulated ones if there are none.",
 )
 @click.option(
-    "--zero-copy", is_flag=True, help="Have the second instance's weights be the worker's memory itself, not a copy."
+    "--zero-copy", is_flag=True, help="Let the second instance use the worker's memory directly instead of a copy."
 )
-@click.option("--dtype", default="auto", show_default=True, help="Of vLLM.")
+@click.option("--dtype", default="auto", show_default=True, help="vLLM's dtype.")
 @click.option(
-    "--stage", type=click.Choice(["raw", "final"]), default="raw", show_default=True, help="What is exchanged."
+    "--stage",
+    type=click.Choice(["raw", "final"]),
+    default="raw",
+    show_default=True,
+    help="Exchange weights before (raw) or after (final) processing.",
 )
-@click.option("--tokens", type=click.IntRange(1, 4096), default=16, show_default=True, help="To generate for a prompt.")
-@click.option("--drop-cache", is_flag=True, help="Have the kernel forget the model's files before the first start.")
+@click.option(
+    "--tokens", type=click.IntRange(1, 4096), default=16, show_default=True, help="Tokens to generate per prompt."
+)
+@click.option("--drop-cache", is_flag=True, help="Drop the model's files from the page cache before the first start.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def verify_vllm(
     model: Path | None,
@@ -71,18 +75,19 @@ def verify_vllm(
     drop_cache: bool,
     as_json: bool,
 ) -> None:
-    """Start a vLLM instance that loads from disk and a second one that pulls, and compare what they answer.
+    """Check that a second vLLM instance pulls its weights and answers the same.
 
-    Both answer the same prompts by greedy decoding; the exit status is 0 only if every token agrees and the second
-    one pulled. DS_WORKER_ADDR names the openYuanrong worker to use; without it a private one is started and stopped.
-    The two instances run side by side and need the memory of both.
+    The first instance loads from disk, the second one pulls. Both answer the same prompts with greedy decoding. The
+    exit status is 0 only if every token agrees and the second one pulled. DS_WORKER_ADDR names the openYuanrong worker
+    to use; without it a private one is started and stopped. The two instances run side by side and need the memory of
+    both.
     """
     if (model is None) == (make_tiny is None):
-        raise click.UsageError("name a model by --model, or have one made by --make-tiny")
+        raise click.UsageError("name a model with --model, or create one with --make-tiny")
     if (only_make or size_mb) and not make_tiny:
-        raise click.UsageError("--only-make and --size-mb are for a model that is made; add --make-tiny")
+        raise click.UsageError("--only-make and --size-mb need --make-tiny")
     if importlib.util.find_spec("vllm") is None:
-        raise InvalidArgumentError("vLLM is not installed in this environment; install it here first", op=_OP)
+        raise InvalidArgumentError("vLLM is not installed in this environment; install it first", op=_OP)
     with contextlib.ExitStack() as stack:
         if make_tiny is not None:
             directory = only_make or stack.enter_context(scratch(_OP, sockets=False)) / "model"
@@ -97,7 +102,7 @@ def verify_vllm(
         record = _verify(model, tp, dtype, tokens, settings, stack)
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["tokens_equal"]:
-        raise FastLoadError("the two instances answer differently; run it again with --json and report it", op=_OP)
+        raise FastLoadError("the two instances answer differently; please report it, with the output of --json", op=_OP)
     if record["fallback"] is not None:
         raise UnavailableError(f"the second instance read from disk: {record['fallback']}", op=_OP)
 
@@ -106,7 +111,7 @@ def _make(directory: Path, architecture: str, size_mb: int | None) -> Path:
     from yr_fastload_native.vllm.tiny_model import Size, make
 
     output.note(f"making a {architecture} model")
-    with contextlib.redirect_stdout(sys.stderr):  # libraries print what they like; stdout is for the result
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print things; stdout is for the result
         return make(directory, architecture, size=Size.of(size_mb) if size_mb else None)
 
 
@@ -130,10 +135,10 @@ def _verify(
     worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total, output.note))
     environment, simulated = device_environment(settings["transport"])
     if simulated:
-        output.note("no NPU here: the instances get simulated ones")
+        output.note("no NPU here: using simulated ones")
     environment |= allowing() | _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
     reports = stack.enter_context(scratch(_OP))
-    environment["VLLM_RPC_BASE_PATH"] = str(reports)  # killed, an instance leaves sockets there
+    environment["VLLM_RPC_BASE_PATH"] = str(reports)  # where a killed instance leaves sockets
 
     def start(role: str, report: Path) -> Process:
         arguments = {
@@ -185,7 +190,7 @@ def _verify(
     }
 
 
-# Two small instances beside each other.
+# Two small instances side by side.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",

@@ -1,4 +1,4 @@
-"""``yr-fastload worker``: start, stop and look at the local openYuanrong worker, and make keys for it."""
+"""``yr-fastload worker``: start, stop and inspect the local openYuanrong worker, and create keys for it."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ __all__ = ["worker"]
 _home = click.option(
     "--home",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory of the worker.  [default: one a machine and user]",
+    help="Directory of the worker.  [default: one per machine and user]",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of text.")
 
 
 @click.group()
 def worker() -> None:
-    """Run a local openYuanrong worker on loopback, one a machine and user."""
+    """Run a local openYuanrong worker on loopback, one per machine and user."""
 
 
 @worker.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [default: any free one]")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [default: a free one]")
 @click.option(
     "--memory-mb",
     type=click.IntRange(min=0),
     default=0,
-    help="Shared memory, MiB.  [default: half of what is available]",
+    help="Shared memory, MiB.  [default: half of the available memory]",
 )
 @click.option(
     "--curve-key-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory of `worker keys`: only clients with its keys can connect.",
+    help="Directory made by `worker keys`; only clients with its keys can connect.",
 )
 @_home
 @_json
 def start(port: int, memory_mb: int, curve_key_dir: Path | None, home: Path | None, as_json: bool) -> None:
-    """Start the worker, or join the one that runs; it stays until `worker stop`."""
+    """Start the worker, or keep the running one; it stays until `worker stop`."""
     from yr_fastload_native.worker import LocalWorker
 
     LocalWorker(home=home, port=port, memory_mb=memory_mb, keep=True, curve_key_dir=curve_key_dir).start()
@@ -54,14 +54,14 @@ def start(port: int, memory_mb: int, curve_key_dir: Path | None, home: Path | No
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @_json
 def keys(directory: Path, as_json: bool) -> None:
-    """Make curve keys for a worker and its clients in a new DIRECTORY."""
+    """Create curve keys for a worker and its clients in a new DIRECTORY."""
     from yr_fastload_native.worker import make_curve_keys
 
     made = make_curve_keys(directory)
     if as_json:
         click.echo(json.dumps({"curve_key_dir": str(made)}))
     else:
-        click.echo(f"made curve keys in {made}")
+        click.echo(f"created curve keys in {made}")
         click.echo(f"use them with  yr-fastload worker start --curve-key-dir {made}")
         click.echo(f"and for clients  export YR_FASTLOAD_CURVE_KEY_DIR={made}")
 
@@ -70,7 +70,7 @@ def keys(directory: Path, as_json: bool) -> None:
 @_home
 @_json
 def stop(home: Path | None, as_json: bool) -> None:
-    """Stop the worker, whoever uses it; no error if none runs."""
+    """Stop the worker, even if it is in use; no error if none is running."""
     from yr_fastload_native.worker import LocalWorker
 
     status = LocalWorker.status(home)
@@ -85,7 +85,7 @@ def stop(home: Path | None, as_json: bool) -> None:
 @_home
 @_json
 def status(home: Path | None, as_json: bool) -> None:
-    """Show the worker; exit status 1 if none runs."""
+    """Show the worker; exit status 1 if none is running."""
     from yr_fastload_native.worker import LocalWorker
 
     found = LocalWorker.status(home)

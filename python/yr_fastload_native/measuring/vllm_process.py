@@ -18,7 +18,7 @@ _PROMPTS = ("an instance that starts now", "the first reads the disk", "0 1 2 3 
 
 
 def door(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by which weights are exchanged, or the environment where vLLM is too old to have some."""
+    """The arguments with which weights are exchanged; for a vLLM that is too old, set the environment instead."""
     if compat.has_load_formats():
         return {"load_format": LOAD_FORMAT, "model_loader_extra_config": dict(settings)}
     for name, value in {**settings, "patch": True}.items():
@@ -30,12 +30,12 @@ def door(settings: Mapping[str, Any]) -> dict[str, Any]:
 def instance(task: Mapping[str, Any], parent: Parent) -> None:
     """Start, answer the prompts, and stay until told to end.
 
-    Importing vLLM takes longer than starting a small model: a task that names no model has it imported for the next.
+    Importing vLLM takes longer than starting a small model, so a task without a model imports it for the next one.
     """
     started = time.perf_counter()
     import vllm
 
-    start = vllm.LLM  # whose modules are imported now, and not before
+    start = vllm.LLM  # imports its modules, which happens only now
     if "arguments" not in task:
         task = parent.wait()
         if task is None:

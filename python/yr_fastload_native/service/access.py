@@ -1,4 +1,4 @@
-"""Who may ask the service: pages of other sites may not, by a browser that can reach it."""
+"""Keeps pages of other sites from using the service through a browser that can reach it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ __all__ = ["check_name", "check_origin"]
 
 
 async def check_name(asked: HTTPConnection) -> None:
-    """Whoever comes by loopback asks by a name of it: another site may have its own name lead here (DNS rebinding).
+    """Accept only loopback names on loopback: another site's name may resolve to it (DNS rebinding).
 
     Raises:
-        InvalidArgumentError: It was asked by another name.
+        InvalidArgumentError: The request used another name.
     """
     name = asked.url.hostname or ""
     if _is_loopback(asked.scope["server"][0]) and not _is_loopback(name):
         raise InvalidArgumentError(
-            f"asked for as {name!r}, and this is loopback: ask for 127.0.0.1 or localhost, from a proxy too",
+            f"requested as {name!r}, but this is loopback: use 127.0.0.1 or localhost, from a proxy too",
             op=asked.url.path[1:],
         )
 
 
 def check_origin(asked: HTTPConnection) -> None:
-    """Refuse what changes something, or what browsers let any page ask, to pages of other sites.
+    """Refuse requests from pages of other sites that change something or that browsers do not restrict.
 
     Raises:
-        InvalidArgumentError: Such a page asks.
+        InvalidArgumentError: The request came from such a page.
     """
     origin = asked.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != asked.headers.get("host"):
-        raise InvalidArgumentError(f"asked by a page of {origin}, which is not this service", op=asked.url.path[1:])
+        raise InvalidArgumentError(f"requested by a page of {origin}, which is not this service", op=asked.url.path[1:])
 
 
 def _is_loopback(name: str) -> bool:
@@ -43,6 +43,6 @@ def _is_loopback(name: str) -> bool:
         address = ipaddress.ip_address(name)
     except ValueError:
         return name in ("localhost", socket.gethostname().lower())
-    # As sockets for both kinds of addresses have one of IPv4.
+    # Sockets for both address families show IPv4 addresses like this.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback

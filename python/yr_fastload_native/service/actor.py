@@ -1,4 +1,4 @@
-"""What an actor of a cluster does on its machine: it has one server as a process there."""
+"""What an actor of a cluster does on its machine: it runs one server process there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["ServerActor"]
 
 
 class ServerActor:
-    """One server. What goes in and out is plain data; `remote.RemoteServer` is its other end.
+    """One server. Arguments and results are plain data; `remote.RemoteServer` is the other end.
 
-    Its keeper ends with the process of the actor, however that ends. Devices are not chosen here: the cluster has made
-    those it gave the actor visible to its process.
+    Its keeper ends with the actor's process, however that ends. Devices are not chosen here: the cluster has already
+    made the actor's devices visible to its process.
 
     Args:
-        logs: Directory on this machine where the log is kept; None: nowhere.
-        address: Tells, on this machine, on which of its addresses the server is to listen.
+        logs: Directory on this machine for the log; None: it is not kept.
+        address: Returns, on this machine, the address on which the server is to listen.
     """
 
     def __init__(self, logs: str | None, address: Callable[[], str]) -> None:
@@ -29,7 +29,7 @@ class ServerActor:
         self._server: LocalServer | None = None
 
     def launch(self, order: Order) -> dict[str, Any]:
-        """``pid``, ``host`` and ``port`` of its server, or ``error``: why there is none."""
+        """``pid``, ``host`` and ``port`` of its server, or ``error`` with the reason why there is none."""
         try:
             self._server = self._launcher.launch(order)
         except FastLoadError as error:

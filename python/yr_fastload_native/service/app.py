@@ -25,7 +25,7 @@ __all__ = ["app_of", "status_of"]
 _STATUS = {InvalidArgumentError: 400, ResourceExhaustedError: 409, UnavailableError: 503}
 _ASK_AGAIN_S = 5
 _READS = ["GET", "HEAD"]
-# The page has all it needs in itself, and no other site may show it in a frame and have its buttons pressed there.
+# The page is self-contained, and no other site may show it in a frame to have its buttons pressed.
 _PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -80,8 +80,8 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
     """The application.
 
     Args:
-        fleet: What it is about; closed with it.
-        first: So many instances are started with it.
+        fleet: The instances; closed with the application.
+        first: Number of instances to start with it.
     """
     proxy = Proxy(fleet)
     metrics = ServiceMetrics(fleet)
@@ -95,7 +95,7 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
         finally:
             await fleet.close()
 
-    # Without pages of its own about itself: /docs and /openapi.json are vLLM's.
+    # Without its own documentation pages: /docs and /openapi.json are vLLM's.
     app = FastAPI(title="yr-fastload serve", lifespan=lifespan, openapi_url=None, dependencies=[Depends(check_name)])
 
     @app.exception_handler(FastLoadError)
@@ -147,10 +147,10 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
 
 
 async def _read(request: Request, kind: type[_Wish]) -> _Wish:
-    """The body, whatever type it is said to have (curl calls JSON a form); nothing: all defaults."""
+    """The body, whatever its declared type (curl declares JSON a form); empty: all defaults."""
     check_origin(request)
     body = await request.body()
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.DecodeError as error:
-        raise InvalidArgumentError(f"the body is not as it should be: {error}", op=request.url.path[1:]) from None
+        raise InvalidArgumentError(f"invalid body: {error}", op=request.url.path[1:]) from None

@@ -1,4 +1,4 @@
-"""Calls that change an instance: made to all of them, and adapters to those that come later too."""
+"""Calls that change an instance: made to all instances, and for adapters also to later ones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["CHANGES", "Changes", "is_change"]
 
 _LOADS = frozenset(["/v1/load_lora_adapter", "/adapters"])
 _UNLOADS = "/v1/unload_lora_adapter"
-_ADAPTER = "/adapters/"  # and its name: SageMaker's way to unload one
-# What vLLM 0.32.0 takes by POST and remembers, most of it with VLLM_SERVER_DEV_MODE only.
+_ADAPTER = "/adapters/"  # followed by its name: SageMaker's way to unload one
+# POST calls of vLLM 0.32.0 that change its state, most of them only with VLLM_SERVER_DEV_MODE.
 CHANGES = frozenset(
     [
         "/v1/load_lora_adapter",
@@ -54,7 +54,7 @@ _SAID_CHARS = 300
 
 
 def is_change(call: Call) -> bool:
-    """Whether all instances have to get it."""
+    """Whether all instances must get it."""
     return (call.method == "POST" and call.path in CHANGES) or (
         call.method == "DELETE" and call.path.startswith(_ADAPTER)
     )
@@ -76,28 +76,28 @@ class _Answer:
 
 
 class Changes:
-    """One at a time, so that all instances come to the same.
+    """Makes changes one at a time, so that all instances reach the same state.
 
     Attributes:
-        lock: Held by a change, and by an instance from catching up to being ready.
+        lock: Held during a change, and by an instance from catching up until it is ready.
 
     Args:
-        bound_s: For the answer of an instance, seconds; one that gives none is started again.
+        bound_s: Time limit for an instance's answer, seconds; an instance that gives none is restarted.
     """
 
     def __init__(self, bound_s: float) -> None:
         self.lock = asyncio.Lock()
         self._bound_s = bound_s
-        self._adapters: dict[str, Call] = {}  # as they were loaded, by name
+        self._adapters: dict[str, Call] = {}  # the calls that loaded them, by name
 
     async def make(self, call: Call, instances: Sequence[Instance]) -> Response:
-        """Have all of them do it, to be called with ``lock``.
+        """Make a change on all instances. Call with ``lock`` held.
 
         Returns:
-            The answer of one where all answered the same, else an object with the answer of each.
+            One answer if all answered the same, otherwise an object with the answer of each.
 
         Raises:
-            FastLoadError: Some refused; those that did are named, and those that did not.
+            FastLoadError: Some refused; the message names those that did and those that did not.
             UnavailableError: None answered.
         """
         answers = [each for each in await asyncio.gather(*(self._ask(call, each) for each in instances)) if each]
@@ -117,24 +117,24 @@ class Changes:
         return JSONResponse({each.instance.name: _decoded(each.body) for each in answers}, 200, {"x-served-by": names})
 
     async def catch_up(self, connection: Connection) -> str | None:
-        """Load what the others have, to be called with ``lock``; what went wrong."""
+        """Load the adapters that the others have. Call with ``lock`` held. Returns what went wrong."""
         for name, call in self._adapters.items():
             try:
                 answer = await asyncio.wait_for(_whole(connection, call), self._bound_s)
             except (httpx.HTTPError, asyncio.TimeoutError) as error:
-                return f"it did not answer to {call.path} of {name}: {type(error).__name__}"
+                return f"it did not answer {call.path} for {name}: {type(error).__name__}"
             if not answer.is_success:
-                return f"it answered {answer.status_code} to {call.path} of {name}: {_text(answer.content)}"
+                return f"it answered {answer.status_code} to {call.path} for {name}: {_text(answer.content)}"
         return None
 
     async def _ask(self, call: Call, instance: Instance) -> _Answer | None:
-        """None: it did not answer, and is started again, by which it comes to what the others have."""
+        """None if it did not answer; it is then restarted, and catches up with the others."""
         with instance.serving():
             try:
                 assert instance.connection is not None
                 answer = await asyncio.wait_for(_whole(instance.connection, call), self._bound_s)
             except (httpx.HTTPError, asyncio.TimeoutError) as error:
-                instance.give_up(f"it did not answer to {call.path}: {type(error).__name__}")
+                instance.give_up(f"it did not answer {call.path}: {type(error).__name__}")
                 return None
         return _Answer(instance, answer.status_code, answer.content, answer.headers.get("content-type"))
 
@@ -157,7 +157,7 @@ async def _whole(connection: Connection, call: Call) -> httpx.Response:
 
 
 def _adapter(call: Call) -> str:
-    """Its name in the body of a call that an instance took."""
+    """The adapter's name in the body of a call that succeeded."""
     told = msgspec.json.decode(call.body)
     return str(told.get("lora_name", told.get("name")))
 

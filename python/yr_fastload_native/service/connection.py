@@ -1,4 +1,4 @@
-"""How the service speaks to one server: over TCP or a Unix socket, with TLS or without."""
+"""How the service talks to one server: over TCP or a Unix socket, with or without TLS."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["Call", "Connection", "Headers", "url_of"]
 Headers = Sequence[tuple[bytes, bytes]]
 
 _CONNECT_S = 5.0
-# Shorter than servers keep an idle connection (uvicorn: 5 s), so that none is used as it is closed at the other end.
+# Shorter than servers keep an idle connection (uvicorn: 5 s), so that none is used while the other end closes it.
 _IDLE_S = 4.0
 
 
 @attrs.frozen
 class Call:
-    """A request as it is passed on.
+    """A request to forward.
 
     Attributes:
-        method: Of HTTP.
+        method: The HTTP method.
         target: Path and query, as the client wrote them.
-        headers: Those that are not of one connection.
-        body: All of it.
+        headers: Without those that belong to one connection.
+        body: The whole body.
     """
 
     method: str
@@ -42,15 +42,15 @@ class Call:
 
     @property
     def path(self) -> str:
-        """Decoded, without the slash at its end with which servers take a path too."""
+        """Decoded, without a trailing slash, which servers accept too."""
         return unquote(self.target.partition(b"?")[0].decode("ascii", "replace")).rstrip("/")
 
 
 class Connection:
-    """To one server.
+    """A connection to one server.
 
-    Whether it speaks TLS is found out by asking. Its certificate is not looked at: what is known of a server is where
-    it listens, which its launcher said.
+    Whether it uses TLS is found out by trying. Its certificate is not verified: all we know about a server is where it
+    listens, from its launcher.
 
     Args:
         launched: The server.
@@ -68,18 +68,18 @@ class Connection:
                 uds=self._uds,
                 limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_S),
             ),
-            # An answer takes what it takes: its bound is the client's, who may go.
+            # No time limit for answers: that is up to the client, which can disconnect.
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             trust_env=False,
         )
 
     @property
     def url(self) -> str:
-        """As it is written: ``unix:PATH`` for a socket."""
+        """In printable form: ``unix:PATH`` for a socket."""
         return str(self._url) if self._uds is None else f"unix:{self._uds}"
 
     async def is_well(self, bound_s: float) -> bool:
-        """Whether its health is good; if not, ``said`` is what came instead."""
+        """Whether its health check succeeds; if not, ``said`` is what came instead."""
         said = []
         for scheme in self._schemes:
             url = self._url.copy_with(scheme=scheme, raw_path=b"/health")
@@ -89,7 +89,7 @@ class Connection:
                 said.append(f"{type(error).__name__} {error}".strip())
                 if isinstance(error, (httpx.ConnectError, httpx.TimeoutException)):
                     break
-                continue  # as who was asked without TLS, and speaks it
+                continue  # the server expects TLS
             self._schemes, self._url = (scheme,), self._url.copy_with(scheme=scheme)
             said.append(f"status {answer.status_code}")
             if answer.is_success:
@@ -99,12 +99,12 @@ class Connection:
         return False
 
     async def begin(self, call: Call) -> httpx.Response:
-        """The beginning of its answer, to be closed.
+        """Send a call, and return the beginning of the answer, which the caller must close.
 
         Raises:
             httpx.ConnectError: It did not get the call.
             httpx.ConnectTimeout: It did not get the call.
-            httpx.HTTPError: It may have got it.
+            httpx.HTTPError: It may have got the call.
         """
         url = self._url.copy_with(raw_path=call.target)
         return await self._client.send(
@@ -112,11 +112,11 @@ class Connection:
         )
 
     async def open(self, call: Call, subprotocols: Sequence[str]) -> ClientConnection:
-        """A WebSocket, to be closed.
+        """Open a WebSocket, which the caller must close.
 
         Raises:
-            websockets.exceptions.InvalidStatus: It answered otherwise.
-            OSError: There is no answer, or none in time.
+            websockets.exceptions.InvalidStatus: The server refused.
+            OSError: There was no answer, or none in time.
             websockets.exceptions.InvalidHandshake: The answer makes no sense.
         """
         secure = self._url.scheme == "https"
@@ -141,7 +141,7 @@ class Connection:
 
 
 def url_of(scheme: str, host: str, port: int) -> str:
-    """With brackets around an address of IPv6."""
+    """The URL, with brackets around an IPv6 address."""
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 

@@ -1,4 +1,4 @@
-"""The instances of one model: started, watched, started again, stopped."""
+"""The instances of one model: starting, watching, restarting and stopping them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _T = TypeVar("_T")
 
 @attrs.frozen
 class Limits:
-    """Bounds of a fleet, in seconds unless said otherwise.
+    """Limits of a fleet; times are in seconds.
 
     Attributes:
-        instances: At most so many at a time.
+        instances: Largest number at a time.
         start_s: From launch to ready.
-        drain_s: For requests in flight to end when an instance is to stop.
-        health_s: A ready instance has to answer that it is well.
-        unwell: So many unanswered questions in a row, and it is started again.
-        restarts: In a row without ever being ready, then it stays failed.
-        backoff_s: Before the first of these, doubled for each next one.
-        most_backoff_s: And no more than that.
+        drain_s: How long an instance that is to stop may finish requests in flight.
+        health_s: For the answer to a health check.
+        unwell: Number of failed health checks in a row after which an instance is restarted.
+        restarts: Number of restarts in a row, without becoming ready, after which it stays failed.
+        backoff_s: Pause before the first restart, doubled for each further one.
+        most_backoff_s: Longest pause.
     """
 
     instances: int = 8
@@ -56,12 +56,12 @@ _HEALTH_EVERY_S = 5.0
 class Fleet:
     """Instances of one model behind one launcher.
 
-    Its methods belong to one event loop.
+    Call its methods on one event loop.
 
     Args:
         launcher: Starts servers.
-        order: Makes the order for an instance of a name.
-        limits: Bounds.
+        order: Creates the order for an instance with this name.
+        limits: Of the fleet.
     """
 
     def __init__(self, launcher: Launcher, order: Callable[[str], Order], limits: Limits) -> None:
@@ -71,22 +71,22 @@ class Fleet:
         self._numbers = itertools.count(1)
         self._turn = itertools.count()
         self.instances: dict[str, Instance] = {}
-        self.cold_s: float | None = None  # what the last instance that read from disk took for its weights
+        self.cold_s: float | None = None  # time to load the weights in the last instance that read them from disk
         self.changes = Changes(limits.start_s)
-        # What launchers do blocks; each instance waits for one thing at a time, and none for another's.
+        # Launchers block. Each instance waits for one call at a time, and never for another instance's.
         self._threads = ThreadPoolExecutor(limits.instances, thread_name_prefix="launcher")
 
-    # -- out and in -------------------------------------------------------------------------------------------------
+    # -- scaling ----------------------------------------------------------------------------------------------------
 
     def scale_out(self, count: int = 1) -> list[str]:
-        """Start some; their names at once.
+        """Start some instances; returns their names at once.
 
         Raises:
-            InvalidArgumentError: It is no number of instances.
-            ResourceExhaustedError: There would be more than there may be; none is started.
+            InvalidArgumentError: ``count`` is less than 1.
+            ResourceExhaustedError: There would be too many; none is started.
         """
         if count < 1:
-            raise InvalidArgumentError(f"count={count}: a number from 1", op="scaleout")
+            raise InvalidArgumentError(f"count={count}: must be a number from 1", op="scaleout")
         room = self._limits.instances - len(self.instances)
         if count > room:
             raise ResourceExhaustedError(
@@ -103,10 +103,10 @@ class Fleet:
         return instance
 
     def scale_in(self, count: int = 1, names: Sequence[str] = ()) -> list[str]:
-        """Stop some once they are idle; their names at once. Without names the last to be started that serve least.
+        """Stop some once they are idle; returns their names at once. By default those that do least, latest first.
 
         Raises:
-            InvalidArgumentError: There is no such instance, or there are not so many; none is stopped.
+            InvalidArgumentError: There is no such instance, or there are not that many; none is stopped.
         """
         staying = [each for each in self.instances.values() if not each.leave.is_set()]
         unknown = sorted(set(names) - {each.name for each in staying})
@@ -116,7 +116,7 @@ class Fleet:
                 op="scalein",
             )
         if not names and not 1 <= count <= len(staying):
-            raise InvalidArgumentError(f"count={count}: a number from 1 to {len(staying)}", op="scalein")
+            raise InvalidArgumentError(f"count={count}: must be a number from 1 to {len(staying)}", op="scalein")
         worth = {"failed": 0, "starting": 1, "loading": 2, "ready": 3}
         latest_first = list(reversed(staying))
         order = sorted(latest_first, key=lambda each: worth.get(each.state, 0))
@@ -128,7 +128,7 @@ class Fleet:
         return [each.name for each in leaving]
 
     async def close(self) -> None:
-        """Stop all, each once it is idle; bounded."""
+        """Stop all instances, each once it is idle, within a time limit."""
         tasks = [each.task for each in self.instances.values() if each.task is not None]
         for instance in self.instances.values():
             instance.leave.set()
@@ -140,21 +140,21 @@ class Fleet:
     async def _blocking(self, call: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
-    # -- who serves ------------------------------------------------------------------------------------------------
+    # -- serving ---------------------------------------------------------------------------------------------------
 
     def ready(self) -> list[Instance]:
-        """Those that serve."""
+        """The instances that serve."""
         return [each for each in self.instances.values() if each.state == "ready"]
 
     def pick(self, but: set[str]) -> Instance | None:
-        """The next ready one in turn; None if there is none beside ``but``."""
+        """The next ready instance in turn, except those in ``but``; None if there is none."""
         ready = [each for each in self.ready() if each.name not in but]
         return ready[next(self._turn) % len(ready)] if ready else None
 
-    # -- the life of one -------------------------------------------------------------------------------------------
+    # -- life of an instance---------------------------------------------------------------------------------------
 
     async def _run(self, instance: Instance) -> None:
-        """Start it, watch it, and start it again, until it is told to leave."""
+        """Start, watch and restart an instance until it is told to leave."""
         in_a_row = 0
         try:
             while not instance.leave.is_set():
@@ -175,7 +175,7 @@ class Fleet:
             self.instances.pop(instance.name, None)
 
     async def _live(self, instance: Instance) -> tuple[bool, str | None]:
-        """One start to its end: whether it was ever ready, and what went wrong."""
+        """Run one start to its end. Returns whether it was ever ready, and what went wrong."""
         instance.load = instance.ready_s = instance.broken = None
         started = time.monotonic()
         try:
@@ -187,7 +187,7 @@ class Fleet:
             wrong = await self._until_ready(instance, instance.launched, started)
             if wrong is not None or instance.leave.is_set():
                 return False, wrong
-            async with self.changes.lock:  # it misses none
+            async with self.changes.lock:  # so that it misses no change
                 wrong = await self.changes.catch_up(connection)
                 if wrong is not None or instance.leave.is_set():
                     return False, wrong
@@ -202,8 +202,8 @@ class Fleet:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(instance.idle.wait(), self._limits.drain_s)
             else:
-                instance.state = "failed"  # nobody is sent there while it goes
-            await connection.close()  # first: a server waits for its connections to end, those with TLS long
+                instance.state = "failed"  # so that no request goes there while it stops
+            await connection.close()  # first, because a server waits for its connections to end, with TLS for long
             await self._blocking(launched.stop)
             instance.launched = instance.connection = None
 
@@ -218,7 +218,7 @@ class Fleet:
                 return None
             if time.monotonic() - started > self._limits.start_s:
                 said = instance.connection.said if instance.connection else ""
-                return f"not ready within {self._limits.start_s:g} s, asked last: {said}; see --start-timeout"
+                return f"not ready within {self._limits.start_s:g} s, last answer: {said}; see --start-timeout"
             await self._pause(instance, _POLL_S)
         return None
 
@@ -235,12 +235,12 @@ class Fleet:
                 asked = time.monotonic()
                 await self._look(instance, launched)
             if unanswered >= self._limits.unwell:
-                return f"did not answer that it is well {unanswered} times in a row"
+                return f"failed {unanswered} health checks in a row"
             await self._pause(instance, _POLL_S)
         return None
 
     async def _look(self, instance: Instance, launched: Launched) -> None:
-        """Take in what its ranks said."""
+        """Process what its ranks reported."""
         events = await self._blocking(launched.events)
         instance.load = load_of(events)
         if instance.state == "starting" and any(each["event"] == "loading" for each in events):

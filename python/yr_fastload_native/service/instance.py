@@ -41,14 +41,14 @@ class Instance:
         return None if self.connection is None else self.connection.url
 
     def give_up(self, why: str) -> None:
-        """Send it nothing more, and have it started again."""
+        """Send it nothing more, and have it restarted."""
         self.broken = why
         if self.state == "ready":
             self.state = "failed"
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
-        """One request, which draining waits for."""
+        """Count one request, which draining waits for."""
         self.in_flight += 1
         self.idle.clear()
         try:

@@ -1,4 +1,4 @@
-"""What a launcher makes: one running vLLM server, wherever it runs."""
+"""What a launcher starts: a vLLM server, wherever it runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Devices:
     """Accelerators that instances can be given.
 
     Attributes:
-        kind: Of all of them; None: there are none, and instances run on CPUs.
-        count: How many; None: as many as whoever gives them has at the time.
+        kind: The kind of all of them; None: there are none, and instances run on CPUs.
+        count: How many there are; None: unknown, the cluster decides.
     """
 
     kind: Kind | None = None
@@ -27,16 +27,16 @@ class Devices:
 
 @attrs.frozen
 class Order:
-    """What is to be started.
+    """A server to be started.
 
     Attributes:
-        name: Of the instance, in lines of its log.
-        arguments: Of the Python of the machine where it starts; ``--host`` and ``--port``, or ``--uds``, are added.
-        environment: Beside that of the process that starts it.
-        grace_s: From being asked to end to being killed, seconds.
-        devices: So many of them, which the launcher chooses.
-        defaults: As `environment`, for variables that the process that starts it does not have.
-        uds: Path of the Unix socket on which it is to listen, on its machine; None: on a port.
+        name: The instance's name, used in its log.
+        arguments: For the Python of the machine where it starts; ``--host`` and ``--port``, or ``--uds``, are added.
+        environment: Variables in addition to those of the process that starts it.
+        grace_s: Time between being asked to end and being killed, seconds.
+        devices: Number of devices, which the launcher chooses.
+        defaults: Like `environment`, but only for variables that the process that starts it does not have.
+        uds: Path of the Unix socket on which it listens, on its machine; None: it listens on a port.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Order:
 
 
 class Launched(Protocol):
-    """A server that was started. Its methods may be called from any thread and block for a moment; none raises."""
+    """A started server. Its methods can be called from any thread, block briefly, and never raise."""
 
     @property
     def pid(self) -> int | None:
-        """Of the process that leads it, on its machine."""
+        """Its leading process, on its machine."""
 
     @property
     def host(self) -> str:
@@ -64,16 +64,16 @@ class Launched(Protocol):
 
     @property
     def uds(self) -> str | None:
-        """The Unix socket where it listens instead."""
+        """The Unix socket on which it listens instead."""
 
     def ended(self) -> str | None:
-        """How it ended, with the last of what it wrote; None while it runs."""
+        """How it ended, with the end of its output; None while it runs."""
 
     def events(self) -> list[dict[str, Any]]:
-        """What its ranks said of their weights so far (`yr_fastload_native.vllm.reports`)."""
+        """What its ranks have reported about their weights (`yr_fastload_native.vllm.reports`)."""
 
     def stop(self) -> None:
-        """Ask it to end, and wait until it and all that it started are gone; killed after the order's grace."""
+        """Ask it to end, and wait until it and all it started are gone; kill it after the order's ``grace_s``."""
 
 
 class Launcher(Protocol):
@@ -81,14 +81,14 @@ class Launcher(Protocol):
 
     @property
     def devices(self) -> Devices:
-        """What there is to be given to servers."""
+        """The devices that can be given to servers."""
 
     def launch(self, order: Order) -> Launched:
-        """Start one, and return before it is ready; bounded.
+        """Start a server, and return before it is ready, within a time limit.
 
         Raises:
             FastLoadError: It cannot be started; the message says why.
         """
 
     def close(self) -> None:
-        """Let go of what the launcher itself holds; its servers have been stopped. Twice is as once."""
+        """Release the launcher's resources, after its servers have been stopped. May be called repeatedly."""

@@ -1,20 +1,20 @@
-"""Runs a command, and leaves nobody of it behind: not when it ends, nor when whoever asked for it ends or is killed.
+"""Runs a command and leaves no process of it behind, whether the command ends or its owner ends or is killed.
 
     python -I keeper.py DIRECTORY GRACE_S COMMAND...
 
-``DIRECTORY`` is where psutil is: with -I, which keeps the current directory and variables of Python away, nothing is
-found that was installed by ``pip --user`` or ``--target``.
+``DIRECTORY`` is where psutil is: with -I, which ignores the current directory and Python's variables, packages that
+were installed with ``pip --user`` or ``--target`` are not found.
 
-Stdin is the line to whoever asked: its end, or SIGTERM, asks the command to end, and ``GRACE_S`` seconds later kills
-it. Everything that the command started and left behind becomes a child of this process, however it was started
-(PR_SET_CHILD_SUBREAPER), and is killed when the command has ended; but for a worker that others may use, and who
-watches it: that one ends it after its last user. Exits with the command's status, 128 + n for a command that signal n
-ended.
+Stdin is the line to the owner: when it closes, or on SIGTERM, the command is asked to end, and killed ``GRACE_S``
+seconds later. Everything that the command started and left behind becomes a child of this process, however it was
+started (PR_SET_CHILD_SUBREAPER), and is killed when the command has ended. The exceptions are an openYuanrong worker
+that others may use and its watcher, which ends the worker after its last user. Exits with the command's status, or 128
++ n if signal n ended it.
 
-It is two processes. The first only stands for the second, so that who kills his children when he goes, as Ray's workers
-do, kills that one: the other is asked to end by it, and ends in order.
+There are two processes. The first only represents the second: owners that kill their children when they end, as Ray's
+workers do, kill the first one, and the second is then asked to end and shuts down in order.
 
-It imports nothing of the package: it has to be there at once, and to stay small.
+It imports nothing from the package, so that it starts at once and stays small.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_KILL_S = 10.0  # for killed processes to be gone: one in the kernel ends when that lets it
+_KILL_S = 10.0  # for killed processes to disappear; one in a system call ends when that returns
 _WATCHER = "/yr_fastload_native/worker/watcher.py"
-_TIDY_S = 3.0  # of these, for what tidies up after the others
+_TIDY_S = 3.0  # of these, for processes that clean up after the others
 _TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -46,7 +46,7 @@ def _die_with_parent() -> None:
 
 
 def _stand_for(keeper: int) -> int:
-    """Pass on what this process is told, until the keeper has ended; its status."""
+    """Forward signals until the keeper has ended; returns its status."""
     for number in _TO_END:
         signal.signal(number, lambda *_: os.kill(keeper, signal.SIGTERM))
     return _status(os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1]))
@@ -57,7 +57,7 @@ def _status(exit_code: int) -> int:
 
 
 def _shared(processes: list[psutil.Process]) -> set[int]:
-    """Workers that others may use, and who watches them, by the arguments of worker/watcher.py."""
+    """Workers that others may use, and their watchers, found by the arguments of worker/watcher.py."""
     found: set[int] = set()
     for process in processes:
         try:
@@ -71,12 +71,12 @@ def _shared(processes: list[psutil.Process]) -> set[int]:
 
 
 def _tidies(process: psutil.Process) -> bool:
-    """Whether it is Python's resource tracker: it ends once all others have, and removes their shared memory first."""
+    """Whether it is Python's resource tracker, which removes the others' shared memory and ends after them."""
     return any("multiprocessing.resource_tracker" in part for part in process.cmdline())
 
 
 class Keeper:
-    """One command, and all that comes of it. ``stands`` is the process that stands for this one."""
+    """One command and everything it starts. ``stands`` is the process that represents this one."""
 
     def __init__(self, command: list[str], grace_s: float, stands: int) -> None:
         self._grace_s = grace_s
@@ -87,7 +87,7 @@ class Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _TO_END:
             signal.signal(number, self._ask)
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # of what stands for it
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # when the representing process dies
         if os.getppid() != stands:
             self._asked = True
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -102,7 +102,7 @@ class Keeper:
         self._asked = True
 
     def run(self) -> int:
-        """Wait for the command's end, or bring it about; its status."""
+        """Wait for the command to end, or end it; returns its status."""
         deadline = None
         while self._command.poll() is None:
             if self._asked and deadline is None:
@@ -136,7 +136,7 @@ class Keeper:
                     process.kill()
                     os.waitpid(process.pid, os.WNOHANG)
                 except (psutil.NoSuchProcess, ChildProcessError):
-                    pass  # gone, or the child of another that is about to go
+                    pass  # gone, or the child of a process that is about to go
             time.sleep(0.02)
 
 

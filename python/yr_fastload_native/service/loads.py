@@ -1,4 +1,4 @@
-"""What an instance's ranks said of their weights, as one thing."""
+"""Combines what an instance's ranks reported about their weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Load", "load_of"]
 
 @attrs.frozen
 class Load:
-    """How an instance came by its weights.
+    """How an instance got its weights.
 
     Attributes:
-        source: ``disk`` if any rank read some of them there.
-        seconds: Of the slowest rank: pulling or reading, in vLLM's place for it.
-        bytes: By all ranks; of what came from disk it is known once it is published.
-        transport: They came by; None from disk.
-        fallback: Why they did not come from a running instance: an error's code.
+        source: ``disk`` if any rank read weights from disk.
+        seconds: Time to pull or read them, in the slowest rank.
+        bytes: Of all ranks; for weights from disk it is known once they are published.
+        transport: How they arrived; None from disk.
+        fallback: Why they did not come from a running instance, as an error code.
         published: Whether every rank has published what it read.
     """
 
@@ -33,7 +33,7 @@ class Load:
 
 
 def load_of(events: Sequence[dict[str, Any]]) -> Load | None:
-    """Of all ranks, which differ by their pid; None before one has loaded. A draft model counts with its target."""
+    """Combine all ranks, distinguished by pid; None until one has loaded. A draft model counts with its target."""
     loaded = [event for event in events if event["event"] == "loaded"]
     if not loaded:
         return None

@@ -1,4 +1,4 @@
-"""Servers as processes of this machine."""
+"""Servers as processes on this machine."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from yr_fastload_native.vllm import reports
 __all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer", "keeper_command"]
 
 _TAIL_BYTES = 2000
-_NOTE_EVERY_S = 4.0  # of what it has in shared memory; a fleet asks for events every 5 s once it is ready
+_NOTE_EVERY_S = 4.0  # how often its shared memory is recorded; a fleet asks for events every 5 s once it is ready
 _SOCKET_CHARS = 107  # sockaddr_un
-BEYOND_GRACE_S = 15.0  # a keeper's own bound for what it kills, and some
+BEYOND_GRACE_S = 15.0  # a keeper's own time limit for killing, plus some
 
 
 class LocalLauncher:
     """Starts subprocesses, each under a `keeper`.
 
     Args:
-        logs: Where the log of each is kept; None: in a temporary directory that goes with the launcher.
-        host: On which the servers listen.
-        machine: Whose devices it shares out; by default none: servers see those that this process sees.
+        logs: Directory for the logs; None: a temporary directory that is removed with the launcher.
+        host: Address on which the servers listen.
+        machine: Assigns devices; by default nothing is assigned, and servers see the devices of this process.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LocalLauncher:
 
     def launch(self, order: Order) -> LocalServer:
         """Raises:
-        ResourceExhaustedError: Others have the devices.
+        ResourceExhaustedError: The devices are in use.
         UnavailableError: It cannot be started.
         """
         lent = self._machine.lend(order.devices)
@@ -89,13 +89,13 @@ class LocalServer:
             where = ["--uds", self.uds]
         command = [sys.executable, *order.arguments, *where]
         environment = {
-            "PYTHONSAFEPATH": "1",  # as a command has it: -m alone would put the current directory first
+            "PYTHONSAFEPATH": "1",  # as for an installed command: -m would put the current directory first
             **order.defaults,
             **_inherited(),
             **order.environment,
             **lent.environment,
             ENVIRONMENT_PREFIX + "REPORT": str(self._report),
-            "VLLM_RPC_BASE_PATH": str(scratch.path),  # killed, it leaves sockets there
+            "VLLM_RPC_BASE_PATH": str(scratch.path),  # where it leaves sockets if it is killed
         }
         with self._log.open("ab") as log:
             try:
@@ -105,8 +105,8 @@ class LocalServer:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
-                    pass_fds=(scratch.descriptor,),  # in use until the keeper has gone, too
-                    start_new_session=True,  # Ctrl-C in the terminal is for the service, which ends them in order
+                    pass_fds=(scratch.descriptor,),  # also in use until the keeper has gone
+                    start_new_session=True,  # so that Ctrl-C reaches only the service, which stops servers in order
                 )
             except OSError as error:
                 raise UnavailableError(f"cannot start {order.name}: {error}", op="serve") from None
@@ -168,24 +168,24 @@ class LocalServer:
 
 
 def keeper_command(grace_s: float, command: Sequence[str]) -> list[str]:
-    """That has a `keeper` run a command."""
+    """A command that runs another one under a `keeper`."""
     keeper = Path(__file__).with_name("keeper.py")
     return [sys.executable, "-I", str(keeper), str(Path(psutil.__file__).parents[1]), str(grace_s), *command]
 
 
 def _inherited() -> dict[str, str]:
-    """What this process's environment has for a server.
+    """The variables that a server inherits.
 
-    A service of Kubernetes that is named vllm makes VLLM_PORT=tcp://..., with which every vLLM ends.
+    A Kubernetes service named vllm sets VLLM_PORT=tcp://..., which makes every vLLM exit.
     """
     return {key: value for key, value in os.environ.items() if not (key == "VLLM_PORT" and value.startswith("tcp://"))}
 
 
 def _make_room(uds: str) -> None:
-    """Remove a socket that a server left.
+    """Remove a socket that a server left behind.
 
     Raises:
-        UnavailableError: A server has it, it is something else, or its path is too long for one.
+        UnavailableError: A server uses it, it is not a socket, or its path is too long for one.
     """
     path = Path(uds)
     excess = len(os.fsencode(uds)) - _SOCKET_CHARS

@@ -1,4 +1,4 @@
-"""The accelerators of one machine, shared out to the servers on it."""
+"""The accelerators of one machine, assigned to the servers on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yr_fastload_native.service.instances import Devices, Kind
 
 __all__ = ["Lent", "MachineDevices"]
 
-# Which variable makes devices of a kind visible, and as what files there are all of them.
+# The variable that makes devices of a kind visible, and the prefix of their device files.
 _KINDS: dict[Kind, tuple[str, str]] = {
     "NPU": ("ASCEND_RT_VISIBLE_DEVICES", "/dev/davinci"),
     "GPU": ("CUDA_VISIBLE_DEVICES", "/dev/nvidia"),
@@ -21,11 +21,11 @@ _KINDS: dict[Kind, tuple[str, str]] = {
 
 
 class MachineDevices:
-    """Devices that are lent to one server at a time.
+    """Devices, each assigned to one server at a time.
 
     Args:
-        kind: Of all of them; None: nothing is shared out.
-        names: As the variable that makes them visible has them.
+        kind: The kind of all of them; None: nothing is assigned.
+        names: As used in the variable that makes them visible.
     """
 
     def __init__(self, kind: Kind | None = None, names: Sequence[str] = ()) -> None:
@@ -35,7 +35,7 @@ class MachineDevices:
 
     @classmethod
     def here(cls) -> MachineDevices:
-        """What this process may use: what the variable of the kind says, else every device of the machine."""
+        """The devices that this process may use: those in the kind's variable, otherwise all on the machine."""
         for kind, (variable, prefix) in _KINDS.items():
             found = [] if kind == "NPU" and sim.active() else glob.glob(f"{prefix}[0-9]*")
             if found:
@@ -44,10 +44,10 @@ class MachineDevices:
         return cls()
 
     def lend(self, count: int) -> Lent:
-        """Take some; nothing where nothing is shared out.
+        """Assign some devices; none if nothing is assigned here.
 
         Raises:
-            ResourceExhaustedError: There are not so many left.
+            ResourceExhaustedError: There are not enough left.
         """
         kind = self.devices.kind
         if kind is None:
@@ -66,10 +66,10 @@ class MachineDevices:
 
 
 class Lent:
-    """Devices of one server.
+    """The devices assigned to one server.
 
     Attributes:
-        environment: Makes them, and no others, visible.
+        environment: Variables that make exactly these devices visible.
     """
 
     def __init__(self, machine: MachineDevices, names: list[str], environment: Mapping[str, str]) -> None:
@@ -78,6 +78,6 @@ class Lent:
         self.environment = environment
 
     def give_back(self) -> None:
-        """Once the server has gone. Twice is as once."""
+        """Return the devices, once the server has gone. May be called repeatedly."""
         names, self._names = self._names, []
         self._machine._back(names)

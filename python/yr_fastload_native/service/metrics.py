@@ -1,4 +1,4 @@
-"""What ``GET /metrics`` answers: the state of a fleet, for Prometheus."""
+"""The answer to ``GET /metrics``: the state of a fleet, for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ServiceMetrics"]
 
 
 class ServiceMetrics:
-    """Metrics of a fleet as it is when they are asked for."""
+    """Metrics of a fleet at the time of the request."""
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -27,11 +27,11 @@ class ServiceMetrics:
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """In the text format of Prometheus."""
+        """The metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry."""
+        """Called by the registry."""
         instances = list(self._fleet.instances.values())
         states = GaugeMetricFamily("yr_fastload_instances", "Instances by state.", labels=["state"])
         count = Counter(each.state for each in instances)
@@ -40,13 +40,13 @@ class ServiceMetrics:
         yield states
         of_each = ["instance"]
         seconds = GaugeMetricFamily(
-            "yr_fastload_instance_load_seconds", "Loading the weights took so long.", labels=[*of_each, "source"]
+            "yr_fastload_instance_load_seconds", "Time to load the weights.", labels=[*of_each, "source"]
         )
         loaded = GaugeMetricFamily("yr_fastload_instance_load_bytes", "Weights of all ranks.", labels=of_each)
-        ready = GaugeMetricFamily("yr_fastload_instance_ready_seconds", "From launch to ready.", labels=of_each)
-        in_flight = GaugeMetricFamily("yr_fastload_instance_requests_in_flight", "Requests now.", labels=of_each)
-        served = CounterMetricFamily("yr_fastload_instance_requests", "Requests passed on.", labels=of_each)
-        restarts = CounterMetricFamily("yr_fastload_instance_restarts", "It was started again.", labels=of_each)
+        ready = GaugeMetricFamily("yr_fastload_instance_ready_seconds", "Time from launch to ready.", labels=of_each)
+        in_flight = GaugeMetricFamily("yr_fastload_instance_requests_in_flight", "Requests in flight.", labels=of_each)
+        served = CounterMetricFamily("yr_fastload_instance_requests", "Requests forwarded.", labels=of_each)
+        restarts = CounterMetricFamily("yr_fastload_instance_restarts", "Restarts.", labels=of_each)
         for each in instances:
             if each.load is not None:
                 seconds.add_metric([each.name, each.load.source], each.load.seconds)

@@ -1,4 +1,4 @@
-"""Requests passed on to instances, in turn."""
+"""Forwards requests to instances in turn."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["Proxy", "headers_of", "target_of"]
 
 _MOST_BODY_BYTES = 256 << 20
 _DELIVERIES = 2
-_KEPT_BY_ONE = "/v1/responses"  # and below: an instance knows those that it made
-# Of one connection, not of the message (RFC 9110, 7.6.1); and what the client and this server set themselves.
+_KEPT_BY_ONE = "/v1/responses"  # and below: only the instance that created a response knows it
+# Headers of one connection, not of the message (RFC 9110, 7.6.1), and those that client and server set themselves.
 _OF_A_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     b"upgrade".split()
@@ -34,13 +34,13 @@ _TO_CLIENT = _OF_A_HOP | {b"date", b"server"}
 
 
 class Proxy:
-    """Passes requests on to the ready instances of a fleet, round robin.
+    """Forwards requests to the ready instances of a fleet, round robin.
 
-    A request that an instance did not take (it could not be connected to) goes to the next one. One that it may have
-    taken, and of which nothing was answered, is sent once more, to another one if there is one: a connection can end
-    as it is used, and what is asked of vLLM may be asked twice. Not oftener, as it may be what ends instances. What an
-    instance began to answer is passed on as it comes, event by event, and ends where it ends; when the client goes,
-    the instance is told. What changes an instance goes to all, once.
+    If connecting to an instance fails, the request goes to the next one. If an instance may have received it but
+    answered nothing, it is sent once more, to another instance if there is one: a connection can close just as it is
+    used, and repeating a request to vLLM is harmless. It is not sent a third time, since it may be what kills
+    instances. Once an answer has begun, it is forwarded as it comes, event by event, and ends where it ends. If the
+    client disconnects, the instance is told. Calls that change instances go to all of them, once.
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -48,8 +48,8 @@ class Proxy:
 
     async def forward(self, request: Request) -> Response:
         """Raises:
-        InvalidArgumentError: The body is larger than what is kept for a second try, or another site's page asks for a
-            change.
+        InvalidArgumentError: The body is too large to keep for a second attempt, or another site's page requests a
+        change.
         UnavailableError: No instance is ready, or none of the ready ones answered.
         FastLoadError: Some instances refused a change that others made.
         """
@@ -81,7 +81,7 @@ class Proxy:
                         break
                     continue
                 if answer is None:
-                    return Response(status_code=499)  # nobody is there to read it
+                    return Response(status_code=499)  # the client has gone
                 if answer.status_code == 404 and call.path.startswith(_KEPT_BY_ONE) and self._fleet.pick(tried):
                     await answer.aclose()
                     continue
@@ -90,13 +90,13 @@ class Proxy:
                 return _PassedOn(answer, headers, stack.pop_all())
         if lost:
             raise UnavailableError(
-                f"went while they had the request, before any answer: {', '.join(lost)}; send it again", op="forward"
+                f"ended while handling the request, before answering: {', '.join(lost)}; send it again", op="forward"
             )
         raise _nobody(tried)
 
     @staticmethod
     async def _begin(instance: Instance, call: Call, request: Request) -> httpx.Response | None:
-        """The beginning of the answer; None if the client went before."""
+        """The beginning of the answer; None if the client disconnected before."""
         assert instance.connection is not None
         answer = asyncio.create_task(instance.connection.begin(call))
         gone = asyncio.create_task(_until_gone(request))
@@ -110,7 +110,7 @@ class Proxy:
 
 
 def target_of(asked: HTTPConnection) -> bytes:
-    """Path and query, as the client wrote them."""
+    """Path and query, exactly as the client sent them."""
     scope = asked.scope
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     query: bytes = scope["query_string"]
@@ -118,7 +118,7 @@ def target_of(asked: HTTPConnection) -> bytes:
 
 
 def headers_of(asked: HTTPConnection) -> Headers:
-    """Those that are not of the client's connection."""
+    """The headers, without those of the client's connection."""
     named = {
         each.strip().lower().encode("latin-1")
         for value in asked.headers.getlist("connection")
@@ -149,7 +149,7 @@ async def _until_gone(request: Request) -> None:
 
 
 class _PassedOn(StreamingResponse):
-    """An answer of an instance as it came, compressed if it was. ``stack`` ends with it, or when the client goes."""
+    """An instance's answer as it came, still compressed if it was. ``stack`` is closed with it."""
 
     def __init__(self, answer: httpx.Response, headers: list[tuple[bytes, bytes]], stack: contextlib.ExitStack) -> None:
         super().__init__(answer.aiter_raw(), status_code=answer.status_code)

@@ -1,4 +1,4 @@
-"""Servers on the machines of a Ray cluster, an actor each. Needs the extra ``ray``."""
+"""Servers on the machines of a Ray cluster, each in its own actor. Needs the extra ``ray``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 if not os.environ.get("RAY_ADDRESS"):
-    # A Ray of one machine stays on loopback. Nothing else tells it to; Ray reads this when it is imported.
+    # Keeps a single-machine Ray on loopback. There is no other way; Ray reads this when it is imported.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 import ray
@@ -25,24 +25,24 @@ from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, laun
 
 __all__ = ["RayLauncher"]
 
-_KINDS: tuple[Kind, ...] = ("NPU", "GPU")  # as Ray calls them too
+_KINDS: tuple[Kind, ...] = ("NPU", "GPU")  # Ray uses the same names
 _KNOCK_S = 5.0
-_STORE_BYTES = 80 << 20  # of a local Ray, through which no weights go; 75 MiB is the least Ray takes
+_STORE_BYTES = 80 << 20  # of a local Ray, which carries no weights; 75 MiB is Ray's minimum
 
 
 class RayLauncher:
-    """Starts each server in an actor, which Ray puts on a machine and gives its devices.
+    """Starts each server in an actor, for which Ray chooses a machine and devices.
 
-    The cluster is the one that ``RAY_ADDRESS`` names; without it, a Ray of this machine alone, which ends with the
-    launcher. Actors end with this process, however it ends. To be made in the main thread.
+    The cluster is the one that ``RAY_ADDRESS`` names; without it, a new Ray on this machine, which ends with the
+    launcher. Actors end with this process, however it ends. Create it in the main thread.
 
     Args:
-        logs: Where, on the machine of each, its log is kept; None: nowhere.
-        cpus: That Ray keeps for each, beside devices.
-        place_s: For Ray to find a machine for one and to start the actor there, seconds.
+        logs: Directory for the logs, on each machine; None: they are not kept.
+        cpus: CPUs that Ray reserves for each server, in addition to devices.
+        place_s: Time limit for Ray to find a machine and start the actor there, seconds.
 
     Raises:
-        UnavailableError: There is no Ray at that address, or none can be started.
+        UnavailableError: There is no Ray at that address, or a new one cannot be started.
     """
 
     def __init__(self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0) -> None:
@@ -56,7 +56,7 @@ class RayLauncher:
 
     @property
     def devices(self) -> Devices:
-        """Of the cluster as it was at the start, all its machines together."""
+        """The devices of the whole cluster, as it was at the start."""
         return self._devices
 
     def launch(self, order: Order) -> RemoteServer:
@@ -90,7 +90,7 @@ class _RayActor:
             return ray.get(getattr(self._handle, method).remote(*arguments), timeout=bound_s)
         except (GetTimeoutError, ActorUnavailableError) as error:
             raise TimeoutError(one_line(error)) from None
-        except Exception as error:  # whatever else it is, there is no answer to be had
+        except Exception as error:  # whatever it is, there will be no answer
             raise ActorGoneError(one_line(error)) from None
 
     def kill(self) -> None:
@@ -108,18 +108,18 @@ def _connect() -> None:
             ray.init(address, **quiet)
         else:
             ray.init("local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # Ray raises many kinds
         where = f"reach Ray at RAY_ADDRESS={address}" if address else "start a local Ray (RAY_ADDRESS names no other)"
         raise UnavailableError(f"cannot {where}: {one_line(error)}", op="serve") from None
     finally:
-        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own there
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has replaced it
 
 
 def _knock(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself takes more than a minute.
+    """Fail at once if nobody listens; Ray itself takes more than a minute.
 
     Raises:
-        OSError: Nobody does.
+        OSError: Nobody listens.
     """
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if port.isdigit():  # not "auto"
@@ -127,7 +127,7 @@ def _knock(address: str) -> None:
 
 
 def _what_there_is(asked: Mapping[str, float]) -> str:
-    """In words, for an error."""
+    """The requested and available resources, in words, for an error."""
     try:
         has, free = ray.cluster_resources(), ray.available_resources()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A server that an actor of a cluster has on its machine, as the service sees it."""
+"""A server that runs in an actor on some machine, as seen by the service."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ _SAID_LINES = 3
 
 
 class ActorGoneError(Exception):
-    """The actor has ended, or never came to be; the message is one line."""
+    """The actor has ended or never started; the message is one line."""
 
 
 class Actor(Protocol):
-    """A `ServerActor` somewhere, as its cluster lets it be reached. Its methods may be called from any thread."""
+    """A `ServerActor` somewhere, reached through its cluster. Its methods can be called from any thread."""
 
     def ask(self, method: str, bound_s: float, *arguments: Any) -> Any:
-        """What a method answers.
+        """Call a method of the actor.
 
         Raises:
-            ActorGoneError: There is nobody to answer.
-            TimeoutError: No answer within ``bound_s``; the actor may not even have a machine yet.
+            ActorGoneError: The actor is gone.
+            TimeoutError: No answer within ``bound_s``; perhaps the actor has no machine yet.
         """
 
     def kill(self) -> None:
-        """End it, or see to it that it never starts; nothing if it is gone. Does not raise."""
+        """End the actor, or keep it from starting. Does nothing if it is gone, and never raises."""
 
 
 def launch_on(make: Callable[[], Actor], order: Order, bound_s: float, cluster: Callable[[], str]) -> RemoteServer:
     """Have an actor start its server, wherever the cluster puts it.
 
     Args:
-        make: Makes the actor, and does not wait for it; it is killed if this fails.
-        order: What it is to start.
-        bound_s: For the cluster to find a machine and to start the actor there.
-        cluster: Tells what was asked for and what there is, once there was no machine in time.
+        make: Creates the actor without waiting for it; the actor is killed if this call fails.
+        order: The server to start.
+        bound_s: Time limit for the cluster to find a machine and start the actor there, seconds.
+        cluster: Says what was requested and what is available, if no machine was found in time.
 
     Raises:
-        ResourceExhaustedError: There was none.
+        ResourceExhaustedError: No machine was found.
         UnavailableError: The actor or the server could not be started.
     """
     try:
         actor = make()
-    except Exception as error:  # whatever clusters raise
-        raise UnavailableError(f"the actor of {order.name} cannot be made: {one_line(error)}", op="serve") from None
+    except Exception as error:  # clusters raise anything
+        raise UnavailableError(f"the actor of {order.name} cannot be created: {one_line(error)}", op="serve") from None
     try:
         told = actor.ask("launch", bound_s, order)
         if "error" in told:
@@ -72,19 +72,19 @@ def launch_on(make: Callable[[], Actor], order: Order, bound_s: float, cluster: 
 
 
 class RemoteServer:
-    """The server of an actor.
+    """The server in an actor.
 
     Args:
-        actor: That has it.
-        grace_s: Of its order.
-        told: What its `launch` answered.
+        actor: The actor.
+        grace_s: From its order.
+        told: The answer of its `launch`.
     """
 
     def __init__(self, actor: Actor, grace_s: float, told: dict[str, Any]) -> None:
         self.pid: int | None = told["pid"]
         self.host: str = told["host"]
         self.port: int = told["port"]
-        self.uds = None  # nobody on another machine gets at one
+        self.uds = None  # not reachable from another machine
         self._actor = actor
         self._grace_s = grace_s
         self._how: str | None = None
@@ -97,7 +97,7 @@ class RemoteServer:
             except ActorGoneError as error:
                 self._how = f"its actor ended: {error}"
             except TimeoutError:
-                pass  # slow is not dead; whether the server is well is asked too
+                pass  # slow is not dead; the server's health is checked separately
         return self._how
 
     def events(self) -> list[dict[str, Any]]:
@@ -112,6 +112,6 @@ class RemoteServer:
 
 
 def one_line(error: BaseException) -> str:
-    """The end of an error's message, which tells most where it has the traceback of another machine."""
+    """The end of an error's message, the most useful part if it contains a remote traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " | ".join(lines[-_SAID_LINES:]) or type(error).__name__

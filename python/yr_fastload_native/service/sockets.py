@@ -1,4 +1,4 @@
-"""WebSockets passed on to an instance."""
+"""Forwards WebSockets to an instance."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from yr_fastload_native.service.proxy import headers_of, target_of
 
 __all__ = ["pass_on"]
 
-_WENT = 1011  # closed because of an error at the server (RFC 6455, 7.4.1)
+_WENT = 1011  # closed because of a server error (RFC 6455, 7.4.1)
 
 
 async def pass_on(client: WebSocket, fleet: Fleet) -> None:
-    """Both ways, message by message, until one side ends it; refused as the instance refuses it."""
+    """Forward both ways, message by message, until one side closes. If the instance refuses, so does this."""
     headers = [(key, value) for key, value in headers_of(client) if not key.startswith(b"sec-websocket-")]
     call = Call("GET", target_of(client), [each for each in headers if each[0] != b"host"])
     tried: set[str] = set()
@@ -60,14 +60,14 @@ async def _both_ways(client: WebSocket, server: ClientConnection) -> None:
 
 
 async def _up(client: WebSocket, server: ClientConnection) -> None:
-    with contextlib.suppress(ConnectionClosed):  # which the other way tells
+    with contextlib.suppress(ConnectionClosed):  # which the other direction reports
         while (message := await client.receive())["type"] != "websocket.disconnect":
             text = message.get("text")
             await server.send(message["bytes"] if text is None else text)
 
 
 async def _down(server: ClientConnection, client: WebSocket) -> None:
-    with contextlib.suppress(WebSocketDisconnect):  # nobody is there to read it
+    with contextlib.suppress(WebSocketDisconnect):  # the client has gone
         with contextlib.suppress(ConnectionClosed):
             while True:
                 message = await server.recv()

@@ -1,4 +1,4 @@
-"""The command that starts one vLLM server, and what it needs to share a machine with others."""
+"""The command that starts a vLLM server, and the settings it needs to share a machine with others."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["VllmServer"]
 
 @attrs.frozen
 class VllmServer:
-    """Makes the orders for servers of one model.
+    """Creates the orders for servers of one model.
 
     Attributes:
-        model: Directory or name, as ``vllm serve`` takes it.
+        model: Directory or name, as for ``vllm serve``.
         tp: Tensor parallel size.
-        arguments: More of them for ``vllm serve``.
-        worker: Address of openYuanrong's worker; empty: as the environment says.
-        devices: What the launcher has to give.
-        devices_each: For one instance.
-        grace_s: From being asked to end to being killed, seconds.
+        arguments: Further arguments of ``vllm serve``.
+        worker: Address of openYuanrong's worker; empty: from the environment.
+        devices: The devices that the launcher can assign.
+        devices_each: Number of devices per instance.
+        grace_s: Time between being asked to end and being killed, seconds.
     """
 
     model: str
@@ -39,12 +39,12 @@ class VllmServer:
 
     @property
     def most(self) -> int | None:
-        """How many instances there are devices for; None where they need none, or nobody knows."""
+        """Number of instances that the devices suffice for; None if they need none or it is unknown."""
         return None if self.devices.count is None else self.devices.count // self.devices_each
 
     @property
     def uds(self) -> str | None:
-        """The path of ``--uds`` among the arguments; that of each instance has its name after it."""
+        """The path of ``--uds`` in the arguments; each instance appends its name to it."""
         found = None
         for each, following in itertools.pairwise([*self.arguments, ""]):
             name, _, value = each.partition("=")
@@ -53,7 +53,7 @@ class VllmServer:
         return found
 
     def order(self, name: str) -> Order:
-        """For the instance of a name."""
+        """The order for an instance with this name."""
         if self.devices.kind:
             arguments = ["-m", "vllm.entrypoints.cli.main"]
         else:
@@ -62,7 +62,7 @@ class VllmServer:
         if self.tp > 1:
             arguments += ["--tensor-parallel-size", str(self.tp)]
         environment = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S)}
-        # The patch, not the load format: it is there in every version, and leaves a load format that was named alone.
+        # The patch, not the load format: every version has it, and it respects a load format that was chosen.
         environment |= {ENVIRONMENT_PREFIX + "PATCH": "1", **allowing()}
         if self.worker:
             environment[ENVIRONMENT_PREFIX + "WORKER"] = self.worker
@@ -70,7 +70,7 @@ class VllmServer:
         if not self.devices.kind:
             defaults = _ON_CPU
             if not any(each.startswith("--gpu-memory-utilization") for each in self.arguments):
-                # Of all memory, that has to be free at the start of each.
+                # This share of all memory must be free when an instance starts.
                 arguments += ["--gpu-memory-utilization", "0.1"]
         return Order(
             name=name,
@@ -83,5 +83,5 @@ class VllmServer:
         )
 
 
-_KEEP_ALIVE_S = 60  # of idle connections, which the service closes long before (`connection`)
-_ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB; by default half of the memory, which the next one has not
+_KEEP_ALIVE_S = 60  # for idle connections, which the service closes long before (`connection`)
+_ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB; the default, half of the memory, leaves too little for others

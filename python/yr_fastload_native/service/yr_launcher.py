@@ -1,4 +1,4 @@
-"""Servers on the machines of an openYuanrong cluster, an actor each. Needs the extra ``yr``."""
+"""Servers on the machines of an openYuanrong cluster, each in its own actor. Needs the extra ``yr``."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, laun
 
 __all__ = ["YrLauncher"]
 
-_LEAST_MILLICPUS = 300  # that openYuanrong keeps for an actor
-_NOWHERE = "127.0.0.1:1"  # without an address the SDK looks for a cluster, in local mode too, and prints that it fails
+_LEAST_MILLICPUS = 300  # openYuanrong's minimum for an actor
+_NOWHERE = "127.0.0.1:1"  # without an address the SDK looks for a cluster even in local mode, and complains
 
 
 class YrLauncher:
-    """Starts each server in an actor (a stateful instance), which openYuanrong puts on a machine and gives its devices.
+    """Starts each server in an actor (a stateful instance), for which openYuanrong chooses machine and devices.
 
-    The cluster is the one that ``YR_SERVER_ADDRESS`` names; without it, the SDK's local mode: actors are objects of
-    this process, nobody schedules, and there are no devices to be given.
+    The cluster is the one that ``YR_SERVER_ADDRESS`` names; without it, the SDK's local mode: actors are objects in
+    this process, nothing is scheduled, and no devices are assigned.
 
     Args:
-        logs: Where, on the machine of each, its log is kept; None: nowhere.
-        cpus: That openYuanrong keeps for each, beside devices; not less than 0.3.
-        place_s: For openYuanrong to find a machine for one and to start the actor there, seconds.
+        logs: Directory for the logs, on each machine; None: they are not kept.
+        cpus: CPUs that openYuanrong reserves for each server, in addition to devices; at least 0.3.
+        place_s: Time limit for openYuanrong to find a machine and start the actor there, seconds.
 
     Raises:
         UnavailableError: There is no openYuanrong at that address.
@@ -45,13 +45,13 @@ class YrLauncher:
         self._address = os.environ.get("YR_SERVER_ADDRESS")
         try:
             init(Config(local_mode=not self._address, server_address=self._address or _NOWHERE))
-        except Exception as error:  # of many kinds
+        except Exception as error:  # the SDK raises many kinds
             where = f"reach openYuanrong at YR_SERVER_ADDRESS={self._address}" if self._address else "start local mode"
             raise UnavailableError(f"cannot {where}: {one_line(error)}", op="serve") from None
 
     @property
     def devices(self) -> Devices:
-        """Of the kind that this machine has; nobody says how many there are in the cluster."""
+        """Devices of the kind that this machine has; how many the cluster has is unknown."""
         return Devices(MachineDevices.here().devices.kind) if self._address else Devices()
 
     def launch(self, order: Order) -> RemoteServer:
@@ -62,7 +62,7 @@ class YrLauncher:
         asked = f"{options.cpu / 1000:g} CPU"
         if order.devices:
             kind = self.devices.kind
-            options.custom_resources = {f"{kind}/.+/count": float(order.devices)}  # of whatever model
+            options.custom_resources = {f"{kind}/.+/count": float(order.devices)}  # of any model
             asked += f", {order.devices} {kind}"
 
         def make() -> _YrActor:
@@ -82,11 +82,11 @@ class _YrActor:
     def ask(self, method: str, bound_s: float, *arguments: Any) -> Any:
         try:
             asked = getattr(self._proxy, method).invoke(*arguments)
-            # Not `get` with a bound: in local mode it returns None at that.
+            # Not `get` with a timeout: in local mode that makes it return None.
             ready, _ = wait(asked, timeout=math.ceil(bound_s))
             if ready:
                 return get(asked)
-        except Exception as error:  # whatever it is, there is no answer to be had
+        except Exception as error:  # whatever it is, there will be no answer
             raise ActorGoneError(one_line(error)) from None
         raise TimeoutError(f"no answer within {bound_s:g} s")
 

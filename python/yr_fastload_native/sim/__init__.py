@@ -1,4 +1,4 @@
-"""Simulated Ascend devices: the NPU code of openYuanrong's wheel, unmodified, over ordinary memory.
+"""Simulated Ascend devices: openYuanrong's own NPU code, unmodified, on ordinary memory.
 
 ``docs/simulated-ascend.md`` says what is simulated and what is not.
 """
@@ -16,7 +16,7 @@ _MARK = "YR_FASTLOAD_SIM"
 _DEVICES = 8  # as csrc/sim/engine/settings.hpp
 _RUNTIME = "libascendcl.so"
 _SHIM = "libyrfl_davinci.so"
-# Where CANN is installed unless it is told otherwise; its set_env.sh names the place in these variables.
+# CANN's default location; its set_env.sh names the actual one in these variables.
 _CANN_HOMES = ("ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH")
 _CANN_HOME = "/usr/local/Ascend/ascend-toolkit/latest"
 
@@ -32,13 +32,13 @@ def active() -> bool:
 
 
 def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process that is to have simulated devices.
+    """The environment for a process with simulated devices.
 
-    The dynamic linker reads these when a process starts, so they work for a new one only. What is preloaded already
-    stays first: a sanitizer's runtime has to.
+    The dynamic linker reads these variables when a process starts, so they only affect new processes. Libraries that
+    are already preloaded stay first, as a sanitizer's runtime must.
 
     Args:
-        base: What to add to; by default the environment of this process.
+        base: The environment to extend; by default this process's.
     """
     made = dict(os.environ if base is None else base)
     directory = str(library_directory())
@@ -52,7 +52,7 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def real_device() -> str | None:
-    """What shows that this machine has a real NPU, or the runtime of one; None if nothing does."""
+    """Evidence that this machine has a real NPU or its runtime; None if there is none."""
     nodes = sorted(Path("/dev").glob("davinci[0-9]*"))
     if nodes:
         return str(nodes[0])
@@ -65,15 +65,15 @@ def real_device() -> str | None:
 
 
 def device_count(base: Mapping[str, str]) -> int:
-    """How many devices a process with this environment has: simulated ones, or the nodes of real ones."""
+    """Number of devices of a process with this environment: simulated ones, or device nodes of real ones."""
     if base.get(_MARK) == "1":
         told = base.get("YR_FASTLOAD_SIM_DEVICES", "")
-        return int(told) if told.isdecimal() else _DEVICES  # the runtime refuses what is no number
+        return int(told) if told.isdecimal() else _DEVICES  # the runtime refuses anything but numbers
     return len(list(Path("/dev").glob("davinci[0-9]*")))
 
 
 def counters() -> dict[str, Any]:
-    """What the simulated runtime of this process counted; ``docs/simulated-ascend.md`` has the names.
+    """The counters of this process's simulated runtime; ``docs/simulated-ascend.md`` lists their names.
 
     Raises:
         DeviceError: This process has no simulated devices.
@@ -88,7 +88,7 @@ def counters() -> dict[str, Any]:
     read = ctypes.CDLL(str(library_directory() / _RUNTIME)).yrfl_sim_counters
     read.restype = ctypes.c_size_t
     read.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    size = read(None, 0) + 4096  # other threads go on counting
+    size = read(None, 0) + 4096  # other threads continue counting
     text = ctypes.create_string_buffer(size)
     read(text, size)
     return cast("dict[str, Any]", json.loads(text.value))

@@ -1,4 +1,4 @@
-"""Starting a command with simulated devices."""
+"""Starts a command with simulated devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 
 __all__ = ["launch"]
 
-# As shells have it.
+# As in shells.
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
 
@@ -24,18 +24,18 @@ def launch(
     force: bool = False,
     real_device: Callable[[], str | None] | None = None,
 ) -> NoReturn:
-    """Replace this process by ``command``, with simulated devices.
+    """Replace this process with ``command``, with simulated devices.
 
     Args:
         command: Program, found on PATH, and its arguments.
-        devices: How many; by default those of ``YR_FASTLOAD_SIM_DEVICES``, or 8.
-        force: Also on a machine that has a real NPU.
-        real_device: What finds one; by default `sim.real_device`.
+        devices: Number of devices; by default ``YR_FASTLOAD_SIM_DEVICES``, or 8.
+        force: Run even on a machine with a real NPU.
+        real_device: Detects a real NPU; by default `sim.real_device`.
 
     Raises:
         DeviceError: The machine has a real NPU, or the simulated runtime is not installed.
         InvalidArgumentError: There is no command.
-        SystemExit: It cannot be started: status 127 if it is not there, 126 if it is no program.
+        SystemExit: It cannot be started: status 127 if it does not exist, 126 if it is not a program.
     """
     if not command:
         raise InvalidArgumentError("no command to run; for example: yr-fastload sim -- python script.py", op="sim")

@@ -1,4 +1,4 @@
-"""Exchange of weights around vLLM's own loading: a load format, a patch, and a decorator for patched sources.
+"""Exchanges weights around vLLM's own loading: a load format, a patch, and a decorator for patched sources.
 
 Importing this imports neither vLLM nor torch; `register` is what vLLM calls in each of its processes.
 """
@@ -14,13 +14,13 @@ LOAD_FORMAT = "yr_fastload"
 
 
 def register() -> None:
-    """Make the load format known to vLLM, and patch its loaders if ``YR_FASTLOAD_PATCH`` asks for it.
+    """Register the load format with vLLM, and patch its loaders if ``YR_FASTLOAD_PATCH`` is set.
 
-    The entry point of the group ``vllm.general_plugins``: vLLM calls it several times in each process. A vLLM in which
-    something is not where it is expected gets a warning and goes on without.
+    The entry point of the group ``vllm.general_plugins``: vLLM calls it several times in each process. If something in
+    vLLM is not where it is expected, it warns and vLLM continues without the exchange.
 
     Raises:
-        InvalidArgumentError: The patch is asked for, and a setting of the environment has a value that is not allowed.
+        InvalidArgumentError: The patch is requested, and a setting in the environment has a value that is not allowed.
     """
     from yr_fastload_native.vllm.plugin import register as run
 

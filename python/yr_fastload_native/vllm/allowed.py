@@ -1,4 +1,4 @@
-"""Whether vLLM may run this package's plugin: ``VLLM_PLUGINS`` names those that it may, and without it all are."""
+"""Whether vLLM may run this package's plugin: if ``VLLM_PLUGINS`` is set, only the plugins that it names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _VARIABLE = "VLLM_PLUGINS"
 
 
 def is_allowed(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether vLLM runs the plugin in an environment, by default that of this process."""
+    """Whether vLLM runs the plugin in an environment, by default this process's."""
     value = (os.environ if environ is None else environ).get(_VARIABLE)
     return value is None or LOAD_FORMAT in value.split(",")
 
 
 def allowing(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What to add to an environment for vLLM to run the plugin beside those that it names; often nothing."""
+    """The variables with which vLLM also runs this plugin; often none."""
     environ = os.environ if environ is None else environ
     if is_allowed(environ):
         return {}

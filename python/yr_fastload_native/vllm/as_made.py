@@ -1,7 +1,7 @@
-"""What a model is before its weights are loaded: what its class and the settings of this instance made of it.
+"""The model as constructed, before its weights are loaded, from its class and this instance's settings.
 
-Settings such as ``max_model_len``, the runner or the type of the cache of keys and values decide about the weights only
-as far as they show here: in which tensors there are, and in what was computed instead of loaded.
+Settings such as ``max_model_len``, the runner or the KV cache dtype affect the weights only as far as they show here:
+in which tensors exist, and in what was computed instead of loaded.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Digests = Callable[[Mapping[str, torch.Tensor]], Mapping[str, tuple[int, ...]]]
 
 @attrs.frozen
 class AsMade:
-    """Three texts for an identity.
+    """Three strings that become part of an identity.
 
     Attributes:
-        model_class: Its module and name: another one may read the same files into the same tensors in another way.
+        model_class: Its module and name; another class may load the same files into the same tensors differently.
         layout: Digest of the names, dtypes, shapes, strides and sharing of all tensors that are exchanged.
-        computed: Digest of the bytes of those that no checkpoint holds, such as tables of rotary embeddings.
+        computed: Digest of the bytes of tensors that are in no checkpoint, such as rotary embedding tables.
     """
 
     model_class: str
@@ -34,12 +34,12 @@ class AsMade:
 
     @classmethod
     def of(cls, model: torch.nn.Module, exchanged: Mapping[str, torch.Tensor], digests: Digests) -> AsMade:
-        """Look at a model that is not loaded yet.
+        """Examine a model whose weights are not loaded yet.
 
         Args:
             model: The model.
-            exchanged: Its tensors, by all their names, that are exchanged.
-            digests: Takes the digest of each tensor; may raise.
+            exchanged: Its exchanged tensors, by all their names.
+            digests: Computes the digest of each tensor; may raise.
         """
         computed = digests(_first_of_each(_computed(model, exchanged)))
         kind = type(model)
@@ -65,7 +65,7 @@ def _layout(tensors: Mapping[str, torch.Tensor]) -> list[list[object]]:
 
 
 def _computed(model: torch.nn.Module, exchanged: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Buffers that are in no state dict, unless they lie in a parameter: those may not be initialised."""
+    """Buffers that are in no state dict, except those inside a parameter, which may be uninitialised."""
     loaded = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     return {
         name: exchanged[name]
@@ -81,7 +81,7 @@ def _non_persistent(model: torch.nn.Module) -> Iterator[str]:
 
 
 def _first_of_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Layers may share a table: once is enough."""
+    """Each tensor once, since layers may share a table."""
     found: dict[tuple[int, torch.dtype, torch.Size, tuple[int, ...]], str] = {}
     for name, tensor in sorted(tensors.items()):
         if tensor.numel():

@@ -1,4 +1,4 @@
-"""vLLM's command, for instances that share the cores of a machine.
+"""vLLM's command, for instances that share a machine's cores.
 
 python -m yr_fastload_native.vllm.beside RANKS serve MODEL ...
 """
@@ -15,11 +15,11 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Take the ranks of the instance from the arguments, and leave the rest to vLLM."""
+    """Take the number of ranks from the arguments, and pass the rest to vLLM."""
     for name, value in compat.beside_others(int(sys.argv.pop(1))).items():
         os.environ.setdefault(name, value)
     importlib.import_module("vllm.entrypoints.cli.main").main()
 
 
-if __name__ == "__main__":  # vLLM's processes are spawned, and import this module
+if __name__ == "__main__":  # vLLM spawns processes that import this module
     main()

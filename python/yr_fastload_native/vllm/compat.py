@@ -1,4 +1,4 @@
-"""Where versions of vLLM differ: all of it is here, and nothing else."""
+"""All differences between versions of vLLM are handled here."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-TESTED = ("0.10.0", "0.32.0")  # the oldest and the newest; docs/compatibility.md has each
-# Load formats by which each rank reads for itself. By others (fastsafetensors, instanttensor, runai_streamer) ranks may
-# share the reading, and then all of an instance have to take part.
+TESTED = ("0.10.0", "0.32.0")  # oldest and newest; docs/compatibility.md lists all
+# Load formats with which each rank reads on its own. With others (fastsafetensors, instanttensor, runai_streamer) ranks
+# may share the reading, so all ranks of an instance must take part.
 _READ_ALONE = ("auto", "hf", "safetensors", "pt", "npcache", "mistral", "sharded_state", "gguf")
 _GROUPS = ("tp", "pp", "dp", "ep", "pcp", "dcp", "etp")
 
 
 def version() -> str:
-    """Of vLLM, as it names itself."""
+    """The version that vLLM reports."""
     module = importlib.import_module("vllm")
     return str(getattr(module, "__version__", "unknown"))
 
 
 def is_tested(text: str) -> bool:
-    """Whether a version lies in the range that was tried, its ends included."""
+    """Whether a version is in the tested range, inclusive."""
 
     def number(each: str) -> tuple[int, ...]:
         parts = []
@@ -68,7 +68,7 @@ class Call:
 
     @classmethod
     def of(cls, load_model: Callable[..., Any], loader: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """Raises TypeError where the arguments are not those of ``load_model``, as calling it would."""
+        """Raises TypeError if the arguments do not fit ``load_model``, as calling it would."""
         given = inspect.signature(load_model).bind(loader, *args, **kwargs).arguments
         named = {**given, **given.get("kwargs", {})}
         rest = dict(zip(("model_config", "prefix"), given.get("args", ()), strict=False))
@@ -79,25 +79,25 @@ class Call:
 
 
 def ranks() -> dict[str, tuple[int, int]]:
-    """Rank and size of this process in each parallel group that exists; (0, 1) in the others."""
+    """This process's rank and size in each parallel group that exists; (0, 1) for the others."""
     state = importlib.import_module("vllm.distributed.parallel_state")
     found = {}
     for name in _GROUPS:
         try:
             group = getattr(state, f"get_{name}_group")()
             found[name] = (int(group.rank_in_group), int(group.world_size))
-        except (AssertionError, AttributeError, ValueError):  # not made for this model, or not known to this version
+        except (AssertionError, AttributeError, ValueError):  # not created for this model, or unknown to this version
             found[name] = (0, 1)
     return found
 
 
 def reads_alone(load_format: str) -> bool:
-    """Whether a rank reads from disk without the others."""
+    """Whether a rank reads from disk independently of the others."""
     return load_format in _READ_ALONE
 
 
 def on_all_ranks(holds: bool) -> bool:
-    """Whether something holds on every rank of this instance. All have to ask; the death of one ends the wait."""
+    """Whether something is true on every rank of this instance. All ranks must ask; if one dies, the wait ends."""
     import torch
 
     group = importlib.import_module("vllm.distributed.parallel_state").get_world_group()
@@ -109,31 +109,31 @@ def on_all_ranks(holds: bool) -> bool:
 
 
 def platform() -> str:
-    """What vLLM runs on: ``cpu``, ``cuda``, ``npu``, with the name of its platform class."""
+    """The platform: ``cpu``, ``cuda``, ``npu``, and the name of vLLM's platform class."""
     current = importlib.import_module("vllm.platforms").current_platform
     return f"{getattr(current, 'device_type', '')}:{type(current).__name__}"
 
 
 def platform_version() -> str:
-    """Of the package that brings the platform, such as vllm-ascend; that of vLLM itself where it does."""
+    """The version of the package that provides the platform, such as vllm-ascend or vLLM itself."""
     package = type(importlib.import_module("vllm.platforms").current_platform).__module__.partition(".")[0]
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # a distribution of another name, as those of vLLM may be
+    except importlib.metadata.PackageNotFoundError:  # a distribution with another name, as vLLM's may have
         return str(getattr(importlib.import_module(package), "__version__", ""))
 
 
 def has_load_formats() -> bool:
-    """Whether load formats can be added: from 0.10.1 on."""
+    """Whether load formats can be registered (0.10.1 and newer)."""
     return hasattr(importlib.import_module("vllm.model_executor.model_loader"), "register_model_loader")
 
 
 def beside_others(ranks: int) -> dict[str, str]:
-    """The environment for instances that share the cores of a machine, before any rank is there.
+    """Environment variables for instances that share a machine's cores, to be set before any rank starts.
 
-    No rank is bound to cores; where vLLM has no such value for several ranks (0.10.0), whose threads would wait for
-    each other's cores, each has one. And none keeps a core busy while it waits, as it otherwise would in 0.10.0 and
-    0.14.1.
+    No rank is bound to cores. In 0.10.0, which has no such value for several ranks, each rank gets one core, because
+    threads would otherwise wait for each other's cores. No rank keeps a core busy while it waits, as it would in 0.10.0
+    and 0.14.1.
     """
     binding = "nobind"
     if not has_load_formats():
@@ -148,7 +148,7 @@ def cold_loader(vllm_load_config: Any, load_format: str, extra_config: Mapping[s
     """The loader that vLLM would use for a load format.
 
     Raises:
-        ValueError: From vLLM: it knows no such format, or refuses the extra config.
+        ValueError: From vLLM: the format is unknown, or the extra config is refused.
     """
     import copy
 
@@ -164,7 +164,7 @@ def weight_loading() -> Any:
 
 
 def has_online_quantization(model: Any) -> bool:
-    """Whether weights are quantised while they are loaded, so that none are there to exchange before that."""
+    """Whether weights are quantised during loading, so that there is nothing to exchange before."""
     return any(
         getattr(getattr(module, "quant_method", None), "uses_meta_device", False) or _on_meta(module)
         for module in model.modules()
@@ -176,10 +176,10 @@ def _on_meta(module: Any) -> bool:
 
 
 class Registered:
-    """What models enter in vLLM's config when they are made, so that one can be made again.
+    """What models register in vLLM's config when they are constructed, so that one can be constructed again.
 
-    Layers enter themselves by name in ``compilation_config.static_forward_context`` (0.10.0 on) and in lists beside it,
-    and a second one of a name is refused.
+    Layers register by name in ``compilation_config.static_forward_context`` (0.10.0 and newer) and in lists beside it,
+    and a second layer with the same name is refused.
     """
 
     def __init__(self, vllm_config: Any) -> None:
@@ -190,7 +190,7 @@ class Registered:
                 self._before[name] = value.copy()
 
     def restore(self) -> None:
-        """Take out what was entered since."""
+        """Remove what was registered since."""
         for name, before in self._before.items():
             value = getattr(self._config, name, None)
             if isinstance(value, list):

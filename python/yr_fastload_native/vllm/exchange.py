@@ -1,7 +1,7 @@
 """One model load of vLLM, with the weights pulled from a running instance instead of read from disk.
 
-Every door (load format, patch, patched source) ends in `exchanged`: vLLM's own ``load_model`` runs unchanged, and only
-``load_weights`` of that one loader object is another function meanwhile.
+Every way in (load format, patch, patched source) ends in `exchanged`: vLLM's own ``load_model`` runs unchanged, and
+only ``load_weights`` of that one loader object is replaced meanwhile.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ from yr_fastload_native.vllm.weights import Landing, exchanged_tensors
 
 __all__ = ["Exchange", "exchanged", "unwrapped"]
 
-_log = logging.getLogger("vllm.yr_fastload")  # below vLLM's own, which has the handlers
+_log = logging.getLogger("vllm.yr_fastload")  # below vLLM's logger, which has the handlers
 
 _MARK = "_yr_fastload_wraps"
 _SHADOWED = "load_weights"
-# They inherit load_model, and what they make is no weights, or more than tensors.
+# They inherit load_model, but produce no weights, or more than tensors.
 _LEFT_ALONE = ("DummyModelLoader", "BitsAndBytesModelLoader")
 _NAMED = 3
 _MOST_CHANGES = 20  # in what is reported
 
 
 class _AfreshError(Exception):
-    """The model has to be made anew: some of its tensors may hold bytes that nobody verified."""
+    """The model must be constructed anew: some of its tensors may hold unverified bytes."""
 
 
 def exchanged(load_model: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a ``BaseModelLoader.load_model`` so that it exchanges weights. Idempotent.
 
-    Loaders that override ``load_model`` never get here; one that calls it from its own is left alone.
+    Loaders that override ``load_model`` never get here; if one calls the base class's, nothing is exchanged.
     """
     if unwrapped(load_model) is not None:
         return load_model
@@ -78,7 +78,7 @@ def exchanged(load_model: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def unwrapped(load_model: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What `exchanged` wrapped; None for any other function."""
+    """The function that `exchanged` wrapped; None for any other function."""
     return getattr(load_model, _MARK, None)
 
 
@@ -86,22 +86,22 @@ class Exchange:
     """The exchange of weights in one ``load_model``.
 
     Args:
-        loader: Whose ``load_model`` runs.
-        cold: What reads weights from disk: the same, or the loader of the cold load format.
-        call: The arguments.
-        settings: Of the exchange.
-        load_format: Of the cold path.
+        loader: The loader whose ``load_model`` runs.
+        cold: The loader that reads from disk: the same one, or that of the cold load format.
+        call: The arguments of ``load_model``.
+        settings: Settings of the exchange.
+        load_format: The load format for reading from disk.
     """
 
     def __init__(self, loader: Any, cold: Any, call: compat.Call, settings: Settings, load_format: str) -> None:
         self._loader = loader
-        self._cold_weights = cold.load_weights  # bound, before it is shadowed
+        self._cold_weights = cold.load_weights  # bound now, before it is shadowed
         self._cold = cold
         self._call = call
         self._settings = settings
         self._load_format = load_format
         self._stage = settings.exchange.stage
-        self._making = Watch()  # of what is read while the model is made
+        self._making = Watch()  # sees what is read while the model is constructed
         self._checkpoint = Checkpoint("")
         self._identity: dict[str, Any] | None = None
         self._fast: FastLoader | None = None
@@ -122,8 +122,8 @@ class Exchange:
             "pull_s": None,
             "cold_load_s": None,
             "waited_s": 0.0,  # for another instance to publish
-            "publish_s": 0.0,  # by which publishing held up this load
-            "load_model_s": None,  # all of it, processing for the kernels included
+            "publish_s": 0.0,  # the time by which publishing delayed this load
+            "load_model_s": None,  # in total, including processing for the kernels
             "fallback": None,
             "published": "no",
         }
@@ -132,14 +132,14 @@ class Exchange:
         """Run vLLM's ``load_model``, and publish what it loaded if it came from disk."""
         try:
             return self._run(load_model)
-        except BaseException:  # an interrupt too: others must not wait for this process as long as it lives
+        except BaseException:  # interrupts too: others must not wait for as long as this process lives
             self._let_go()
             raise
 
     def _run(self, load_model: Callable[[], Any]) -> Any:
         if not compat.is_tested(compat.version()):
             _log.warning(
-                "vLLM %s is outside the tested versions %s to %s: trying all the same", compat.version(), *compat.TESTED
+                "vLLM %s is outside the tested versions %s to %s: trying anyway", compat.version(), *compat.TESTED
             )
         session.record("loading", {"prefix": self._call.prefix}, self._settings.exchange.report)
         started = time.perf_counter()
@@ -150,10 +150,10 @@ class Exchange:
                 model = self._shadowed(load_model, self._load_weights)
             self._finish(model)
         except _AfreshError:
-            model = None  # no memory of it may be held when the next one is made
+            model = None  # release its memory before the next one is constructed
             self._withdraw()
         if model is None:
-            torch.set_default_dtype(dtype)  # vLLM's own context does not, where an exception passes through it
+            torch.set_default_dtype(dtype)  # vLLM's own context does not do so after an exception
             registered.restore()
             gc.collect()
             model = self._shadowed(load_model, self._read)
@@ -165,7 +165,7 @@ class Exchange:
         return model
 
     def _let_go(self) -> None:
-        """Be neither a source nor the one that is to read the disk."""
+        """Stop being a source, and pass on the turn to read the disk."""
         if self._fast is not None and self._identity is not None:
             self._fast.release(self._identity)
             self._withdraw()
@@ -173,7 +173,7 @@ class Exchange:
             self._stay.end()
 
     def _withdraw(self) -> None:
-        """Be no source of a model that is given up; another of this process may be one."""
+        """Stop being a source of an abandoned model; another model in this process may remain one."""
         if self._fast is not None and self._identity is not None:
             publication = self._fast.publication(self._identity)
             if publication is not None and publication is not self._others:
@@ -189,7 +189,7 @@ class Exchange:
     # -- loading --------------------------------------------------------------------------------------------------
 
     def _load_weights(self, model: Any, model_config: Any) -> None:
-        """What vLLM calls in the place of its loader's method."""
+        """Called by vLLM instead of its loader's method."""
         self._making.end()
         started = time.perf_counter()
         written = False
@@ -202,7 +202,7 @@ class Exchange:
                 if self._has_other_files():
                     self._await_publisher()
                 if self._stage == "final":
-                    # Pulled when vLLM has processed what is there.
+                    # Pulled after vLLM has processed the uninitialised weights.
                     has_weights = self._fast.is_published(self._identity)
                     if not has_weights:
                         raise NotPublishedError("no live source publishes this identity", op="load")
@@ -254,9 +254,9 @@ class Exchange:
         self._pulled(report)
 
     def _await_publisher(self) -> None:
-        """Of instances that start together one reads the disk.
+        """Wait for the one of several starting instances that reads the disk.
 
-        Not where all ranks read together: each could wait for another instance's.
+        Not if all ranks read together: each could be waiting for another instance's rank.
         """
         exchange = self._settings.exchange
         if exchange.publish == "off" or not exchange.wait_for_publisher_s or not compat.reads_alone(self._load_format):
@@ -270,7 +270,7 @@ class Exchange:
             self._outcome["waited_s"] = time.perf_counter() - started
 
     def _has_other_files(self) -> bool:
-        """Whether what is published was read from other files of the same sample: then sums tell them apart."""
+        """Whether the published weights come from different files with the same sample, as their sums show."""
         assert self._fast is not None
         assert self._identity is not None
         mine = self._checkpoint.sums
@@ -290,7 +290,7 @@ class Exchange:
         self._stay = Stay(self._fast, identity)
 
     def _agree(self, has_weights: bool) -> bool:
-        """Whether this rank need not read from disk: it has its weights, and none waits for it to read with it."""
+        """Whether this rank need not read from disk: it has its weights, and no rank waits for it to read along."""
         if compat.reads_alone(self._load_format) or compat.on_all_ranks(has_weights):
             return has_weights
         if has_weights:
@@ -303,7 +303,7 @@ class Exchange:
         return False
 
     def _prepare(self, model: Any) -> bool:
-        """Find out who these weights are, and connect. False where nothing can be exchanged."""
+        """Determine the identity of the weights, and connect. False if nothing can be exchanged."""
         started = time.perf_counter()
         if compat.has_online_quantization(model):
             _log.info("weights are quantised while they are read: nothing to exchange, reading from disk")
@@ -333,7 +333,7 @@ class Exchange:
             self._identity = None
             self._fall_back(error, time.perf_counter() - started)
             return False
-        except Exception as error:  # a version of vLLM where something is not where it was
+        except Exception as error:  # a version of vLLM in which something has moved
             self._identity = None
             if exchange.fallback == "error":
                 raise
@@ -343,7 +343,7 @@ class Exchange:
         return True
 
     def _fall_back(self, error: FastLoadError, seconds: float) -> None:
-        """Say why and go on, or not."""
+        """Log the reason and continue, or raise."""
         if self._settings.exchange.fallback == "error":
             raise error
         reason = str(error)
@@ -361,7 +361,7 @@ class Exchange:
         _log.warning("weights were not pulled, reading from disk: %s: %s (after %.2f s)", error.code, reason, seconds)
 
     def _read(self, model: Any, model_config: Any) -> None:
-        """As vLLM would have."""
+        """Read from disk, as vLLM would have."""
         self._check_afresh(model)
         publishes = self._fast is not None and self._identity is not None and self._settings.exchange.publish != "off"
         before = State(model, exchanged_tensors(model, process_wide(model))) if publishes else None
@@ -384,9 +384,9 @@ class Exchange:
             self._outcome["publish_s"] += time.perf_counter() - started
 
     def _unlike_fingerprint(self, reading: Watch, model: Any, model_config: Any) -> str:
-        """Why what was read is not what the fingerprint was taken of; empty if it is."""
+        """Why the weights read are not those that were fingerprinted; empty if they are."""
         if self._checkpoint.files is None:
-            return ""  # whoever vouches for the weights does so for all that `load_weights` reads
+            return ""  # a given fingerprint vouches for everything that `load_weights` reads
         changed = self._checkpoint.changed(self._cold, model, model_config)
         if changed:
             return f"{changed[0]} changed while the weights were read: nobody knows which of its versions they are"
@@ -399,19 +399,19 @@ class Exchange:
         return ""
 
     def _check_afresh(self, model: Any) -> None:
-        """Refuse a model that was made anew, but of memory in which unverified bytes may be."""
+        """Refuse a newly constructed model that reuses memory which may hold unverified bytes."""
         again = self._given_up.found_in(Live.of(model).tensors)
         if again:
             raise IntegrityError(
-                f"the model was made anew, but {len(again)} of its tensors, such as {', '.join(again[:_NAMED])}, are "
-                "those of the one that was given up, which may hold damaged bytes: something of this process keeps "
-                "them; start the process again",
+                f"{len(again)} tensors of the newly constructed model, such as {', '.join(again[:_NAMED])}, lie in "
+                "memory of the abandoned one, which may hold damaged bytes: something here keeps them; restart the "
+                "process again",
                 op="load",
                 failed_keys=again,
             )
 
     def _refuse(self, why: str, changes: list[str]) -> None:
-        """Publish nothing: an instance that pulls would get other weights, or lack what reading has set beside them."""
+        """Publish nothing: an instance that pulls would get other weights, or lack what reading set beside them."""
         self._is_refused = True
         if changes:
             self._outcome["changed_by_reading"] = changes[:_MOST_CHANGES]

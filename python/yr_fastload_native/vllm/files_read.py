@@ -1,4 +1,4 @@
-"""Which files a loader of vLLM reads for a model, by its own rules, and what tells them from others."""
+"""Which files a vLLM loader reads for a model, by its own rules, and what identifies them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SHARDS = ("model-rank-{rank}-part-{part}.safetensors", "model-pp-{pp_rank}-tp-{
 
 @attrs.frozen
 class Checkpoint:
-    """What a model's weights are read from.
+    """The files that a model's weights are read from.
 
     Attributes:
-        text: What it is called in the identity.
-        files: None where somebody vouches for it.
+        text: Its name in the identity.
+        files: None if a given fingerprint vouches for the weights.
     """
 
     text: str
@@ -35,18 +35,18 @@ class Checkpoint:
 
     @classmethod
     def of(cls, fingerprint: str, loader: Any, model: Any, model_config: Any, *, deadline_s: float) -> Checkpoint:
-        """Find and sample the files; read them whole for ``files:full``.
+        """Find and sample the files; for ``files:full``, read them completely.
 
         Args:
             fingerprint: The setting.
-            loader: What would read the weights from disk; fetches them where they are missing.
-            model: The model that it would read them for.
+            loader: The loader that would read the weights from disk; it downloads them if they are missing.
+            model: The model to load.
             model_config: Its config.
-            deadline_s: Bound of taking the sample, seconds.
+            deadline_s: Time limit for sampling, seconds.
 
         Raises:
             InvalidArgumentError: The files cannot be found or read.
-            TransferTimeoutError: The sample was not taken in time.
+            TransferTimeoutError: Sampling took too long.
         """
         if fingerprint not in ("files", "files:full"):
             return cls(f"given:{fingerprint}")
@@ -57,7 +57,7 @@ class Checkpoint:
 
     @property
     def paths(self) -> list[Path]:
-        """Of the files."""
+        """The paths of the files."""
         return [] if self.files is None else [file.path for file in self.files.files]
 
     @property
@@ -66,18 +66,18 @@ class Checkpoint:
         return {} if self.files is None else dict(self.files.sums)
 
     def changed(self, loader: Any, model: Any, model_config: Any) -> list[str]:
-        """Names of files that are not what they were when the sample was taken; asked after they were read."""
+        """Names of the files that have changed since they were sampled. Call it after reading them."""
         if self.files is None:
             return []
         try:
             return self.files.changed(files_read(loader, model, model_config))
-        except Exception as error:  # the weights are read; only nobody can tell from what
+        except Exception as error:  # the weights are loaded, but nobody can tell from which files
             return [str(error)]
 
 
 @attrs.frozen
 class _Source:
-    """Weights that are read: of the model, or of a part of it that has its own."""
+    """One set of weights to read: the model's, or that of a part which has its own."""
 
     name: str
     revision: str | None
@@ -87,10 +87,10 @@ class _Source:
 
 
 def files_read(loader: Any, model: Any, model_config: Any) -> list[NamedFile]:
-    """The files that a loader would read for a model, fetched if need be, and the index that picks them.
+    """The files that a loader would read for a model, downloaded if necessary, and the index that selects them.
 
     Raises:
-        InvalidArgumentError: There are none, or not on a file system.
+        InvalidArgumentError: There are none, or they are not on a file system.
     """
     found: list[NamedFile] = []
     for number, source in enumerate(_sources(loader, model, model_config)):
@@ -104,7 +104,7 @@ def files_read(loader: Any, model: Any, model_config: Any) -> list[NamedFile]:
             files = _files_of(loader, source)
         except FastLoadError:
             raise
-        except (RuntimeError, OSError, ValueError, KeyError) as error:  # as vLLM and the hubs' clients refuse
+        except (RuntimeError, OSError, ValueError, KeyError) as error:  # how vLLM and the hubs' clients refuse
             raise InvalidArgumentError(
                 f"the files of {source.name!r} were not found: {error}; set fingerprint to a text that names these "
                 "weights, for example their revision",
@@ -117,7 +117,7 @@ def files_read(loader: Any, model: Any, model_config: Any) -> list[NamedFile]:
 
 def _sources(loader: Any, model: Any, model_config: Any) -> Iterable[_Source]:
     name = model_config.model
-    if "fall_back_to_pt" not in _asks_for(loader):  # formats that may read from elsewhere than the model's config
+    if "fall_back_to_pt" not in _asks_for(loader):  # formats that may not read from where the model's config says
         name = getattr(model_config, "model_weights", None) or name
     yield _Source(
         str(name),
@@ -165,13 +165,13 @@ def _files_of(loader: Any, source: _Source) -> list[NamedFile]:
 
 
 def _in_numpy_cache(root: Path) -> list[Path]:
-    """What vLLM reads in the place of the files, once it has converted them."""
+    """What vLLM reads instead of the files, once it has converted them."""
     names = root / "np" / "weight_names.json"
     return [names, *(root / "np" / name for name in json.loads(names.read_bytes()))] if names.is_file() else []
 
 
 def _of_directory(loader: Any, path: Path) -> list[NamedFile]:
-    """Of a directory, the shards of all ranks if it holds such; else what anybody would read of it."""
+    """The files in a directory: the shards of all ranks if there are any, otherwise those that vLLM reads."""
     if path.is_file():
         return named([path], path.parent)
     own = getattr(loader, "pattern", None)
@@ -183,5 +183,5 @@ def _of_directory(loader: Any, path: Path) -> list[NamedFile]:
 
 
 def _any(pattern: str) -> str:
-    """A pattern of names with ``*`` for each field."""
+    """A file name pattern, with ``*`` for each field."""
     return "".join(text + ("" if field is None else "*") for text, field, *_ in string.Formatter().parse(pattern))

@@ -1,4 +1,4 @@
-"""What makes the weights of one rank of a vLLM instance these weights."""
+"""The identity of one rank's weights in a vLLM instance."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from yr_fastload_native.vllm.as_made import AsMade
 
 __all__ = ["identity_of"]
 
-# Formats that read the same files into the same tensors; any other is part of the identity.
+# Formats that load the same files into the same tensors; any other format is part of the identity.
 _EQUAL_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer")
-# Of a model's config, at any depth: where it comes from, and what only shows in tensors (`AsMade`) if it does anywhere.
+# Fields of a model's config, at any depth, that say where it comes from or whose effects all show in `AsMade`.
 _NO_MATTER = ("_name_or_path", "_commit_hash", "auto_map", "transformers_version", "max_model_len", "rotary_kwargs")
-_GIVEN = "given:"  # how a checkpoint is called for which somebody vouches
+_GIVEN = "given:"  # the name of a checkpoint with a given fingerprint
 _SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/[^/]+/?$")  # of Hugging Face's cache
 
 
@@ -37,18 +37,18 @@ def identity_of(
 ) -> dict[str, Any]:
     """The identity under which weights are exchanged.
 
-    Whatever decides about the bytes of a tensor is part of it, also where shapes would not tell: overrides of the
-    model's config, the class that reads the files, and the placement of experts, which decides which expert lies where.
-    What decides about none stands in ``about``, for people: the model's name where its files tell it from others, and
-    settings whose every effect shows in the model as it was made.
+    Everything that affects the bytes of a tensor is part of it, even if shapes would not show it: overrides of the
+    model's config, the class that reads the files, and the placement of experts. What affects no byte is in ``about``,
+    for people: the model's name if its files identify it, and settings whose effects all show in the model as
+    constructed.
 
     Args:
-        call: Of ``load_model``.
+        call: The arguments of ``load_model``.
         stage: ``raw`` or ``final``.
-        checkpoint: What the files of the weights are called.
-        load_format: Of the cold path.
+        checkpoint: The name of the weights' files.
+        load_format: The load format for reading from disk.
         made: The model before its weights are loaded.
-        read_elsewhere: What was read of files when it was made, from `Watch.contents`.
+        read_elsewhere: Weight files read by its constructor, from `Watch.contents`.
     """
     model, parallel = call.model_config, call.vllm_config.parallel_config
     hf_config = model.hf_config
@@ -90,7 +90,7 @@ def identity_of(
 
 
 def _reads_tokens(hf_config: Any) -> bool:
-    """Whether a classifier is made of the rows of a head that a tokenizer names."""
+    """Whether a classifier is built from the rows of a head that a tokenizer names."""
     text_config = getattr(hf_config, "get_text_config", lambda: hf_config)()
     return any(getattr(each, "classifier_from_token", None) for each in (hf_config, text_config))
 
@@ -106,7 +106,7 @@ def _experts(parallel: Any) -> dict[str, Any]:
 
 
 def _name(model: str) -> str:
-    """Of a model, wherever it lies: what the hub calls it, or the name of its folder."""
+    """A model's name, wherever it is stored: its name on the hub, or that of its folder."""
     cached = _SNAPSHOT.search(str(model))
     if cached is not None:
         return cached[1].replace("--", "/")
@@ -128,7 +128,7 @@ def _without_place(value: Any) -> Any:
 
 
 def _digest(value: object) -> str:
-    """Of what JSON can hold; anything else by its text, which for settings is what they are set to."""
+    """Digest of JSON values; anything else by its text, which for settings shows their values."""
     text = json.dumps(value, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 

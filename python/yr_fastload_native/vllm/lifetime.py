@@ -1,6 +1,6 @@
 """Publications that end with their models.
 
-A process may load model after model; what is published of one that is gone only takes room.
+A process may load one model after another, and the publication of a deleted one only takes room.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _log = logging.getLogger("vllm.yr_fastload")
 
 _lock = threading.Lock()
 _stays: Counter[tuple[int, str]] = Counter()
-# A model goes wherever the garbage collector finds it, with any lock held: putting into this takes none.
+# The garbage collector may delete a model at any time, with any lock held, and putting into this queue takes no lock.
 _ended: queue.SimpleQueue[Stay] = queue.SimpleQueue()
-_thread_of = 0  # process; a forked child has none
+_thread_of = 0  # process; a forked child has no thread
 
 
 class Stay:
-    """One model's time with what is published of its weights; the last one of an identity that ends withdraws it.
+    """Ties a publication to a model's life; the last model of an identity to end withdraws it.
 
     Args:
-        fast: By which it is published.
+        fast: The loader that publishes.
         identity: Of the weights.
     """
 
@@ -46,15 +46,15 @@ class Stay:
             _begin()
 
     def ends_with(self, model: object) -> None:
-        """Have it end when a model is gone."""
+        """End it when a model is deleted."""
         weakref.finalize(model, self.end).atexit = False
 
     def end(self) -> None:
-        """Now; once."""
+        """End it now; only the first call counts."""
         _ended.put(self)
 
     def withdraw_if_last(self) -> None:
-        """In a thread of its own, since it waits: for a publication under way too."""
+        """Runs on its own thread, since it waits, even for a publication under way."""
         publishing.wait(self._fast.config.publish_deadline_s)
         with _lock:
             _stays[self._key] -= 1
@@ -64,7 +64,7 @@ class Stay:
                 del _stays[self._key]
         if publication is not None and publication.state == "live":
             publication.close()
-            _log.info("no source of %s any more: its model is gone", self._identity.get("model"))
+            _log.info("no longer a source of %s: its model is gone", self._identity.get("model"))
 
 
 def _begin() -> None:
@@ -78,5 +78,5 @@ def _withdraw() -> None:
     while True:
         try:
             _ended.get().withdraw_if_last()
-        except Exception as error:  # the next one is to be withdrawn all the same
-            _log.warning("a publication stays though its model is gone: %s", error)
+        except Exception as error:  # the next one must still be withdrawn
+            _log.warning("a publication remains although its model is gone: %s", error)

@@ -1,4 +1,4 @@
-"""What a model consists of: tensors, numbers beside them, and things in which weights may hide."""
+"""What a model consists of: tensors, numbers beside them, and objects that may hide weights."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from yr_fastload_native.extra_state import find_extra_state
 __all__ = ["SCALARS", "Live", "attributes", "parts", "storages"]
 
 _DEPTH = 6
-# Objects that keep weights where no tensor shows them: handles of packed matrices.
+# Objects that keep weights without a tensor: handles of packed matrices.
 _PACKERS = ("CPUDNNLGEMMHandler", "ScriptObject", "PyCapsule")
 _HANDLE_WORDS = ("handler", "handle")
-# What modules refer to and no weight is in.
+# Referenced by modules, but without weights.
 _ELSEWHERE = ("vllm.config", "vllm.distributed", "vllm.platforms", "transformers", "torch.distributed", "logging")
 _SCALARS = (bool, int, float, str)
-SCALARS = "python values"  # name of the tensor that holds their digest
+SCALARS = "python values"  # name of the tensor that holds the scalars' digest
 
 
 def storages(model: torch.nn.Module) -> set[int]:
-    """Addresses of the memory that a model uses, wherever it is reached from."""
+    """Addresses of all memory that is reachable from a model."""
     live = Live.of(model)
     return {tensor.untyped_storage().data_ptr() for tensor in live.tensors.values()}
 
 
 @attrs.frozen
 class Live:
-    """Everything reached from the modules of a model.
+    """Everything reachable from the modules of a model.
 
     Attributes:
         tensors: By path: parameters, buffers, and tensors in attributes, containers, objects and closures.
-        scalars: Numbers and texts, by path; processing derives some of them from weights.
-        opaque: Paths of things that may hold weights and are no tensors, each with what it is.
+        scalars: Numbers and strings, by path; processing derives some of them from weights.
+        opaque: Paths of objects that may hold weights but are not tensors, each with its type.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -58,12 +58,12 @@ class Live:
         return live
 
     def digest(self) -> torch.Tensor:
-        """Of the scalars: uint8[32]."""
+        """Digest of the scalars: uint8[32]."""
         text = json.dumps(self.scalars, sort_keys=True, default=str)
         return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
 
     def bytes(self) -> int:
-        """Of all memory reached."""
+        """Bytes of all reachable memory."""
         return sum(
             {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.tensors.values()}.values()
         )
@@ -99,7 +99,7 @@ class Live:
 
 
 def parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What an object holds, as far as weights may be in it."""
+    """The parts of an object that may contain weights."""
     if isinstance(value, Mapping):
         yield from ((str(key), each) for key, each in value.items())
     elif isinstance(value, (list, tuple, deque)):
@@ -121,7 +121,7 @@ def parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def attributes(value: object) -> Iterator[tuple[str, Any]]:
-    """What is set on an object, in its ``__dict__`` and its ``__slots__``."""
+    """The attributes of an object, in its ``__dict__`` and its ``__slots__``."""
     yield from list(getattr(value, "__dict__", {}).items())
     for kind in type(value).__mro__:
         slots = vars(kind).get("__slots__", ())

@@ -15,7 +15,7 @@ __all__ = ["YrFastLoader"]
 
 
 class YrFastLoader(BaseModelLoader):  # type: ignore[misc]
-    """Exchanges weights around ``BaseModelLoader.load_model``, and leaves the rest to the cold load format's loader."""
+    """Exchanges weights around ``BaseModelLoader.load_model``; the cold load format's loader does the rest."""
 
     def __init__(self, load_config: Any) -> None:
         super().__init__(load_config)
@@ -23,7 +23,7 @@ class YrFastLoader(BaseModelLoader):  # type: ignore[misc]
         exchange = self._settings.exchange
         try:
             self._cold = compat.cold_loader(load_config, exchange.cold_load_format, exchange.cold_load_extra_config)
-        except Exception as error:  # of whatever kind this loader complains by
+        except Exception as error:  # of any kind
             raise InvalidArgumentError(
                 f"cold_load_format={exchange.cold_load_format!r}: {type(error).__name__}: {error}", op="config"
             ) from None
@@ -35,22 +35,22 @@ class YrFastLoader(BaseModelLoader):  # type: ignore[misc]
             )
 
     def download_model(self, model_config: Any) -> None:
-        """Fetch the files, as the cold load format does."""
+        """Download the files, as the cold load format does."""
         self._cold.download_model(model_config)
 
     def load_weights(self, model: Any, model_config: Any) -> None:
-        """Read the weights from disk: whoever reloads them means that."""
+        """Read the weights from disk, which is what a reload means."""
         self._cold.load_weights(model, model_config)
 
     def load_model(self, *args: Any, **kwargs: Any) -> Any:
-        """Load a model, its weights from a running instance if there is one."""
+        """Load a model, with the weights from a running instance if there is one."""
         plain = super().load_model
         call = compat.Call.of(BaseModelLoader.load_model, self, args, kwargs)
         exchange = Exchange(self, self._cold, call, self._settings, self._settings.exchange.cold_load_format)
         return exchange.run(lambda: plain(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else a version of vLLM asks a loader for, the cold one answers."""
+        """Everything else comes from the cold load format's loader."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._cold, name)

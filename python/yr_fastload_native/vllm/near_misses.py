@@ -1,4 +1,4 @@
-"""Why nobody publishes an identity, where another one that is published is nearly the same."""
+"""Explains why an identity is not published, if a published one is nearly the same."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ __all__ = ["near_miss", "nearest"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
-_PATIENCE_S = 0.5  # a start that reads the disk is not to wait for an explanation
-_KIND = ("config", "architectures", "model_class")  # may follow from the task of the instance
-_FOLLOWS = (*_KIND, "layout", "computed")  # may follow from any setting, or the ones before
+_PATIENCE_S = 0.5  # a start that reads the disk should not wait for an explanation
+_KIND = ("config", "architectures", "model_class")  # may depend on the task of the instance
+_FOLLOWS = (*_KIND, "layout", "computed")  # may depend on any setting, or on those above
 _TASK = ("runner", "convert")
-_SHORT = 64  # characters of a value that is shown
+_SHORT = 64  # characters of a value to show
 _NAMED = 3
 _MISSING = object()
 
 
 def near_miss(fast: FastLoader, identity: Mapping[str, Any]) -> str | None:
-    """How an identity differs from the nearest one that is published, in words; None if none is near.
+    """How an identity differs from the nearest published one, in words; None if none is near.
 
-    Bounded by half a second; an identity that was published a moment ago may not be listed yet.
+    Takes half a second at most. An identity that was just published may not be listed yet.
     """
     try:
         return nearest(identity, fast.identities(deadline_s=_PATIENCE_S))
     except FastLoadError as error:
-        _log.debug("nothing is known of what else is published: %s", error)
+        _log.debug("cannot tell what else is published: %s", error)
         return None
 
 
 def nearest(mine: Mapping[str, Any], published: Iterable[Mapping[str, Any]]) -> str | None:
-    """As `near_miss`, of these."""
+    """Like `near_miss`, among these."""
     found = [(len(_fields(mine, each)), each) for each in published]
     near = [_in_words(said) for _, each in sorted(found, key=lambda pair: pair[0]) if (said := _differing(mine, each))]
     return near[0] if near else None
@@ -47,14 +47,14 @@ def _fields(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tupl
 
 
 def _differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
-    """What is theirs and mine in the one field that differs, with those that follow from it; None if more do."""
+    """Their value and mine of the one field that differs, with those that depend on it; None if more differ."""
     fields = _fields(mine, other)
     causes = [name for name in fields if name not in _FOLLOWS]
     if len(causes) > 1 or not fields or _is_other_place(fields.get("ranks")):
         return None
     about = _pairs(_about(mine), _about(other))
     if causes == ["checkpoint"] and "model" in about:
-        return None  # simply another model
+        return None  # just another model
     if causes:
         return _flat(causes[0], *fields[causes[0]])
     explains = _TASK if any(name in fields for name in _KIND) else {*about} - {"model", "revision"}
@@ -69,14 +69,14 @@ def _about(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _pairs(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Of each name whose value differs: theirs, mine."""
+    """For each name with different values: theirs, mine."""
     names = sorted({*mine, *other})
     pairs = {name: (other.get(name, _MISSING), mine.get(name, _MISSING)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _is_other_place(ranks: tuple[Any, Any] | None) -> bool:
-    """Whether these are weights of another rank of the same layout of ranks."""
+    """Whether these are another rank's weights in the same layout of ranks."""
     return ranks is not None and _sizes(ranks[0]) == _sizes(ranks[1])
 
 
@@ -99,7 +99,7 @@ def _in_words(differing: Mapping[str, tuple[Any, Any]]) -> str:
 
 def _said(name: str, theirs: Any, mine: Any) -> str:
     text = _difference(name, theirs, mine)
-    return text if text.isprintable() else "something else"  # whoever published it may have written anything
+    return text if text.isprintable() else "something else"  # the publisher may have written anything
 
 
 def _difference(name: str, theirs: Any, mine: Any) -> str:
@@ -112,7 +112,7 @@ def _difference(name: str, theirs: Any, mine: Any) -> str:
 
 
 def _files(contents: Any) -> str:
-    """Names and the beginnings of their sums."""
+    """File names and the beginnings of their sums."""
     pairs = [str(each).rpartition(":") for each in contents] if isinstance(contents, list) else []
     return " and ".join(f"{name} ({digest[:8]})" for name, _, digest in pairs) or "none"
 

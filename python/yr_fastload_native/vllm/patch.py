@@ -1,7 +1,7 @@
-"""Have vLLM's own loaders exchange weights: ``import yr_fastload_native.vllm.patch``.
+"""Makes vLLM's own loaders exchange weights: ``import yr_fastload_native.vllm.patch``.
 
-Importing this patches ``BaseModelLoader.load_model`` of this process. vLLM's workers are processes of their own:
-``YR_FASTLOAD_PATCH=1`` is the way that reaches all of them.
+Importing this patches ``BaseModelLoader.load_model`` in this process. vLLM's workers are separate processes;
+``YR_FASTLOAD_PATCH=1`` reaches all of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ __all__ = ["is_patched", "patch", "unpatch"]
 
 
 def patch() -> None:
-    """Wrap ``load_model`` of vLLM's base class; loaders that override it are left alone. Idempotent."""
+    """Wrap ``load_model`` of vLLM's base class, but not overrides of it. Idempotent."""
     base = compat.weight_loading()
     base.load_model = exchanged(base.load_model)
 
 
 def unpatch() -> None:
-    """Put back what `patch` wrapped. Idempotent."""
+    """Undo `patch`. Idempotent."""
     base = compat.weight_loading()
     base.load_model = unwrapped(base.load_model) or base.load_model
 

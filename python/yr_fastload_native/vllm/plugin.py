@@ -20,10 +20,10 @@ _GROUP = "vllm.general_plugins"
 
 
 def register() -> None:
-    """Register the load format and, if asked for, the patch. Idempotent; see `yr_fastload_native.vllm.register`.
+    """Register the load format and, if requested, the patch. Idempotent; see `yr_fastload_native.vllm.register`.
 
     Raises:
-        InvalidArgumentError: The patch is asked for, and a setting of the environment has a value that is not allowed.
+        InvalidArgumentError: The patch is requested, and a setting in the environment has a value that is not allowed.
     """
     wants_patch = _wants_patch()
     try:
@@ -35,7 +35,7 @@ def register() -> None:
 
 
 def _wants_patch() -> bool:
-    """Whether the patch is asked for. A vLLM that asks for nothing starts whatever its environment holds."""
+    """Whether the patch is requested. Without it, vLLM starts whatever the environment contains."""
     try:
         wanted = ExchangeConfig.patch_from_env()
     except InvalidArgumentError as error:
@@ -47,7 +47,7 @@ def _wants_patch() -> bool:
 
 
 def describe() -> dict[str, Any]:
-    """What this process's vLLM sees of the package, after `register`. Plain types."""
+    """What this process's vLLM sees of this package, after `register`; plain types."""
     from yr_fastload_native.vllm.exchange import unwrapped
 
     register()

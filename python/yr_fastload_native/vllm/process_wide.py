@@ -1,7 +1,7 @@
-"""Tensors that outlive a model: what the engine keeps for a whole process and hands to every model that is made in it.
+"""Tensors that outlive a model: those that the engine keeps per process and gives to every model created in it.
 
-vLLM's cache of rotary embeddings is one, vllm-ascend's tables of cosines another. They are found by looking, since
-every version has others.
+Examples are vLLM's cache of rotary embeddings and vllm-ascend's cosine tables. They are found by searching, since every
+version has different ones.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["GivenUp", "address", "process_wide"]
 
 _ENGINES = frozenset({"vllm", "vllm_ascend"})
 _NO_ENGINES = frozenset({"torch", "torch_npu", "builtins"})
-# What is current in them is the model that is being made, and no model of before.
+# These refer to the model under construction, not to an earlier one.
 _CURRENT = ("vllm.config", "vllm.forward_context")
 _DEPTH = 4
 _LRU_CACHE = type(functools.lru_cache(len))
 
 
 def address(tensor: torch.Tensor) -> int:
-    """Of the memory that a tensor lies in; 0 where there is none."""
+    """Address of the memory that a tensor lies in; 0 if there is none."""
     try:
         return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError, ValueError):  # sparse ones, or not initialized
@@ -104,14 +104,14 @@ class _Walk:
 
 
 class GivenUp:
-    """Memory of a model that is given up, to be known again; it does not keep it.
+    """Recognises the memory of an abandoned model, without keeping it alive.
 
     Args:
-        tensors: Those that may hold bytes which nobody verified.
+        tensors: Those that may hold unverified bytes.
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        # By weak references to the storages, since another one may get the same address.
+        # Weak references to the storages, since another one may get the same address.
         self._storages: set[StorageWeakRef] = set()
         self.add(tensors)
 
@@ -119,7 +119,7 @@ class GivenUp:
         self._storages |= {_weak(each) for each in tensors if address(each)}
 
     def found_in(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-        """Names of the tensors that lie in memory of the model given up."""
+        """Names of the tensors that lie in the abandoned model's memory."""
         return [name for name, tensor in tensors.items() if address(tensor) and _weak(tensor) in self._storages]
 
 

@@ -1,8 +1,8 @@
-"""What an instance publishes of the weights that it loaded, and when.
+"""What an instance publishes of its loaded weights, and when.
 
-vLLM processes weights for its kernels right after they are loaded: it may replace a tensor by another, or write to it.
-What is published at stage ``raw`` is what was there before. A copy (`host`, `staged`) can be made at once or, as long
-as nothing was written to, later; by reference (`d2d`) the very memory has to stay.
+vLLM processes weights for its kernels right after loading: it may replace a tensor, or write to it. Stage ``raw``
+publishes what was there before. A copy (`host`, `staged`) can be made at once or, if nothing was written to, later; by
+reference (`d2d`), the original memory must stay.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ wait = _background.wait  # until nothing is being published any more
 
 @attrs.frozen
 class Source:
-    """This instance, as one that may publish an identity."""
+    """This instance as a possible publisher of an identity."""
 
     fast: FastLoader
     identity: dict[str, Any]
     settings: Settings
-    files: ReadFiles | None = None  # where the weights are read from; None if somebody vouches for them
+    files: ReadFiles | None = None  # the weights' files; None if a given fingerprint vouches for them
 
     @property
     def sums(self) -> dict[str, str] | None:
-        """Of the files, those that are known."""
+        """The known sums of the files."""
         return None if self.files is None else dict(self.files.sums)
 
     def say(self, publication: Publication, how: str) -> None:
@@ -63,7 +63,7 @@ class Source:
         tell_later(self, publication)
 
     def refuse(self, why: str) -> None:
-        """Say why nothing is published, and let another instance have its turn."""
+        """Log why nothing is published, and give another instance the turn."""
         self.fast.release(self.identity)
         _log.warning("not published: %s", why)
         session.record("not published", {"why": why}, self.settings.exchange.report)
@@ -89,7 +89,7 @@ def _can_refer() -> bool:
 
 
 class RawWeights:
-    """The weights of a model as they were loaded, from before vLLM processes them until they are published."""
+    """A model's weights as loaded, from before vLLM processes them until they are published."""
 
     def __init__(self, source: Source, tensors: Mapping[str, torch.Tensor]) -> None:
         self._source = source
@@ -99,10 +99,10 @@ class RawWeights:
         self._published = False
 
     def before_processing(self) -> None:
-        """Publish now, or take down what is there, to see later whether it stayed.
+        """Publish now, or record what is there, to check later whether it stayed.
 
-        Now also where only copies can be published: kept until later, the weights would lie in memory a second time
-        beside those that vLLM makes of them on a CPU.
+        It is published now if only copies can be published: kept until later, the weights would be in memory a second
+        time, beside those that vLLM repacks on a CPU.
         """
         try:
             if self._source.settings.exchange.publish == "inline" or not _can_refer():
@@ -114,19 +114,19 @@ class RawWeights:
             self._tensors = {}
 
     def _publish_now(self) -> None:
-        """With digests of what is there now: processing may write to a tensor, be it the same value."""
+        """With digests taken now, because processing may write to a tensor, even if only the same value."""
         publication = self._source.fast.publish(self._tensors, self._source.identity, files=self._source.sums)
         if not publication.wait_settled(self._source.settings.transfer.publish_deadline_s):
             publication.close()
             if publication.failure:
                 raise UnavailableError(publication.failure, op="publish")
-            raise TransferTimeoutError("digests were not taken within publish_deadline_s", op="publish")
+            raise TransferTimeoutError("digests were not computed within publish_deadline_s", op="publish")
         self._source.say(publication, "")
         self._published = True
         self._tensors = {}
 
     def after_processing(self, model: torch.nn.Module, outcome: dict[str, Any]) -> None:
-        """Publish in the background, or see to what was published already."""
+        """Publish in the background, or update what was published already."""
         if self._published:
             outcome["published"] = "inline"
             guard(self._source, storages(model))
@@ -141,13 +141,13 @@ class RawWeights:
         if replaced and _by_reference(self._source.settings):
             _log.warning(
                 "%s of weights as loaded stay in memory beside the processed ones, because transport d2d was "
-                "asked for; publish_as='staged' keeps them in the worker instead",
+                "requested; publish_as='staged' keeps them in the worker instead",
                 size(replaced),
             )
         elif replaced and on_device:
             publish_as = "staged"
         if publish_as == "staged":
-            # At once: what is left of the device's memory is about to be given to the cache of keys and values.
+            # At once, because the KV cache is about to get the rest of the device's memory.
             try:
                 self._publish(publish_as, lambda done, total: None)
             except FastLoadError as error:
@@ -171,7 +171,7 @@ class RawWeights:
 
 
 def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
-    """Bytes of memory that the model does not use any more."""
+    """Bytes of memory that the model no longer uses."""
     gone = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in tensors.values()
@@ -181,11 +181,11 @@ def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
 
 
 def guard(source: Source, used: set[int]) -> None:
-    """Withdraw what is published by reference and was changed by processing.
+    """Withdraw what is published by reference if processing changed it.
 
     Args:
-        source: That publishes it.
-        used: Addresses of the memory that is in use all the same.
+        source: The source that publishes it.
+        used: Addresses of the memory that is in use anyway.
     """
     publication = source.fast.publication(source.identity)
     if publication is None or not publication.by_reference:
@@ -209,7 +209,7 @@ def guard(source: Source, used: set[int]) -> None:
 
 
 def publish_final(source: Source, live: Live, outcome: dict[str, Any]) -> None:
-    """Publish a model as its kernels use it, unless something of it is no tensor."""
+    """Publish a model as its kernels use it, unless part of it is not a tensor."""
     if live.opaque:
         source.refuse(f"stage=final is refused for this model: {live.opaque[0]} may hold weights")
         outcome["published"] = f"no: {live.opaque[0]}"

@@ -1,7 +1,7 @@
-"""Weights that vLLM reads by other ways than `load_weights`, found by watching which files are opened.
+"""Weights that vLLM reads outside `load_weights`, found by watching which files are opened.
 
-Some models read a part of their weights when they are made: the projector of a sentence transformer, an adapter, an
-audio tokenizer. Where its files are missing, vLLM goes on without that part, so nobody else would notice.
+Some models read part of their weights in their constructor: the projector of a sentence transformer, an adapter, an
+audio tokenizer. If its files are missing, vLLM continues without that part, so nobody else would notice.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _is_hooked = False
 
 
 class Watch:
-    """Notes each file of weights that is opened for reading in this process while it is on.
+    """Notes every weight file that this process opens for reading while the watch is on.
 
-    An audit hook sees what Python opens, and torch and numpy with it; safetensors opens by itself, so its ``safe_open``
-    is another function meanwhile, wherever a module has it.
+    An audit hook sees files that Python opens, also for torch and numpy. safetensors opens files itself, so its
+    ``safe_open`` is replaced meanwhile in every module that has it.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Watch:
     def __enter__(self) -> Watch:
         global _is_hooked
         with _lock:
-            if not _is_hooked:  # for ever: an audit hook cannot be taken out
+            if not _is_hooked:  # for ever: an audit hook cannot be removed
                 sys.addaudithook(_audit)
                 _is_hooked = True
             _watching.append(self)
@@ -57,7 +57,7 @@ class Watch:
         self.end()
 
     def end(self) -> None:
-        """Watch no longer. Idempotent."""
+        """Stop watching. Idempotent."""
         with _lock:
             if self not in _watching:
                 return
@@ -67,26 +67,26 @@ class Watch:
                 _exchange_safe_open(noting, original)
 
     def note(self, path: object) -> None:
-        """Take down a file that is about to be opened; anything else is left out."""
+        """Note a file that is about to be opened, if it is a weight file."""
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         name = os.fsdecode(path)
         if not name.endswith(_SUFFIXES) or threading.current_thread().name.startswith(_OUR_THREADS):
             return
-        with contextlib.suppress(OSError, ValueError):  # not there: whoever opens it will know
+        with contextlib.suppress(OSError, ValueError):  # missing, which opening it will show
             real = Path(os.path.realpath(name))
             self._states.setdefault(real, FileState.of(real))
             self._names.setdefault(real, os.path.basename(name))
 
     def others(self, known: Iterable[Path]) -> list[str]:
-        """Names of the files that were opened and are not among those known."""
+        """Names of the opened files that are not among the known ones."""
         return sorted(str(path) for path in self._besides(known))
 
     def contents(self, known: Iterable[Path] = ()) -> list[str]:
-        """Name, without its folder, and SHA-256 of each file that was opened and is not among those known.
+        """Name (without folder) and SHA-256 of each opened file that is not among the known ones.
 
         Raises:
-            InvalidArgumentError: One is not what it was when it was opened, or cannot be read.
+            InvalidArgumentError: A file has changed since it was opened, or cannot be read.
         """
         found = self._besides(known)
         return sorted({f"{self._names[path]}:{_sum(path, state)}" for path, state in found.items()})
@@ -126,7 +126,7 @@ def _writes(flags: object) -> bool:
 
 @functools.cache
 def _safe_open() -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
-    """That of safetensors, and one that notes what it opens."""
+    """The ``safe_open`` of safetensors, and one that notes what it opens."""
     try:
         original = importlib.import_module("safetensors").safe_open
     except ImportError:
@@ -141,7 +141,7 @@ def _safe_open() -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
 
 
 def _exchange_safe_open(there: Callable[..., Any] | None, instead: Callable[..., Any] | None) -> None:
-    """Wherever modules have one, let them have the other: many import it, by this name."""
+    """Replace one by the other in all modules, since many import it by this name."""
     if there is None:
         return
     for module in list(sys.modules.values()):

@@ -15,7 +15,7 @@ _POLL_S = 0.1
 
 
 def append(path: str, event: dict[str, Any]) -> None:
-    """Add a line; ranks share the file.
+    """Append a line; ranks share the file.
 
     Raises:
         OSError: It cannot be written to.
@@ -25,8 +25,8 @@ def append(path: str, event: dict[str, Any]) -> None:
 
 
 def events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """All events of a kind so far: ``loading``, ``loaded``, ``published``, ``not published``, ``compared files``,
-    ``wrong weights``; by default of any.
+    """All events of a kind, by default of any: ``loading``, ``loaded``, ``published``, ``not published``, ``compared
+    files``, ``wrong weights``.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     return [event for event in map(json.loads, lines) if kind in (None, event["event"])]
@@ -36,7 +36,7 @@ def wait_until_published(path: Path, ranks: int, timeout_s: float, *, op: str) -
     """Wait until every rank has published.
 
     Raises:
-        FastLoadError: One of them does not publish; the message says why.
+        FastLoadError: A rank does not publish; the message says why.
         TransferTimeoutError: It took too long.
     """
     deadline = time.monotonic() + timeout_s

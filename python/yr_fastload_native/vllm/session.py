@@ -1,4 +1,4 @@
-"""The one loader of this process for each set of settings, and what exchanges did."""
+"""This process's loader for each set of settings, and a record of its exchanges."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _outcomes: list[dict[str, Any]] = []
 
 
 def loader_of(config: Config) -> FastLoader:
-    """The loader for these settings; publications live as long as it does, to the end of this process.
+    """The loader for these settings. It and its publications live until the process ends.
 
     Raises:
         UnavailableError: No worker answers, or none could be started.
     """
-    key = (os.getpid(), config)  # a forked child makes its own
+    key = (os.getpid(), config)  # a forked child creates its own
     with _lock:
         if key not in _loaders:
             _loaders[key] = FastLoader(config)
@@ -34,7 +34,7 @@ def loader_of(config: Config) -> FastLoader:
 
 
 def record(event: str, outcome: dict[str, Any], report: str) -> None:
-    """Keep what one exchange did, and write it to the file of reports if there is one."""
+    """Record what an exchange did, and write it to the report file if there is one."""
     kept = {"event": event, "pid": os.getpid(), **outcome}
     _outcomes.append(kept)
     if not report:
@@ -46,5 +46,5 @@ def record(event: str, outcome: dict[str, Any], report: str) -> None:
 
 
 def outcomes() -> list[dict[str, Any]]:
-    """What the exchanges of this process did, in order: plain types."""
+    """What this process's exchanges did, in order; plain types."""
     return list(_outcomes)

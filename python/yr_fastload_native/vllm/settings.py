@@ -21,18 +21,18 @@ _LIKE_A_SECRET = re.compile("secret|token|key|passw|credential", re.IGNORECASE)
 
 @attrs.frozen
 class Settings:
-    """How weights move, and how that is fitted around vLLM."""
+    """How weights move, and how that fits around vLLM."""
 
     transfer: Config
     exchange: ExchangeConfig
 
     @classmethod
     def of(cls, extra: object) -> Settings:
-        """Read ``--model-loader-extra-config``, and the environment for what it leaves out.
+        """Read ``--model-loader-extra-config``, and the environment for what that does not set.
 
         Raises:
-            InvalidArgumentError: A key is unknown or a value not allowed; the message names both and what is.
-            DeviceError: A transport was asked for that this machine lacks.
+            InvalidArgumentError: A key is unknown or a value not allowed; the message says what is allowed.
+            DeviceError: The requested transport is not available on this machine.
         """
         if not isinstance(extra, Mapping):
             raise InvalidArgumentError(
@@ -72,9 +72,9 @@ class Settings:
 
 
 def _unknown(key: object, value: object, known: set[str]) -> InvalidArgumentError:
-    # Somebody may have misspelt the name of a secret.
+    # The key may be the misspelt name of a secret.
     secret = difflib.get_close_matches(str(key).lower(), sorted(SECRETS), 1) or _LIKE_A_SECRET.search(str(key))
     shown = "" if secret else f": {value!r}"
     return InvalidArgumentError(
-        f"model_loader_extra_config has {key!r}{shown}, which is no setting; {allowed(str(key), known)}", op="config"
+        f"model_loader_extra_config has {key!r}{shown}, which is not a setting; {allowed(str(key), known)}", op="config"
     )

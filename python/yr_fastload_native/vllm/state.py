@@ -1,4 +1,4 @@
-"""What a model holds beside the tensors that are exchanged, to see whether reading the weights changed it."""
+"""What a model holds besides the exchanged tensors, to see whether reading the weights changed it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from yr_fastload_native.vllm.process_wide import address
 __all__ = ["State"]
 
 _DEPTH = 8
-_MANY = 10_000  # items of a container that are compared as one text
-# Of the engine and the process, not of the model: another one is a change, what is within is none.
+_MANY = 10_000  # number of a container's items that are compared as one text
+# These belong to the engine or process, not to the model: replacing one is a change, a change inside is not.
 _WHOLE = ("vllm.config", "vllm.distributed", "vllm.platforms", "torch", "logging", "threading")
 _PLAIN = (bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device, type(None))
 _TENSORS = ("_parameters", "_buffers", "_modules")
@@ -25,23 +25,23 @@ _EMPTY = "empty"
 
 
 class State:
-    """Values by path, of everything that hangs off a model's modules, their classes and their parameters.
+    """Values by path of everything attached to a model's modules, their classes and their parameters.
 
     Args:
-        model: Whose state it is.
-        exchanged: Tensors whose bytes are not looked at.
+        model: The model.
+        exchanged: Tensors whose bytes are not examined.
     """
 
     def __init__(self, model: torch.nn.Module, exchanged: Mapping[str, torch.Tensor]) -> None:
         self._exchanged = {address(tensor): name for name, tensor in exchanged.items() if address(tensor)}
         self._found: dict[str, object] = {}
         self._seen: set[int] = set()
-        self._kept: list[object] = []  # so that no other object gets the identity of one of these
+        self._kept: list[object] = []  # keeps these objects alive, so that no other gets the id of one
         for path, module in model.named_modules(remove_duplicate=False):
             self._module(path, module)
 
     def changes(self, later: State) -> list[str]:
-        """Paths of what was set, replaced or removed since. Containers that were added and are empty do not count."""
+        """Paths of values set, replaced or removed since. Added empty containers do not count."""
         before, after = self._found, later._found
         changed = {path for path, value in before.items() if path not in after or after[path] != value}
         added = {path for path, value in after.items() if path not in before and value != _EMPTY}
@@ -86,7 +86,7 @@ class State:
             self._found[path] = (kind.__name__, hashlib.sha256(value.tobytes()).digest())
         elif isinstance(value, (torch.nn.Module, type)) or str(kind.__module__).startswith(_WHOLE):
             self._found[path] = self._identity(value)
-        elif isinstance(value, MethodType):  # another object each time
+        elif isinstance(value, MethodType):  # a new object each time
             self._found[path] = (self._identity(value.__func__), self._identity(value.__self__))
         elif callable(value) or not any(True for _ in attributes(value)):
             self._found[path] = self._identity(value)

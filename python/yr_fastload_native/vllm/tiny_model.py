@@ -19,7 +19,7 @@ _TEXT = (
 )
 _WORDS = 320
 _POSITIONS = 512
-_SPREAD = 0.1  # of the weights: with less, greedy decoding repeats one token
+_SPREAD = 0.1  # of the weights; with less, greedy decoding repeats one token
 _MIB = 1 << 20
 _INT8_MOST = 127
 _INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
@@ -40,7 +40,7 @@ _QUANTIZATION = {
 
 @attrs.frozen(kw_only=True)
 class Size:
-    """Of a model: by default a few hundred thousand parameters."""
+    """The size of a model; by default a few hundred thousand parameters."""
 
     hidden: int = 128
     layers: int = 2
@@ -65,11 +65,11 @@ def make(
     """Write a checkpoint in Hugging Face's layout, with random weights.
 
     Args:
-        directory: Made if it is not there.
+        directory: Created if necessary.
         architecture: One of `ARCHITECTURES`.
         size: Of the model.
         seed: Of the weights.
-        dtype: Of the weights, a name of torch.
+        dtype: Of the weights, by torch's name.
 
     Returns:
         The directory.
@@ -89,7 +89,7 @@ def make(
         torch.set_default_dtype(before)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:  # ones and zeros otherwise, which any mix-up would leave right
+            if parameter.dim() == 1:  # otherwise ones and zeros, which would hide a mix-up
                 parameter.add_(torch.randn_like(parameter) * _SPREAD / 2)
             elif "embed" in name and size.hidden > _POSITIONS:
                 parameter.normal_(0, _SPREAD)
@@ -136,7 +136,7 @@ def _config(architecture: str, size: Size, vocabulary: int) -> Any:
 
 
 def _quantize(directory: Path) -> None:
-    """Have the weights of the layers in int8, one scale a row, as compressed-tensors keeps them."""
+    """Convert the layers' weights to int8 with one scale per row, in the format of compressed-tensors."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -154,7 +154,7 @@ def _quantize(directory: Path) -> None:
 
 
 def _tokenizer(directory: Path, vocabulary: int) -> int:
-    """Train one on a few lines, and fill it up to ``vocabulary``; returns how many tokens it has."""
+    """Train a tokenizer on a few lines, and pad it to ``vocabulary``; returns its number of tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,7 @@
-"""Files of which only a sample decided whether weights were exchanged are read whole afterwards, and compared.
+"""Files that were only sampled before weights were exchanged are read completely afterwards, and compared.
 
-Who published tells its sums beside the publication; who pulled compares its own with them. Both read at the lowest
-priority of CPU and disk, once a machine, user and state of a file.
+A publisher announces its sums beside the publication, and a reader compares its own with them. Both read at the lowest
+CPU and disk priority, once per machine, user and state of a file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _failed(error: Exception) -> None:
 
 
 def tell_later(source: Source, publication: Publication) -> None:
-    """Tell the sums of files that were not known when their weights were published."""
+    """Announce the sums of files that were not known when their weights were published."""
     files = source.files
     if files is None or not files.unknown() or source.settings.exchange.verify_files == "off":
         return
@@ -56,7 +56,7 @@ def tell_later(source: Source, publication: Publication) -> None:
 
 
 def compare_later(source: Source, generation: str) -> None:
-    """Compare files with those that the weights which were pulled were read from."""
+    """Compare files with those that the pulled weights came from."""
     files = source.files
     if files is None or source.settings.exchange.verify_files == "off":
         return
@@ -100,7 +100,7 @@ def _await_sums(source: Source, files: ReadFiles, generation: str, thread: Threa
 
 
 def _withdraw(source: Source, generation: str, wrong: list[str]) -> None:
-    """These weights are not those of the files here: say so, and pass them on to nobody."""
+    """Report that these weights are not those of the local files, and stop being a source of them."""
     publication = source.fast.publication(source.identity)
     if publication is not None and publication.generation == generation:
         publication.close()

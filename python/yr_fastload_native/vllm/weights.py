@@ -31,7 +31,7 @@ def exchanged_tensors(model: torch.nn.Module, shared: Set[int]) -> dict[str, tor
 
 
 class Landing:
-    """Where a pull writes: into a model's own parameters at once, and into everything else when it is verified.
+    """Where a pull writes: directly into a model's own parameters, and into everything else once it is verified.
 
     Args:
         model: That is loaded.
@@ -39,7 +39,7 @@ class Landing:
         shared: `process_wide` memory.
 
     Attributes:
-        tensors: What to pull into, under the same names.
+        tensors: The destinations of the pull, under the same names.
     """
 
     def __init__(self, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], shared: Set[int]) -> None:
@@ -51,21 +51,21 @@ class Landing:
         return [tensor for name, tensor in self._live.items() if self.tensors[name] is tensor]
 
     def finish(self) -> None:
-        """Everything is verified: copy what was pulled beside the model into it."""
+        """Once everything is verified, copy what was pulled beside the model into it."""
         with torch.no_grad():
             for name, tensor in self._live.items():
                 pulled = self.tensors[name]
-                # Another model of this process may be reading it.
+                # Another model in this process may be reading it.
                 if pulled is not tensor and not torch.equal(pulled, tensor):
                     tensor.copy_(pulled)
 
     def storages(self) -> set[int]:
-        """Addresses of the memory that was pulled into."""
+        """Addresses of the destination memory."""
         return {address(tensor) for tensor in self.tensors.values()}
 
     def given_up(self) -> GivenUp:
-        """What of the model may hold unverified bytes after a pull that failed."""
-        self._given_up.add(self._written_at_once())  # some were given other memory
+        """The model's tensors that may hold unverified bytes after a failed pull."""
+        self._given_up.add(self._written_at_once())  # some got other memory
         return self._given_up
 
 

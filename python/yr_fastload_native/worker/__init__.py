@@ -1,4 +1,4 @@
-"""A local openYuanrong worker for machines where nobody runs one."""
+"""A local openYuanrong worker, for machines without one."""
 
 from yr_fastload_native.worker.home import WorkerStatus
 from yr_fastload_native.worker.keys import make_curve_keys

@@ -1,4 +1,4 @@
-"""How processes of one user find the worker of a home: an abstract Unix socket, which no file stands for."""
+"""How a user's processes find the worker of a home: through an abstract Unix socket, which needs no file."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from yr_fastload_native.worker import watcher
 
 __all__ = ["Door", "is_open", "was_told"]
 
-_BACKLOG = 4096  # of processes that start together; the kernel takes what it allows
+_BACKLOG = 4096  # processes that start together; the kernel caps it
 _PAUSE_S = 0.02
 _MAX_ANSWER = 65536
 
 
 class Door:
-    """The socket behind one name. Whoever can bind it starts the worker; a `Watcher` answers at it afterwards.
+    """The socket with one name. The process that can bind it starts the worker; afterwards a `Watcher` answers there.
 
-    The name holds the user and the mount namespace: a worker whose sockets cannot be seen from here is another's. Users
-    of network namespaces have doors of their own, as they have a loopback of their own.
+    The name contains the user and the mount namespace, because a worker whose sockets cannot be seen from here cannot
+    be used. Each network namespace has its own doors, just as it has its own loopback.
 
     Args:
-        key: What tells the workers of one user apart.
-        failed: Makes the error for a worker that nobody has told of by a deadline.
+        key: What distinguishes the workers of one user.
+        failed: Creates the error for a worker that was not announced by a deadline.
     """
 
     def __init__(self, key: str, failed: Callable[[], UnavailableError]) -> None:
@@ -47,7 +47,7 @@ class Door:
         self._failed = failed
 
     def bind(self) -> socket.socket | None:
-        """Take the name, and the duty to start a worker; None if somebody has it."""
+        """Take the name, and with it the duty to start a worker; None if another process has it."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             listener.bind(self._name)
@@ -60,10 +60,10 @@ class Door:
         return listener
 
     def say(self, request: str, deadline: float) -> socket.socket | None:
-        """A connection at which this was said; None if nobody listens.
+        """Connect and send a request; None if nobody listens.
 
         Raises:
-            UnavailableError: Nobody took it by the deadline, or somebody else's process has the name.
+            UnavailableError: Nobody accepted it by the deadline, or another user's process has the name.
         """
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -72,7 +72,7 @@ class Door:
                 connection.connect(self._name)
                 self._check(connection)
                 connection.send(request.encode())
-            except BlockingIOError:  # more wait than the kernel lets
+            except BlockingIOError:  # the backlog is full
                 connection.close()
             except OSError as error:
                 connection.close()
@@ -89,10 +89,10 @@ class Door:
             time.sleep(_PAUSE_S)
 
     def hear(self, connection: socket.socket, deadline: float) -> dict[str, Any] | None:
-        """The answer; None if there is none any more, since who would have given it has ended.
+        """The answer; None if the process that would have given it has ended.
 
         Raises:
-            UnavailableError: There is none by the deadline.
+            UnavailableError: No answer by the deadline.
         """
         connection.settimeout(max(0.001, deadline - time.monotonic()))
         try:
@@ -104,10 +104,10 @@ class Door:
         return msgspec.json.decode(answer, type=dict[str, Any]) if answer else None
 
     def ask(self, request: str, deadline: float) -> dict[str, Any] | None:
-        """Say and hear, at a connection of its own; None if nobody answers.
+        """Send a request on a new connection and return the answer; None if nobody answers.
 
         Raises:
-            UnavailableError: Somebody listens, and has not answered by the deadline.
+            UnavailableError: Somebody listens but did not answer by the deadline.
         """
         connection = self.say(request, deadline)
         if connection is None:
@@ -118,11 +118,11 @@ class Door:
     def leave_to_watcher(
         self, listener: socket.socket, lock: int, status: dict[str, Any], *, data: Path, adopted: bool
     ) -> None:
-        """Have a process of nobody's answer from now on, and end the worker after its last user.
+        """Start a detached process that answers from now on, and that ends the worker after its last user.
 
         Args:
             listener: From `bind`.
-            lock: A descriptor that it holds open.
+            lock: A descriptor that the process keeps open.
             status: Of the worker, plain types.
             data: Removed with the worker.
             adopted: Whether the worker is older than this door.
@@ -150,17 +150,17 @@ class Door:
 
 
 def is_open(connection: int) -> bool:
-    """Whether a user's worker goes on, and who watches it: nothing comes to a user until it ends."""
+    """Whether a user's worker and its watcher are alive: a user receives nothing until they end."""
     return _pending(connection) is None
 
 
 def was_told(connection: int) -> bool:
-    """Whether a user was told that its worker is stopped, by somebody who wants it so."""
+    """Whether a user was told that somebody stopped its worker on purpose."""
     return bool(_pending(connection))
 
 
 def _pending(connection: int) -> bytes | None:
-    """What has come; nothing at all at the end, None as long as nothing has."""
+    """What was received: empty after the end, None while nothing has arrived."""
     with socket.socket(fileno=os.dup(connection)) as copy, contextlib.suppress(BlockingIOError):
         return copy.recv(_MAX_ANSWER, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     return None

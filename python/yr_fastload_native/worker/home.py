@@ -1,4 +1,4 @@
-"""The private directory of a worker: what lies where, and who may use it."""
+"""The private directory of a worker: where things are, and who may use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from yr_fastload_native.scratch import short_directories
 
 __all__ = ["Home", "WorkerStatus", "check_path"]
 
-_SOCKET_DIRECTORY_CHARS = 80  # of --unix_domain_socket_dir, which dscli makes HOME/datasystem/uds
+_SOCKET_DIRECTORY_CHARS = 80  # of --unix_domain_socket_dir, which dscli sets to HOME/datasystem/uds
 _HOME_CHARS = _SOCKET_DIRECTORY_CHARS - len("/datasystem/uds")
 _DEFAULT_KEY = "default"
 _PAUSE_S = 0.02
@@ -26,14 +26,14 @@ _REFUSED_CHARS = frozenset(";&|`$()<>{}!*?\n\t\r\v\f'\"\\")  # DANGER in yr/data
 
 @attrs.frozen
 class WorkerStatus:
-    """A running worker, as who watches it tells.
+    """A running worker, as reported by its watcher.
 
     Attributes:
         address: ``HOST:PORT`` that clients connect to.
         metastore_address: ``HOST:PORT`` of the directory inside the worker; another worker may join through it.
         pid: Its process.
-        start_ticks: When that process started, in clock ticks since boot: with ``pid`` it names one process only,
-            also after the system's time was set.
+        start_ticks: When that process started, in clock ticks since boot: together with ``pid`` it identifies one
+            process, even after the system's time was set.
         memory_mb: Size of its shared memory pool, MiB.
         home: Directory of its state, logs and sockets.
         keep: Whether it outlives its last user.
@@ -56,7 +56,7 @@ class WorkerStatus:
 
 
 def check_path(what: str, path: Path) -> None:
-    """Refuse a path that dscli would.
+    """Refuse a path that dscli would refuse.
 
     Raises:
         InvalidArgumentError: It has such a character.
@@ -74,11 +74,11 @@ def _default_path() -> Path:
 
 
 class Home:
-    """One worker's directory. Nothing is made or looked at before a method asks for it.
+    """One worker's directory. Nothing is created or read until a method needs it.
 
     Attributes:
-        key: What processes that mean this worker have in common: its path; by default nothing but their user, whatever
-            directory for temporary files each of them has.
+        key: What identifies this worker to other processes: its path or, by default, only the user, whatever temporary
+            directory each process has.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
@@ -86,7 +86,7 @@ class Home:
 
         Raises:
             InvalidArgumentError: The path cannot hold the worker's sockets.
-            UnavailableError: No path is given, and there is no directory for one.
+            UnavailableError: No path is given, and no directory is suitable for one.
         """
         path = path if path is not None else Config.worker_home_from_env()
         if path is None:
@@ -113,19 +113,19 @@ class Home:
         return str(self.path.parent.resolve() / self.path.name)
 
     def make(self, op: str) -> None:
-        """Make the directory if need be, private.
+        """Create the directory if necessary, and keep it private.
 
         Raises:
-            UnavailableError: It cannot be made, or somebody else could have prepared it.
+            UnavailableError: It cannot be created, or somebody else could have prepared it.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise UnavailableError(f"cannot make {self.path}: {error.strerror}; use another home", op=op) from error
+            raise UnavailableError(f"cannot create {self.path}: {error.strerror}; use another home", op=op) from error
         self.check(op)
 
     def check(self, op: str) -> None:
-        """Refuse a directory that somebody else could have prepared: the temporary directory is everybody's."""
+        """Refuse a directory that somebody else could have prepared: anyone can write to the temporary directory."""
         try:
             info = self.path.lstat()
         except OSError as error:
@@ -143,18 +143,18 @@ class Home:
         )
 
     def close_off(self) -> None:
-        """Take from others what the worker opened to them: it makes its directory of sockets 0750 (0.8.1)."""
+        """Close to others what the worker opened to them: it creates its socket directory with mode 0750 (0.8.1)."""
         for directory, _, _ in os.walk(self.data):
             os.chmod(directory, 0o700)
 
     def hold(self, deadline: float, op: str) -> int:
         """A descriptor that keeps other workers out of the directory while it, or a copy of it, is open.
 
-        A worker of another network namespace may have it, of a container for example; and systemd-tmpfiles clears no
-        directory that somebody holds so.
+        A worker in another network namespace may have it, for example in a container. The lock also keeps
+        systemd-tmpfiles from clearing the directory.
 
         Raises:
-            UnavailableError: Another worker has it, still at the deadline.
+            UnavailableError: Another worker still has it at the deadline.
         """
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         while True:
@@ -164,7 +164,7 @@ class Home:
                 if time.monotonic() > deadline:
                     os.close(descriptor)
                     raise UnavailableError(
-                        f"{self.path} is used by a worker that cannot be reached from here, as that of another "
+                        f"{self.path} is used by a worker that cannot be reached from here, such as one in another "
                         "container; use another home, or another TMPDIR",
                         op=op,
                     ) from None

@@ -1,4 +1,4 @@
-"""Curve keys, in a directory as openYuanrong's worker and our `curve_key_dir` want it."""
+"""Curve keys, in the directory layout that openYuanrong's worker and our `curve_key_dir` expect."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _AUTHORIZED = "worker_authorized_clients"
 
 
 def make_curve_keys(directory: str | os.PathLike[str]) -> Path:
-    """Make a pair of keys for a worker and one for its clients.
+    """Create one key pair for a worker and one for its clients.
 
-    The directory has mode 0700. The worker reads ``worker.key``, ``worker.key_secret`` and, for who may connect,
-    ``worker_authorized_clients/``; a client ``client.key``, ``client.key_secret`` and ``worker.key``.
+    The directory has mode 0700. The worker reads ``worker.key``, ``worker.key_secret`` and, to know who may connect,
+    ``worker_authorized_clients/``. A client reads ``client.key``, ``client.key_secret`` and ``worker.key``.
 
     Returns:
         Its absolute path.
 
     Raises:
         InvalidArgumentError: It exists and is not empty: keys are never replaced.
-        UnavailableError: It cannot be written, or openYuanrong's libzmq is not to be found.
+        UnavailableError: It cannot be written, or openYuanrong's libzmq is missing.
     """
     home = Path(os.path.abspath(directory))
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
@@ -51,7 +51,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _pair() -> tuple[str, str]:
-    """A new public and private key, Z85. By libzmq itself: `zmq_curve_keypair`."""
+    """A new public and private key in Z85, made by libzmq itself (`zmq_curve_keypair`)."""
     found = importlib.util.find_spec("yr.datasystem")
     places = list(found.submodule_search_locations or ()) if found else []
     libraries = [path for place in places for path in Path(place, "lib").glob("libzmq.so.*")]

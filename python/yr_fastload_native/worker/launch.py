@@ -31,10 +31,10 @@ _FLAGS = {
     "sc_regular_socket_num": "0",
     "sc_stream_socket_num": "0",
     "sc_scan_interval_ms": "1000",
-    # Twice the default: a client of a killed process counts for two minutes. Each takes a bit of what stands before an
-    # object, and with so many that is 64 bytes as before (measured, 0.8.1).
+    # Twice the default, because a killed process's client counts for two minutes. Each client takes one bit of an
+    # object's header, and with this many the header still has 64 bytes (measured, 0.8.1).
     "max_client_num": "464",
-    # The defaults, 5 files of 400 MiB a log, do not belong in a runtime directory.
+    # The defaults, 5 files of 400 MiB per log, are too large for a runtime directory.
     "max_log_size": "32",
     "max_log_file_num": "2",
 }
@@ -46,12 +46,12 @@ def run_dscli(
     """Start the worker and wait until it is ready.
 
     Args:
-        dscli: Command of the program, from `find_dscli`.
-        home: Directory of the worker; its data is made anew.
-        port: Of the worker on loopback; 0 takes a free one.
+        dscli: The command, from `find_dscli`.
+        home: Directory of the worker; its data is created anew.
+        port: Loopback port of the worker; 0 picks a free one.
         memory_mb: Size of the pool, MiB.
         deadline: On the monotonic clock, seconds.
-        curve_key_dir: The keys of the worker and of those who may connect; None lets everybody connect.
+        curve_key_dir: Keys of the worker and of the clients that may connect; None: anyone can connect.
 
     Returns:
         Addresses of the worker and of its metastore.
@@ -94,8 +94,8 @@ def run_dscli(
         if done.returncode == 0:
             return worker, metastore
         output = done.stdout
-        # Somebody may have taken a port between our look and the worker's bind; a port the caller gave is
-        # looked at again, and refused by name, in the next round.
+        # Somebody may have taken a port after we checked it and before the worker bound it. A port that the caller gave
+        # is checked again in the next round, and refused by name.
         if "Address already in use" not in output:
             break
     raise UnavailableError(
@@ -105,9 +105,9 @@ def run_dscli(
 
 
 def find_dscli() -> list[str]:
-    """The command of openYuanrong's dscli, by the package that this process imports.
+    """The command of openYuanrong's dscli, found through the package that this process imports.
 
-    Its script may be elsewhere, or nowhere: `pip install --target` and `--user` put it where no PATH leads.
+    Its script may not be on PATH: `pip install --target` and `--user` put it elsewhere.
 
     Raises:
         UnavailableError: The package is not installed.
@@ -122,7 +122,7 @@ def find_dscli() -> list[str]:
 
 
 def _packages() -> Path | None:
-    """The directory that has openYuanrong's package."""
+    """The directory that contains openYuanrong's package."""
     try:
         found = importlib.util.find_spec("yr.datasystem.cli")
     except ImportError:
@@ -131,14 +131,14 @@ def _packages() -> Path | None:
 
 
 def _environment() -> dict[str, str]:
-    """That of dscli and the worker. Both are on loopback, so that no proxy is for them: gRPC would ask it."""
+    """The environment of dscli and the worker, without proxies: both are on loopback, and gRPC would use a proxy."""
     kept = {name: text for name, text in os.environ.items() if name.lower() not in _PROXIES}
     path = [str(_packages() or ""), kept.get("PYTHONPATH", "")]
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def _free_ports(port: int) -> tuple[int, int]:
-    """Ports for the worker (``port`` unless 0) and its metastore; free now, though nothing reserves them."""
+    """Ports for the worker (``port`` unless 0) and its metastore. They are free now, but not reserved."""
     with socket.socket() as worker, socket.socket() as metastore:
         worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -161,7 +161,7 @@ def _listener(port: int) -> str:
 
 
 def _gist(output: str) -> str:
-    """The last three lines of dscli's output that say why, as one line."""
+    """The last three lines of dscli's output that give a reason, joined into one line."""
     noise = re.compile(
         r"\[INFO\]|\[ERROR\] \[  FAILED  \] Start worker|\[ERROR\] Start failed: The worker service exited"
         r"|WARNING: All log messages|Line of code|File\s+:|traceId\s+:"

@@ -25,29 +25,29 @@ from yr_fastload_native.worker.watcher import has_clients
 
 __all__ = ["LocalWorker"]
 
-_FORCE_S = 75.0  # ten to end its calls, and a minute to give its memory back
+_FORCE_S = 75.0  # ten seconds to end its calls, and a minute to release its memory
 _STATUS_S = 2.0
 _PAUSE_S = 0.02
 logger = logging.getLogger(__name__)
 
 
 class LocalWorker:
-    """A real openYuanrong worker on loopback, at most one per home directory: by default one a machine and user.
+    """A real openYuanrong worker on loopback, one per home directory; by default one per machine and user.
 
     Use it as a context manager. The first user starts the worker, later ones join it, and the last one to leave stops
-    it; a user that is killed counts as gone, because its claim is a connection that the kernel closes. A process forked
-    by a user shares its claim. Nobody has to stay for the worker to live, nor any file.
+    it. A killed user counts as gone, because its claim is a connection that the kernel closes. A forked process shares
+    its parent's claim. The worker depends neither on the process that started it nor on any file.
 
     Args:
-        home: Private directory (mode 0700) of the worker; by default what ``YR_FASTLOAD_WORKER_HOME`` names, else
-            ``yr-fastload-UID`` in the temporary directory of whoever starts it.
-        port: Loopback port of a worker that is started; 0 picks a free one.
-        memory_mb: Shared memory of a worker that is started, MiB; 0 takes half of what is available then, at least
-            256. The pool is filled as objects arrive. A worker that runs already keeps its size.
-        start_timeout_s: Bound of ``start()``, and of waiting for another process that starts or stops the worker.
-        keep: Leave the worker running when its last user goes, until ``stop(force=True)``.
-        curve_key_dir: Directory of `make_curve_keys`; the worker then answers nobody but clients with its keys. None
-            lets every process of the machine connect.
+        home: Private directory (mode 0700) of the worker; by default the one that ``YR_FASTLOAD_WORKER_HOME`` names,
+            otherwise ``yr-fastload-UID`` in the temporary directory of the process that starts it.
+        port: Loopback port for a newly started worker; 0 picks a free one.
+        memory_mb: Shared memory of a newly started worker, MiB; 0 uses half of the available memory, but at least 256.
+            The pool fills up as objects arrive. A worker that is already running keeps its size.
+        start_timeout_s: Time limit of ``start()``, and of waiting for another process that starts or stops the worker.
+        keep: Keep the worker running after its last user, until ``stop(force=True)``.
+        curve_key_dir: Directory made by `make_curve_keys`; the worker then only answers clients with its keys. None:
+            every process on the machine can connect.
 
     Raises:
         InvalidArgumentError: A number is out of range, the path of ``home`` cannot hold the worker's sockets, or the
@@ -93,15 +93,15 @@ class LocalWorker:
         return self._status.address
 
     def start(self) -> LocalWorker:
-        """Join the worker of this home, or start it; about 6 s when it has to be started (0.8.1, 2 cores).
+        """Join the worker of this home, or start it, which takes about 6 s (0.8.1, 2 cores).
 
         Returns:
             This object.
 
         Raises:
-            UnavailableError: No ``dscli``, a port that is taken, an unsafe home, or the worker died or was not ready
-                in time; nothing is left running.
-            ResourceExhaustedError: The pool would not fit into the memory that is available.
+            UnavailableError: There is no ``dscli``, the port is taken, the home is unsafe, or the worker died or was
+                not ready in time; nothing is left running.
+            ResourceExhaustedError: The pool does not fit into the available memory.
         """
         deadline = time.monotonic() + self._start_timeout_s
         with self._lock:
@@ -112,31 +112,31 @@ class LocalWorker:
 
     @property
     def process(self) -> tuple[int, int]:
-        """The worker's pid, and when it started; zeros where it is not started."""
+        """The worker's pid and start time; zeros if it is not started."""
         return (0, 0) if self._status is None else (self._status.pid, self._status.start_ticks)
 
     @property
     def is_lost(self) -> bool:
-        """Whether the worker that this object joined has ended, or who watches it; `start` then joins or starts one."""
+        """Whether the joined worker, or its watcher, has ended; `start` then joins or starts another."""
         user = self._user
         return user is not None and not is_open(user)
 
     @property
     def was_stopped(self) -> bool:
-        """Whether it was told to end though others used it: nobody should start another by himself."""
+        """Whether it was stopped on purpose while in use, so that no user should start another on its own."""
         user = self._user
         return user is not None and was_told(user)
 
     def rejoin(self, timeout_s: float, *, may_launch: bool) -> bool:
-        """Join or start a worker where the one before has gone. Whether there is one now.
+        """Join or start a worker after the previous one has gone; returns whether there is one now.
 
         Args:
-            timeout_s: Bound of the call, seconds.
-            may_launch: Whether to start one where none is to be joined.
+            timeout_s: Time limit of the call, seconds.
+            may_launch: Whether to start one if there is none to join.
 
         Raises:
             UnavailableError: As `start`.
-            ResourceExhaustedError: Likewise.
+            ResourceExhaustedError: As `start`.
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -149,16 +149,16 @@ class LocalWorker:
         return True
 
     def stop(self, *, force: bool = False) -> None:
-        """Leave the worker; the last user to leave stops it unless it is to be kept.
+        """Leave the worker; the last user stops it, unless it was started with ``keep``.
 
-        May be called more than once, and without ``start()``: it then stops a worker that nobody uses.
+        May be called repeatedly, and without ``start()``: then it stops a worker that nobody uses.
 
         Args:
-            force: Stop it also if it is to be kept or others use it; it gets 10 s to end their calls.
+            force: Stop it even if it was to be kept or others use it; it gets 10 s to finish their calls.
 
         Raises:
             UnavailableError: Another process has been starting or stopping it for ``start_timeout_s``, or it cannot be
-                ended.
+                killed.
         """
         with self._lock:
             self._forget()
@@ -170,13 +170,13 @@ class LocalWorker:
             self._stop_unwatched(force)
         elif force and not answer["stopped"]:
             raise UnavailableError(
-                f"worker pid {answer['pid']} outlives SIGKILL; see its kernel stack", op="worker stop"
+                f"worker pid {answer['pid']} survived SIGKILL; see its kernel stack", op="worker stop"
             )
 
     def _forget(self) -> None:
         user, self._user, self._status = self._user, None, None
         if user is not None:
-            os.close(user)  # a process that was forked from this one may go on using the worker
+            os.close(user)  # a process forked from this one may still use the worker
 
     def _stop_unwatched(self, force: bool) -> None:
         listener = self._door.bind() if force and self._home.path.exists() else None
@@ -195,10 +195,10 @@ class LocalWorker:
 
     @classmethod
     def status(cls, home: str | os.PathLike[str] | None = None) -> WorkerStatus | None:
-        """What runs in this home, None if nothing does; starts and changes nothing.
+        """The worker of this home, None if there is none; starts and changes nothing.
 
         Raises:
-            UnavailableError: The directory could have been written by somebody else.
+            UnavailableError: Somebody else could have prepared the directory.
         """
         worker = cls(home=home)
         directory = worker._home
@@ -207,7 +207,7 @@ class LocalWorker:
         try:
             answer = worker._door.ask("status", time.monotonic() + _STATUS_S)
         except UnavailableError:
-            return None  # one that is about to start, or to end
+            return None  # one that is about to start or end
         return _in_use(directory) if answer is None else _decode(answer)
 
     def _busy(self) -> UnavailableError:
@@ -218,7 +218,7 @@ class LocalWorker:
         )
 
     def _enter(self, deadline: float) -> tuple[int, WorkerStatus]:
-        """Become a user: the descriptor that says so, and of which worker."""
+        """Become a user; returns the descriptor that represents that, and the worker's status."""
         while True:
             user = self._door.say(self._request, deadline)
             if user is None:
@@ -247,7 +247,7 @@ class LocalWorker:
         if self._port and status.address != f"{HOST}:{self._port}":
             raise UnavailableError(
                 f"port {self._port} was asked for, but the worker of {status.home} runs at {status.address} (pid "
-                f"{status.pid}); leave the port away to join it, stop it first, or use another home",
+                f"{status.pid}); omit the port to join it, stop it first, or use another home",
                 op="worker start",
             )
         if self._curve_key_dir is not None and not status.curve:
@@ -267,7 +267,7 @@ class LocalWorker:
             )
 
     def _launch(self, listener: socket.socket, deadline: float) -> tuple[int, WorkerStatus]:
-        """Start the worker, or take over one in use that nobody watches any more."""
+        """Start the worker, or take over one that is in use but no longer watched."""
         home = self._home
         home.make("worker start")
         with contextlib.ExitStack() as undo:
@@ -279,7 +279,7 @@ class LocalWorker:
                 status = self._run(deadline)
                 undo.callback(kill_strays, home.ready)
             user = self._door.say(self._request, deadline)
-            assert user is not None  # to the listener of this process
+            assert user is not None  # this process is listening
             undo.enter_context(user)
             facts = msgspec.json.decode(msgspec.json.encode(status, enc_hook=str))
             self._door.leave_to_watcher(listener, lock, facts, data=home.data, adopted=adopted)
@@ -321,7 +321,7 @@ def _decode(answer: dict[str, object]) -> WorkerStatus:
 
 
 def _in_use(home: Home) -> WorkerStatus | None:
-    """A worker of this home that has clients though nobody answers for it: who did was killed."""
+    """A worker of this home that has clients although its watcher was killed."""
     for process in strays(home.ready):
         given, ticks = flags(process), start_ticks(process.pid)
         if given and ticks is not None and has_clients(given["worker_address"]):

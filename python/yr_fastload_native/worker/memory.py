@@ -1,4 +1,4 @@
-"""How much memory a worker's pool may take."""
+"""How much memory a worker's pool may use."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _MIN_POOL_MB = 256
 
 
 def available_memory_bytes() -> int:
-    """What can be used now without swapping, under the limits of all control groups above this process too."""
+    """Memory that can be used now without swapping, within the limits of all control groups above this process."""
     return min([int(psutil.virtual_memory().available), *_cgroup_headroom()])
 
 
 def pool_mb(asked_mb: int) -> int:
-    """Size of the pool, refused if it could not be filled.
+    """The size of the pool, MiB; refused if it could not be filled.
 
-    The worker itself takes any size: 400 GB on a machine of 24 GB started, and would be killed when it fills. What
-    bounds it is memory, not /dev/shm, for the pool is a memfd: with a /dev/shm of 1 MiB, a worker of 4096 MiB served
-    1 GiB (measured, 0.8.1).
+    The worker itself accepts any size: one with 400 GB started on a machine with 24 GB, and would be killed when it
+    fills up. Memory is the limit, not /dev/shm, because the pool is a memfd: with a /dev/shm of 1 MiB, a worker of 4096
+    MiB served 1 GiB (measured, 0.8.1).
     """
     available_mb = available_memory_bytes() // _MIB
     memory_mb = asked_mb or max(_MIN_POOL_MB, available_mb // 2)
     if memory_mb > available_mb:
         raise ResourceExhaustedError(
-            f"a worker of {memory_mb} MiB does not fit: {available_mb} MiB are available; ask for less memory_mb "
+            f"a worker of {memory_mb} MiB does not fit: {available_mb} MiB are available; use a smaller memory_mb "
             "(about half of it leaves room for the model), or free some",
             op="worker start",
         )
@@ -58,7 +58,7 @@ def _cgroup_headroom(
             else:
                 continue
             group = top / path.lstrip("/")
-            # In a container the path may be the host's while the mount begins at the container's own group.
+            # In a container the path may be the host's, while the mount begins at the container's own group.
             for directory in (group, *group.parents):
                 if directory.is_relative_to(top):
                     with contextlib.suppress(OSError, ValueError):  # no such file; the text "max"

@@ -1,4 +1,4 @@
-"""Processes of a home: which there are, what they serve, how they are ended."""
+"""The processes of a home: finding them, what they serve, ending them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from yr_fastload_native.worker.watcher import start_ticks
 
 __all__ = ["flags", "kill_strays", "start_ticks", "strays"]
 
-_KILL_S = 60.0  # giving back a pool of hundreds of GiB takes the kernel a while
+_KILL_S = 60.0  # the kernel needs a while to free a pool of hundreds of GiB
 
 
 def strays(ready: Path) -> list[psutil.Process]:
-    """Our processes of one home, found by the ready file that dscli hands to the worker; dscli itself included."""
+    """This user's processes of one home, including dscli, found by the ready file that dscli passes to the worker."""
     flag, value = "--ready_check_path", str(ready)
     found = []
     for process in psutil.process_iter(["uids", "cmdline"]):
@@ -29,7 +29,7 @@ def strays(ready: Path) -> list[psutil.Process]:
 
 
 def flags(process: psutil.Process) -> dict[str, str]:
-    """The flags that a worker was started with; of any other process, dscli's too, none."""
+    """The flags that a worker was started with; empty for any other process, dscli included."""
     arguments = process.info["cmdline"] or [""]
     if Path(arguments[0]).name != "datasystem_worker":
         return {}
@@ -38,11 +38,11 @@ def flags(process: psutil.Process) -> dict[str, str]:
 
 
 def kill_strays(ready: Path) -> None:
-    """Kill what a failed or interrupted start of a home left: nobody answers for it."""
+    """Kill what a failed or interrupted start left behind in a home."""
     while found := strays(ready):
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         _, alive = psutil.wait_procs(found, timeout=_KILL_S)
         if alive:
-            raise UnavailableError(f"worker pid {alive[0].pid} outlives SIGKILL; see its kernel stack", op="worker")
+            raise UnavailableError(f"worker pid {alive[0].pid} survived SIGKILL; see its kernel stack", op="worker")

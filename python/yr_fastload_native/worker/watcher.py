@@ -1,12 +1,12 @@
-"""Stands beside a worker: tells who asks where it is, and ends it once nobody uses it.
+"""Runs beside a worker: tells other processes where it is, and ends it once nobody uses it.
 
     python -I -S watcher.py PID TICKS FACTS
 
 Stdin is the listening socket of the worker's name. A connection that says ``use`` is a user for as long as it is open,
-in whatever process that inherited it: no file has to be there for that, and none that is deleted ends it. ``PID`` and
-``TICKS`` are the worker's, so that others can tell both by this process's arguments.
+in whatever process has inherited it. No file is involved that could be deleted. ``PID`` and ``TICKS`` are the worker's,
+so that others can read them from this process's arguments.
 
-It imports nothing of the package: it is a bare interpreter for as long as the worker runs.
+It imports nothing from the package, so that a bare interpreter runs beside the worker.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import time
 
 _LOOK_S = 1.0
 _GRACE_S = 10.0
-_KILL_S = 60.0  # giving back a pool of hundreds of GiB takes the kernel a while
+_KILL_S = 60.0  # the kernel needs a while to free a pool of hundreds of GiB
 _MAX_REQUEST = 64
 _ESTABLISHED = "01"
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start of a live process in clock ticks since boot, None if it is gone; a zombie is.
+    """Start time of a live process in clock ticks since boot; None if it is gone or a zombie.
 
     Source: proc_pid_stat(5): fields 3 (state), 20 (threads) and 22 (start time).
     """
@@ -40,12 +40,12 @@ def start_ticks(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, threads, ticks = fields[0], int(fields[17]), int(fields[19])
-    # The first thread is a zombie while the others still hold the ports.
+    # The first thread can be a zombie while the others still hold the ports.
     return None if state in "ZX" and threads <= 1 else ticks
 
 
 def end(pid: int, started: int, *, grace_s: float) -> bool:
-    """End this process, by SIGTERM if it has ``grace_s`` seconds, then by SIGKILL. Whether it is gone."""
+    """End this process, with SIGTERM for ``grace_s`` seconds (if not 0), then with SIGKILL. Whether it is gone."""
     for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_S)):
         if not patience_s:
             continue
@@ -72,17 +72,17 @@ def has_clients(address: str) -> bool:
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """Process and user at the other end: of who connected, or of who began to listen."""
+    """Process and user at the other end: the one that connected, or the one that began to listen."""
     pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return pid, uid
 
 
 class Watcher:
-    """Its users' connections, and the worker.
+    """A worker and its users' connections.
 
     Args:
-        facts: ``status`` is told to who asks; ``data`` is removed with the worker; with ``adopted`` who is connected to
-            the worker itself is a user too: they came before this process.
+        facts: ``status`` is the answer to every request; ``data`` is removed with the worker; with ``adopted``, clients
+            connected to the worker itself count as users too, since they came before this process.
     """
 
     def __init__(self, listener: socket.socket, pid: int, ticks: int, facts: dict[str, object]) -> None:
@@ -106,13 +106,14 @@ class Watcher:
                 else:
                     assert isinstance(key.fileobj, socket.socket)
                     self._hear(key.fileobj, stoppers)
-            # After everything else that is known by now: who stops has let go of the worker before.
+            # After all other events: a process that stops the worker has given it up before.
             force = any(forced for _, forced in stoppers)
             if force:
                 for user in self._users:
                     self._answer(user, {"stopped": True})
             stopped = (force or self._is_unused()) and end(
-                # Without users there is no call to end and no data to save; an orderly exit takes 5 s (measured).
+                # Without users there is no call to finish and no data to save, and an orderly exit takes 5 s
+                # (measured).
                 self._pid,
                 self._ticks,
                 grace_s=_GRACE_S if force else 0,
@@ -124,7 +125,7 @@ class Watcher:
         self._clear()
 
     def _clear(self) -> None:
-        """Remove what a worker that died by itself left, but for its logs: hundreds of MB."""
+        """Remove what a worker that died left behind (hundreds of MB), except its logs."""
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._data):
                 if name != "logs":
@@ -165,12 +166,12 @@ class Watcher:
 
     @staticmethod
     def _answer(connection: socket.socket, facts: dict[str, object]) -> None:
-        with contextlib.suppress(OSError):  # who asked may be gone
+        with contextlib.suppress(OSError):  # the other side may be gone
             connection.send(json.dumps(facts).encode())
 
 
 def main() -> None:
-    if os.fork():  # nobody's child to reap
+    if os.fork():  # detached, so that no parent has to reap it
         os._exit(0)
     os.setsid()
     pid, ticks, facts = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])

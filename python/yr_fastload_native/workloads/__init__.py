@@ -1,6 +1,6 @@
-"""Tensors to measure with: those of real models, of any size, and extremes.
+"""Tensors for measurements: those of real models, scaled to any size, and extremes.
 
-The lists of real models are the JSON files beside this: names, shapes and dtype, from the models' configs.
+The real models are the JSON files beside this module: names, shapes and dtype, from the models' configs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["DEFAULT_SCALES", "MODELS", "shapes_of", "sizes_of"]
 
 MODELS = ("qwen2.5-7b", "qwen3-30b-a3b")
 
-# How much of it suits a machine without accelerators.
+# The scale that suits a machine without accelerators.
 DEFAULT_SCALES = {"qwen2.5-7b": 0.02, "qwen3-30b-a3b": 0.005, "huge": 0.25, "small": 1.0, "tiny": 1.0}
 
 _ITEM_BYTES = 2  # bfloat16
@@ -50,7 +50,7 @@ def shapes_of(model: str, scale: float = 1.0) -> dict[str, _Shape]:
 
     Args:
         model: One of `MODELS`.
-        scale: Of the bytes, about: every dimension is multiplied by its square root, and is 1 at least.
+        scale: Of the bytes, approximately: every dimension is multiplied by its square root, and is at least 1.
     """
     text = (importlib.resources.files(__package__) / f"{model}.json").read_bytes()
     side = math.sqrt(scale)
