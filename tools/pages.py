@@ -1,4 +1,4 @@
-"""Write docs/settings.md and docs/errors.md from the code, or check that those in the tree are up to date.
+"""Write docs/settings.md, docs/errors.md and docs/class-map.svg, or check that those in the tree are up to date.
 
 Run with the package installed: ``python tools/pages.py [--check]``.
 """
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import attrs
+import class_map
 
 from yr_fastload_native import _core, errors
 from yr_fastload_native.config import ENVIRONMENT_PREFIX, Config, ExchangeConfig
@@ -74,6 +75,7 @@ def _pages() -> dict[str, str]:
     return {
         "settings.md": settings(),
         "errors.md": error_page(),
+        "class-map.svg": class_map.draw((_DOCS / "class-map.txt").read_text()),
     }
 
 

@@ -85,6 +85,16 @@ def test_where_things_are_is_where_they_are() -> None:
         assert (ROOT / room).is_dir(), room
 
 
+def test_classes_of_the_map_exist() -> None:
+    sources = [*(ROOT / "python").rglob("*.py"), *(ROOT / "csrc").rglob("*.[ch]pp")]
+    found = {
+        name for path in sources for name in re.findall(r"^(?:class|struct) (\w+)", path.read_text(), re.MULTILINE)
+    }
+    shown = re.findall(r"^(\w+): ", (ROOT / "docs/class-map.txt").read_text(), re.MULTILINE)
+    assert len(shown) > 10
+    assert set(shown) <= found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tests_that_are_named_exist(page: Path) -> None:
     for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
