@@ -21,17 +21,18 @@ VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
 .PHONY: help demo test test-environments chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist site screenshot clean
 
-help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+help:  ## show this list
+	@echo 'usage: make TARGET [ARGS="..."]'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
 
-demo: $(VENV)/.installed  ## a second process pulls a model from a first; ARGS="--size-mb 512 --json"
+demo: $(VENV)/.installed  ## pull a model in a second process; ARGS="--size-mb 512"
 	$(BIN)/yr-fastload demo $(ARGS)
 
 ifneq ($(ARGS),)
 test: $(VENV)/.develop
 	$(BIN)/python -m pytest $(ARGS)
 else
-test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those that need no vLLM
+test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those without vLLM
 	@mkdir -p build  # tests wait much of the time: what later ones need is made meanwhile
 	@nice -n 19 $(AGAIN) test-environments >build/environments.log 2>&1 & made=$$!; \
 	trap 'kill $$made' INT TERM; \
@@ -43,34 +44,34 @@ endif
 test-environments: build/asan/.develop build/tsan/.develop
 	@$(if $(VLLM_HERE),$(AGAIN) .venv-vllm/.develop)
 
-chaos: $(VENV)/.develop  ## ten minutes of faults, every byte checked; SEED=2 ROUNDS=150 ARGS="--only 17"
+chaos: $(VENV)/.develop  ## ten minutes of faults; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python -m chaos --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
 
-test-vllm:  ## the tests of tests/e2e with real vLLM on the CPU, in .venv-vllm; ARGS="-k tensor"
+test-vllm:  ## tests/e2e with real vLLM on the CPU; ARGS="-k tensor"
 	@$(if $(VLLM_HERE), \
 	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest tests/e2e $(ARGS), \
 	  echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=...")
 
-test-vllm-matrix:  ## tests/e2e with older versions of vLLM too, each in .venv-vllm-VERSION: 13 GB, an hour
+test-vllm-matrix:  ## tests/e2e with older versions of vLLM: 13 GB, an hour
 	@for version in $(VLLM_OLDER); do \
 	  $(AGAIN) .venv-vllm-$$version/.develop && \
 	  .venv-vllm-$$version/bin/python -m pytest tests/e2e $(ARGS) || failed="$$failed $$version"; \
 	done; test -z "$$failed" || { echo "tests/e2e failed with vLLM$$failed" >&2; exit 1; }
 
-test-sanitized: build/asan/.develop build/tsan/.develop  ## of the next two what matters most, and takes minutes
+test-sanitized: build/asan/.develop build/tsan/.develop  ## the most important part of the next two, in minutes
 	$(ASAN) $(LIFETIME) $(THREADED)
 	$(TSAN) $(THREADED)
 
-test-asan: build/asan/.develop  ## the same tests over a native core built with address and undefined sanitizers
+test-asan: build/asan/.develop  ## tests under AddressSanitizer and UBSan
 	$(ASAN) $(ARGS)
 
-test-tsan: build/tsan/.develop  ## threads of the core, the simulated runtime and the stores under the thread sanitizer
+test-tsan: build/tsan/.develop  ## threaded parts under ThreadSanitizer
 	$(TSAN) $(THREADED)
 	$(TSAN) tests/sim/test_runtime_*.py
 	$(TSAN) tests/sim/test_d2d.py -k "bytes_arrive or numpy_arrays or faults_of or damaged or another_source"
 	TSAN_OPTIONS=detect_deadlocks=0 $(TSAN) $(LIFETIME)
 
-lint: site  ## ruff, mypy, clang-format, that stub and generated pages are up to date, and pages make a site
+lint: site  ## ruff, mypy, clang-format, generated files, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -79,28 +80,28 @@ lint: site  ## ruff, mypy, clang-format, that stub and generated pages are up to
 	$(BIN)/python tools/pages.py --check
 	$(BIN)/python -m benchmarks.tables --check
 
-format: $(VENV)/.develop  ## rewrite sources in the project's format
+format: $(VENV)/.develop  ## format all sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
-stubs: $(VENV)/.develop  ## rewrite python/yr_fastload_native/_core/*.pyi
+stubs: $(VENV)/.develop  ## rewrite _core/*.pyi, after a change of the bindings
 	$(BIN)/python tools/stubs.py
 
-docs: $(VENV)/.develop  ## rewrite docs/settings.md, docs/errors.md, and tables of benchmarks/results
+docs: $(VENV)/.develop  ## rewrite generated pages, the class map and tables
 	$(BIN)/python tools/pages.py
 	$(BIN)/python -m benchmarks.tables
 
-bench: $(VENV)/.develop  ## measure against everybody, 25 minutes, into benchmarks/results; ARGS="--sections host"
+bench: $(VENV)/.develop  ## all benchmarks, 25 minutes; ARGS="--sections host"
 	$(BIN)/python -m pip install --quiet '.[bench]'
 	[ ! -x .venv-vllm/bin/python ] || .venv-vllm/bin/python -m pip install --quiet fastsafetensors 'runai-model-streamer>=0.17'
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-smoke: $(VENV)/.develop  ## two minutes of measurements; fails where a ratio is 30 % below benchmarks/smoke_reference.json
+bench-smoke: $(VENV)/.develop  ## two minutes; fails if a ratio is down by 30 %
 	$(BIN)/python -m benchmarks.smoke $(ARGS)
 
 # The wheel is built from the sdist, which so has to have all of it.
-dist: $(VENV)/.develop  ## sdist and wheel into dist/; the demo is run from that wheel, in an environment of its own
+dist: $(VENV)/.develop  ## sdist and wheel into dist/, and the demo from that wheel
 	rm -rf dist build/dist
 	$(BIN)/python -m pip install --quiet 'build>=1.2' 'twine>=6.0'
 	$(BIN)/python -m build --outdir dist
@@ -109,14 +110,14 @@ dist: $(VENV)/.develop  ## sdist and wheel into dist/; the demo is run from that
 	build/dist/bin/python -m pip install --quiet dist/*.whl
 	cd / && $(CURDIR)/build/dist/bin/yr-fastload demo --size-mb 64
 
-site: $(VENV)/.develop  ## all pages as a web site into build/site/html; a warning is an error
+site: $(VENV)/.develop  ## all pages as a web site, in build/site/html
 	$(BIN)/python tools/site.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-screenshot: $(VENV)/.develop .venv-vllm/.develop  ## docs/scale-out.png anew: the service's page, with two vLLM instances
+screenshot: $(VENV)/.develop .venv-vllm/.develop  ## a new docs/scale-out.png, with two vLLM instances
 	$(BIN)/python tools/screenshot.py .venv-vllm/bin/python
 
-clean:  ## remove what the other targets made
+clean:  ## remove everything that other targets made
 	rm -rf .venv .venv-vllm .venv-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 define make-venv
