@@ -75,6 +75,7 @@ lint: site  ## ruff, mypy, clang-format, generated files, the site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/python tools/stubs.py --check
 	$(BIN)/python tools/pages.py --check

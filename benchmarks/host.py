@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.peers import TORCH_FILE, Peer, available, read_sequentially
 from yr_fastload_native import Config, FastLoader
-from yr_fastload_native.checkpoint import drop_page_cache
+from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
+from yr_fastload_native.checkpoints.workloads import sizes_of
 from yr_fastload_native.measuring.resources import private_worker, require_memory, touch_memory
 from yr_fastload_native.measuring.statistics import SharedCopy, ratio, require_equal, seconds_of, spread
-from yr_fastload_native.timeline import Span, breakdown
-from yr_fastload_native.workloads import sizes_of
+from yr_fastload_native.reporting.timeline import Span, breakdown
 
 __all__ = ["measure"]
 

@@ -12,7 +12,7 @@ import torch
 
 from yr_fastload_native import Config, FastLoader
 from yr_fastload_native.measuring.resources import private_worker
-from yr_fastload_native.timeline import breakdown
+from yr_fastload_native.reporting.timeline import breakdown
 
 __all__ = ["measure_tensors"]
 

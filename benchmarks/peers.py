@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import torch
 
-from yr_fastload_native.versions import installed
+from yr_fastload_native.process.versions import installed
 
 __all__ = ["TORCH_FILE", "Peer", "available", "read_sequentially", "versions"]
 

@@ -14,12 +14,12 @@ import torch
 
 from benchmarks.overhead import measure_tensors
 from yr_fastload_native import Config, FastLoader
+from yr_fastload_native.checkpoints.workloads import sizes_of
 from yr_fastload_native.measuring.device import measure as measure_devices
 from yr_fastload_native.measuring.device import measure_fan_out
 from yr_fastload_native.measuring.device_process import Plan
 from yr_fastload_native.measuring.resources import device_environment, private_worker, require_memory
 from yr_fastload_native.measuring.statistics import SharedCopy, ratio, spread
-from yr_fastload_native.workloads import sizes_of
 
 __all__ = ["measure"]
 

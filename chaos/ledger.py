@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.transports.d2d.peer import LANES
 from yr_fastload_native.transports.d2d.tree import SLOTS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import yr_fastload_native as fl
 from chaos.clock import Clock
 from yr_fastload_native import _core
-from yr_fastload_native.config import parse_address
+from yr_fastload_native.settings import parse_address
 
 __all__ = ["Worker", "Workers"]
 

@@ -13,7 +13,7 @@ import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
-from yr_fastload_native.credentials import Credentials
+from yr_fastload_native.worker.credentials import Credentials
 
 pytest.register_assert_rewrite("tests.store_conformance")
 

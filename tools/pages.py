@@ -12,7 +12,7 @@ import attrs
 import class_map
 
 from yr_fastload_native import _core, errors
-from yr_fastload_native.config import ENVIRONMENT_PREFIX, Config, ExchangeConfig
+from yr_fastload_native.settings import ENVIRONMENT_PREFIX, Config, ExchangeConfig
 
 _DOCS = Path(__file__).parents[1] / "docs"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from browser import MISSING, chromium, opened
 from playwright.sync_api import Browser, Page, expect
 
-from yr_fastload_native.checkpoint import drop_page_cache
+from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
 
 PICTURE = Path(__file__).parents[1] / "docs/scale-out.png"
 SIZE_MB = 1024

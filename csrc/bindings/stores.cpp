@@ -10,9 +10,9 @@
 #include "core/call_runner.hpp"
 #include "core/private_memory.hpp"
 #include "core/store_reader.hpp"
-#include "stores/exits.hpp"
-#include "stores/graveyard.hpp"
-#include "stores/host_store.hpp"
+#include "datasystem/exits.hpp"
+#include "datasystem/graveyard.hpp"
+#include "transports/host_store.hpp"
 
 namespace yr_fastload::bindings {
 namespace {

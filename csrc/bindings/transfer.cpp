@@ -12,7 +12,7 @@
 #include "bindings/common.hpp"
 #include "core/peaks.hpp"
 #include "core/pipeline.hpp"
-#include "stores/d2d_source.hpp"
+#include "transports/d2d_source.hpp"
 
 namespace yr_fastload::bindings {
 namespace {

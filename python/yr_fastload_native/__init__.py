@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yr_fastload_native._core import __version__
-    from yr_fastload_native.config import Config
-    from yr_fastload_native.content import content_digest
+    from yr_fastload_native.catalogue.content_digest import content_digest
     from yr_fastload_native.errors import (
         DeviceError,
         FastLoadError,
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
         TransferTimeoutError,
         UnavailableError,
     )
-    from yr_fastload_native.loader import FastLoader
-    from yr_fastload_native.publication import Publication
-    from yr_fastload_native.report import LoadReport
-    from yr_fastload_native.secret import Secret
-    from yr_fastload_native.timeline import write_trace
+    from yr_fastload_native.loader.fast_loader import FastLoader
+    from yr_fastload_native.publishing.publication import Publication
+    from yr_fastload_native.reporting.load_report import LoadReport
+    from yr_fastload_native.reporting.timeline import write_trace
+    from yr_fastload_native.settings import Config
+    from yr_fastload_native.settings.secret import Secret
     from yr_fastload_native.worker import LocalWorker
 
 __all__ = [
@@ -52,15 +52,15 @@ __all__ = [
 
 # Names are imported on first use, so that importing the package stays cheap in processes that never load weights.
 _HOME = {
-    "Config": "config",
-    "FastLoader": "loader",
-    "LoadReport": "report",
+    "Config": "settings",
+    "FastLoader": "loader.fast_loader",
+    "LoadReport": "reporting.load_report",
     "LocalWorker": "worker",
-    "Publication": "publication",
-    "Secret": "secret",
+    "Publication": "publishing.publication",
+    "Secret": "settings.secret",
     "__version__": "_core",
-    "content_digest": "content",
-    "write_trace": "timeline",
+    "content_digest": "catalogue.content_digest",
+    "write_trace": "reporting.timeline",
 }
 
 

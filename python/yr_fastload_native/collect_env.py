@@ -14,9 +14,9 @@ import attrs
 import psutil
 
 from yr_fastload_native import sim
-from yr_fastload_native.config import Config, ExchangeConfig
 from yr_fastload_native.errors import FastLoadError
-from yr_fastload_native.versions import installed
+from yr_fastload_native.process.versions import installed
+from yr_fastload_native.settings import Config, ExchangeConfig
 
 __all__ = ["collect"]
 

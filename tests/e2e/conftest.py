@@ -139,8 +139,8 @@ def start(worker: str, tmp_path: Path, spares: Spares) -> Iterator[Callable[...,
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes tiny models, each once; a copy of its own for every test that changes one."""
-    from yr_fastload_native.vllm.tiny_model import Size
-    from yr_fastload_native.vllm.tiny_model import make as make_tiny
+    from yr_fastload_native.checkpoints.tiny_vllm import Size
+    from yr_fastload_native.checkpoints.tiny_vllm import make as make_tiny
 
     made: dict[tuple[str, int, int], Path] = {}
 

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from yr_fastload_native import _core
-from yr_fastload_native.errors import FastLoadError
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import (
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.catalogue.manifest import (
     Head,
     build_manifest,
     decode_digests,
@@ -27,7 +26,8 @@ from yr_fastload_native.manifest import (
     encode_files,
     encode_manifest,
 )
-from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 WHO = Identity.of({"model": "fuzzed", "tp": 2}, op="fuzz")
 GENERATION = "0123456789abcdef"

@@ -110,7 +110,7 @@ def service(told: argparse.Namespace) -> None:
 
     from yr_fastload_native.service import fleet
     from yr_fastload_native.service.app import app_of
-    from yr_fastload_native.service.instances import Order
+    from yr_fastload_native.service.launcher import Order
 
     fleet._HEALTH_EVERY_S = 0.2
     directory = told.directory

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 import yr_fastload_native.cli as cli
 from yr_fastload_native.errors import ResourceExhaustedError
-from yr_fastload_native.service.instances import Order
+from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.local import LocalLauncher
 from yr_fastload_native.service.machine import MachineDevices
 

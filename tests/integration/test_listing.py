@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.cli import main
-from yr_fastload_native.identity import Identity
 
 from ..waiting import wait_until
 

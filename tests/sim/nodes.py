@@ -174,7 +174,7 @@ class Commands:
 
     def publish_in_vain(self, model, count=12, size=1 << 20, settings=None):
         """A publish of staged copies that fails: its error, and the keys that it meant to store."""
-        from yr_fastload_native.identity import Identity
+        from yr_fastload_native.catalogue.identity import Identity
         from yr_fastload_native.transports.staged import Staged
 
         keys, who = [], Identity.of({"model": model}, op="test")
@@ -292,7 +292,7 @@ class Commands:
         return {}
 
     def serving(self, model):
-        return {"chunks": self.publications[model]._member.source.serving()}
+        return {"chunks": self.publications[model]._peer.source.serving()}
 
     def settled(self, model, wait_s=30):
         return {"settled": self.publications[model].wait_settled(wait_s), "failure": self.publications[model].failure}

@@ -8,8 +8,8 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.cli import main
-from yr_fastload_native.identity import Identity
 
 from ..waiting import wait_until
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from yr_fastload_native.service.app import app_of
 from yr_fastload_native.service.fleet import Fleet, Limits
-from yr_fastload_native.service.instances import Devices, Order
+from yr_fastload_native.service.launcher import Devices, Order
 
 from ..waiting import wait_until
 

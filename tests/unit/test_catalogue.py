@@ -9,12 +9,12 @@ import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
-from yr_fastload_native.catalogue import Catalogue, Generation, SupersededError, set_own
-from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import build_manifest, decode_head
-from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.catalogue.catalogue import Catalogue, Generation, SupersededError, set_own
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.catalogue.manifest import build_manifest, decode_head
+from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.testing import MemoryStore
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 WHO = Identity.of({"model": "m"}, op="test")
 

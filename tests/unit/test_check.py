@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import yr_fastload_native as fl
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.testing import MemoryStore
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import yr_fastload_native.cli as cli
-import yr_fastload_native.scratch as scratch_module
+import yr_fastload_native.process.scratch as scratch_module
 from yr_fastload_native.cli import demo as demo_module
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import NotPublishedError

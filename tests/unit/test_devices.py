@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from yr_fastload_native import Config, DeviceError, InvalidArgumentError, _core
-from yr_fastload_native.chain import to_offer, to_try
 from yr_fastload_native.devices import registry
-from yr_fastload_native.devices.contexts import DeviceContexts
 from yr_fastload_native.devices.cpu import CPU, ORDINARY_MEMORY
 from yr_fastload_native.devices.hetero import hetero
 from yr_fastload_native.devices.kind import DeviceId, DeviceKind
 from yr_fastload_native.devices.npu import NPU
-from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.transports.device_contexts import DeviceContexts
+from yr_fastload_native.transports.selection import to_offer, to_try
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 
 class Toy(DeviceKind):
@@ -57,7 +57,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     def add(kind: DeviceKind) -> DeviceKind:
         kinds = (ORDINARY_MEMORY, kind)
         monkeypatch.setattr(registry, "KINDS", kinds)
-        monkeypatch.setattr("yr_fastload_native.devices.contexts.KINDS", kinds)
+        monkeypatch.setattr("yr_fastload_native.transports.device_contexts.KINDS", kinds)
         monkeypatch.setattr(registry, "_BY_NAME", {each.name: each for each in kinds})
         registry.of_torch.cache_clear()
         return kind

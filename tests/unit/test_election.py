@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from yr_fastload_native.catalogue import Catalogue
-from yr_fastload_native.config import Config
-from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.election import Claim, await_publisher
+from yr_fastload_native.catalogue.catalogue import Catalogue
+from yr_fastload_native.catalogue.election import Claim, await_publisher
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.errors import UnavailableError
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.process.deadline import Deadline
+from yr_fastload_native.settings import Config
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until

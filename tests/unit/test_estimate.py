@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from yr_fastload_native.checkpoints.workloads import sizes_of
 from yr_fastload_native.cli import main
 from yr_fastload_native.cli.estimate import Costs, Load
-from yr_fastload_native.workloads import sizes_of
 
 COSTS = Costs(
     link_share=0.5,

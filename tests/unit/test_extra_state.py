@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 
 def table_of(source: Any) -> TensorTable:

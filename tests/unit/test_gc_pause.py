@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from yr_fastload_native.gc_pause import gc_paused
+from yr_fastload_native.process.gc_pause import gc_paused
 
 
 def test_it_is_as_it_was_afterwards() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import yr_fastload_native as fl
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.identity import Identity
 
 # The check of openYuanrong (RegexKey): nothing else is a key, and no key is longer than 255.
 YUANRONG_KEY = re.compile(r"^[a-zA-Z0-9\-_!@#%\^\*\(\)\+\=\:;]*$")

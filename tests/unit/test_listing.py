@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import yr_fastload_native as fl
-from yr_fastload_native import listing
-from yr_fastload_native.catalogue import Catalogue
-from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.catalogue import listing
+from yr_fastload_native.catalogue.catalogue import Catalogue
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until

@@ -21,9 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
-from yr_fastload_native.errors import IntegrityError, LayoutMismatchError, ResourceExhaustedError
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import (
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.catalogue.manifest import (
     FORMAT,
     Head,
     Manifest,
@@ -32,7 +31,8 @@ from yr_fastload_native.manifest import (
     decode_manifest,
     encode_manifest,
 )
-from yr_fastload_native.tensors import TensorTable
+from yr_fastload_native.errors import IntegrityError, LayoutMismatchError, ResourceExhaustedError
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 WHO = Identity.of({"model": "org/model.v1", "parallel": {"rank": 0, "size": 2}}, op="publish")
 GENERATION = "0123456789abcdef"

@@ -57,7 +57,7 @@ def test_the_extension_finds_the_datasystem_wherever_the_wheel_lands() -> None:
 
 
 def test_the_datasystem_calls_what_stands_in_for_its_own() -> None:
-    """csrc/stores/null_handles.cpp: found before the library's own functions."""
+    """csrc/datasystem/null_handles.cpp: found before the library's own functions."""
     command = [sys.executable, "-c", "import yr_fastload_native._core"]
     environment = {**os.environ, "LD_DEBUG": "bindings"}
     done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, env=environment)

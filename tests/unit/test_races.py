@@ -10,7 +10,7 @@ import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.testing import MemoryStore
 
 from .keys import keys_with

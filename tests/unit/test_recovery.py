@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import yr_fastload_native as fl
-from yr_fastload_native import _core, store_link
-from yr_fastload_native.catalogue import Catalogue
-from yr_fastload_native.deadline import Deadline
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.listing import evict, look
+from yr_fastload_native import _core
+from yr_fastload_native.catalogue.catalogue import Catalogue
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.catalogue.listing import evict, look
+from yr_fastload_native.loader import store_link
+from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until

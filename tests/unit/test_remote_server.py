@@ -8,7 +8,7 @@ import pytest
 
 from yr_fastload_native.errors import ResourceExhaustedError, UnavailableError
 from yr_fastload_native.service.actor import ServerActor
-from yr_fastload_native.service.instances import Order
+from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.remote import ActorGoneError, launch_on, one_line
 
 ORDER = Order("instance-1", ["-c", "pass"], {"A": "1"}, 2.0, devices=1, defaults={"B": "2"})

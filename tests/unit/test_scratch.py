@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from yr_fastload_native.errors import UnavailableError
-from yr_fastload_native.scratch import HOME, Scratch, scratch
+from yr_fastload_native.process.scratch import HOME, Scratch, scratch
 from yr_fastload_native.worker.home import Home
 
 _RUN = """

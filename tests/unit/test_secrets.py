@@ -19,11 +19,11 @@ from click.testing import CliRunner
 import yr_fastload_native as fl
 from yr_fastload_native import _core, collect_env
 from yr_fastload_native.cli.worker import worker as command
-from yr_fastload_native.credentials import Credentials
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.secret import Secret
+from yr_fastload_native.settings.secret import Secret
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.worker import LocalWorker, make_curve_keys
+from yr_fastload_native.worker.credentials import Credentials
 
 TEXT = "hunter2-and-more"
 SETTINGS = {"access_key": f"ak-{TEXT}", "secret_key": f"sk-{TEXT}", "token": f"tk-{TEXT}", "tenant_id": f"te-{TEXT}"}

@@ -14,10 +14,10 @@ import yr_fastload_native.cli as cli
 from yr_fastload_native.cli import serve as serve_module
 from yr_fastload_native.errors import ResourceExhaustedError, UnavailableError
 from yr_fastload_native.service import local
-from yr_fastload_native.service.instances import Devices
-from yr_fastload_native.service.loads import load_of
+from yr_fastload_native.service.launcher import Devices
 from yr_fastload_native.service.machine import MachineDevices
 from yr_fastload_native.service.vllm_server import VllmServer
+from yr_fastload_native.service.weights_origin import origin_of
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_instances_without_devices_share_the_machine() -> None:
     }
     assert order.defaults == {"VLLM_CPU_KVCACHE_SPACE": "1"}
     assert order.devices == 0
-    assert list(order.arguments[:3]) == ["-m", "yr_fastload_native.vllm.beside", "2"]
+    assert list(order.arguments[:3]) == ["-m", "yr_fastload_native.vllm.shared_cores", "2"]
     assert list(order.arguments[-4:]) == ["--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.1"]
     told = VllmServer("m", arguments=("--gpu-memory-utilization=0.5",), devices=Devices())
     assert list(told.order("instance-1").arguments[-2:]) == ["m", "--gpu-memory-utilization=0.5"]
@@ -206,12 +206,12 @@ def event(kind, pid, **facts):
 
 
 def test_ranks_make_one_load() -> None:
-    assert load_of([event("loading", 1)]) is None
+    assert origin_of([event("loading", 1)]) is None
     pulled = [event("loaded", pid, pull_s=0.5 * pid, transport="host", bytes=10) for pid in (1, 2)]
-    load = load_of([*pulled, event("loaded", 1, pull_s=0.25, transport="host", bytes=1)])  # its draft model
+    load = origin_of([*pulled, event("loaded", 1, pull_s=0.25, transport="host", bytes=1)])  # its draft model
     assert (load.source, load.seconds, load.bytes, load.transport) == ("instance", 1.0, 21, "host")
     read = event("loaded", 3, cold_load_s=4.0, fallback="UNAVAILABLE")
-    load = load_of([*pulled, read])
+    load = origin_of([*pulled, read])
     assert (load.source, load.seconds, load.fallback, load.published) == ("disk", 4.0, "UNAVAILABLE", False)
-    load = load_of([read, event("published", 3, bytes=30)])
+    load = origin_of([read, event("published", 3, bytes=30)])
     assert (load.bytes, load.published) == (30, True)

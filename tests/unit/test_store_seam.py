@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
 import yr_fastload_native as fl
-from yr_fastload_native import _core
+from yr_fastload_native import _core, sim
+from yr_fastload_native.devices.kind import DeviceId
+from yr_fastload_native.devices.npu import NPU
 from yr_fastload_native.testing import MemoryStore
+from yr_fastload_native.transports.device_contexts import DeviceContexts
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 
 def test_no_worker_is_looked_for(store: MemoryStore, identity: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +54,17 @@ def test_what_only_a_worker_has_is_refused_of_one_publication(loader: fl.FastLoa
         with pytest.raises(fl.DeviceError, match="'auto' or 'host'"):
             loader.publish({"w": np.ones(9)}, identity, publish_as=transport)
     assert loader.publication(identity) is None
+
+
+def test_only_tensors_in_cpu_memory_move(
+    loader: fl.FastLoader, identity: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sim, "active", lambda: True)  # where else those in CPU memory stand for a device's
+    loader.publish({"w": np.ones(9)}, identity)
+    assert loader.load({"w": np.zeros(9)}, identity).transport == "host"
+    on_npu = cast(TensorTable, SimpleNamespace(device=DeviceId(NPU, 3)))
+    with pytest.raises(fl.DeviceError, match="on NPU 3, and a store that was given moves only those in CPU memory"):
+        DeviceContexts(fl.Config(), None).of(on_npu)
 
 
 def test_two_loaders_of_one_store_meet(store: MemoryStore, identity: dict[str, str]) -> None:

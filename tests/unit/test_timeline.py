@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yr_fastload_native.timeline import STAGES, Span, Timeline, write_trace
+from yr_fastload_native.reporting.timeline import STAGES, Span, Timeline, write_trace
 
 
 def test_stages_are_summed_over_threads() -> None:

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yr_fastload_native import _core, torch_digest
-from yr_fastload_native.torch_digest import chunk_digests
+from yr_fastload_native import _core
+from yr_fastload_native.devices import torch_digest
+from yr_fastload_native.devices.torch_digest import chunk_digests
 
 
 def both(

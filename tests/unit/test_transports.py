@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from yr_fastload_native import DeviceError, IntegrityError, PartialTransferError, TransferTimeoutError
-from yr_fastload_native.catalogue import SupersededError
-from yr_fastload_native.chain import Candidate
-from yr_fastload_native.config import TRANSPORTS
+from yr_fastload_native.catalogue.catalogue import SupersededError
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
 from yr_fastload_native.devices.npu import NPU
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.report import AskedSource
-from yr_fastload_native.transfer import Transfer
+from yr_fastload_native.loading.transfer import Transfer
+from yr_fastload_native.reporting.load_report import AskedSource
+from yr_fastload_native.settings import TRANSPORTS
 from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.d2d.tree import TreeSlot
+from yr_fastload_native.transports.selection import Candidate
 from yr_fastload_native.transports.wanted import Failure
 
 WHO = Identity.of({"model": "m"}, op="test")

@@ -11,8 +11,8 @@ import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.manifest import decode_head, decode_manifest, encode_manifest
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.catalogue.manifest import decode_head, decode_manifest, encode_manifest
 from yr_fastload_native.testing import MemoryStore
 
 from .keys import wait_renewed
@@ -171,8 +171,8 @@ def test_a_manifest_that_lies_about_its_bytes_is_found_out(
 
 
 def _sums(tensors: dict[str, Any]) -> list[str]:
-    from yr_fastload_native.sha256 import sums
-    from yr_fastload_native.tensors import TensorTable
+    from yr_fastload_native.weights.sha256 import sums
+    from yr_fastload_native.weights.tensor_table import TensorTable
 
     return sums(TensorTable(tensors, op="test", writable=False, max_tensors=9), 2, lambda: None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from yr_fastload_native.cli import doctor
-from yr_fastload_native.service.instances import Devices
+from yr_fastload_native.service.launcher import Devices
 from yr_fastload_native.service.vllm_server import VllmServer
 from yr_fastload_native.vllm.allowed import allowing, is_allowed
 

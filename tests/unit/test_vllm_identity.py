@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.vllm import compat, identity
 from yr_fastload_native.vllm.as_made import AsMade
 from yr_fastload_native.vllm.process_wide import process_wide

@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 import pytest
 
-from yr_fastload_native.config import Config, ExchangeConfig
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
+from yr_fastload_native.settings import Config, ExchangeConfig
 from yr_fastload_native.vllm import plugin
 from yr_fastload_native.vllm.settings import Settings
 

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from yr_fastload_native.at_exit import close_all
 from yr_fastload_native.checkpoints import known_digests
 from yr_fastload_native.checkpoints import sample as sampling
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.checkpoints.weight_files import named
 from yr_fastload_native.errors import UnavailableError
+from yr_fastload_native.process.at_exit import close_all
 from yr_fastload_native.vllm import session, verifying
 from yr_fastload_native.vllm.publishing import Source
 from yr_fastload_native.vllm.settings import Settings

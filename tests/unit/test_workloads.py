@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from yr_fastload_native.synthetic import QWEN2_7B_BYTES, _qwen2
-from yr_fastload_native.workloads import DEFAULT_SCALES, MODELS, shapes_of, sizes_of
+from yr_fastload_native.checkpoints.synthetic import QWEN2_7B_BYTES, _qwen2
+from yr_fastload_native.checkpoints.workloads import DEFAULT_SCALES, MODELS, shapes_of, sizes_of
 
 
 def test_qwen2() -> None:

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import yr_fastload_native as fl
-from yr_fastload_native import _core, standstill
+from yr_fastload_native import _core
+from yr_fastload_native.transports import alias_watchdog
 
 MIB = 1 << 20
 
@@ -46,7 +47,8 @@ def mappings() -> int:
 def memory_of(tensor: torch.Tensor) -> Any:
     """What it aliases, None if it is its own."""
     address = tensor.data_ptr()
-    return next((each for each in standstill._watched if each.address <= address < each.address + each.nbytes), None)
+    watched = alias_watchdog._watched
+    return next((each for each in watched if each.address <= address < each.address + each.nbytes), None)
 
 
 @pytest.fixture
@@ -154,14 +156,14 @@ def test_a_pool_that_cannot_be_opened(
 def sleep_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Makes the watch believe that the process stood still."""
     offset = 0.0
-    real = standstill._now
-    monkeypatch.setattr(standstill, "_now", lambda: real() + offset)
+    real = alias_watchdog._now
+    monkeypatch.setattr(alias_watchdog, "_now", lambda: real() + offset)
 
     def sleep(seconds: float) -> None:
         nonlocal offset
         offset += seconds
         for _ in range(100):
-            if not len(standstill._watched):
+            if not len(alias_watchdog._watched):
                 return
             threading.Event().wait(0.1)
         raise AssertionError("the watch did not see it")
@@ -176,7 +178,7 @@ def test_a_standstill_has_it_copied(
     with open_zero_copy() as publisher, open_zero_copy() as loader:
         publisher.publish(source, identity)
         loader.load(target, identity)
-        memories = list(standstill._watched)
+        memories = list(alias_watchdog._watched)
         sleep_for(100)
         for memory in memories:  # whatever becomes of the worker's
             ctypes.memset(memory.shared_address, 0xEE, memory.nbytes)
@@ -194,11 +196,11 @@ source, target = {"w": torch.rand(1 << 20)}, {"w": torch.zeros(1 << 20)}
 with fl.FastLoader(fl.Config(zero_copy=True), store=MemoryStore()) as loader:
     publication = loader.publish(source, {"model": "m"})
     assert loader.load(target, {"model": "m"}).bytes_aliased
-    (memory,) = standstill._watched
+    (memory,) = alias_watchdog._watched
     ctypes.memset(memory.shared_address, 0xEE, memory.nbytes)  # as the worker does once it took us for dead
-    real = standstill._now
-    standstill._now = lambda: real() + 100
-    while len(standstill._watched):
+    real = alias_watchdog._now
+    alias_watchdog._now = lambda: real() + 100
+    while len(alias_watchdog._watched):
         time.sleep(0.1)
     print("looked", flush=True)
     print(target["w"].sum())

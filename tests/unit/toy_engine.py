@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.errors import FastLoadError, IntegrityError, NotPublishedError
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.report import LoadReport
+from yr_fastload_native.reporting.load_report import LoadReport
 from yr_fastload_native.vllm import compat, exchange, session
 from yr_fastload_native.vllm.exchange import Exchange
 from yr_fastload_native.vllm.settings import Settings

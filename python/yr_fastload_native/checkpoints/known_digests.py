@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yr_fastload_native.checkpoints.file_state import FileState
-from yr_fastload_native.config import Config
+from yr_fastload_native.settings import Config
 
 __all__ = ["claimed", "one_at_a_time", "remember", "remembered"]
 

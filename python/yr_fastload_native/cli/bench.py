@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from yr_fastload_native.checkpoints.workloads import DEFAULT_SCALES
 from yr_fastload_native.cli import output
-from yr_fastload_native.workloads import DEFAULT_SCALES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -114,11 +114,11 @@ def bench(
 def _run_devices(
     transport: str, shapes: str, scale: float, baseline: bool, readers: int, rounds: int, trace: Path | None
 ) -> dict[str, Any]:
-    from yr_fastload_native.config import Config
     from yr_fastload_native.measuring.device import measure
     from yr_fastload_native.measuring.device_process import Plan
     from yr_fastload_native.measuring.resources import device_environment, private_worker, require_memory
     from yr_fastload_native.measuring.statistics import machine
+    from yr_fastload_native.settings import Config
 
     external = Config.worker_from_env()
     plan = Plan(worker="", transport=transport, shapes=shapes, scale=scale, deadline_s=120.0)
@@ -138,12 +138,12 @@ def _run_devices(
 
 
 def _run(size_mb: int, rounds: int, trace: Path | None) -> dict[str, Any]:
-    from yr_fastload_native.config import Config
+    from yr_fastload_native.checkpoints.synthetic import make_qwen2
     from yr_fastload_native.measuring.host import measure_fixed_cost, measure_transfer
     from yr_fastload_native.measuring.resources import private_worker, require_memory
     from yr_fastload_native.measuring.statistics import machine
-    from yr_fastload_native.scratch import scratch
-    from yr_fastload_native.synthetic import make_qwen2
+    from yr_fastload_native.process.scratch import scratch
+    from yr_fastload_native.settings import Config
 
     external = Config.worker_from_env()
     total = size_mb * _MIB
@@ -208,14 +208,17 @@ def _device_table(record: Mapping[str, Any]) -> RenderableType:
     rows["publish"] = record["publish_s"]
     baseline = record.get("baseline")
     if baseline:
-        rows |= {"one key a parameter: load": baseline["load_s"], "one key a parameter: publish": baseline["publish_s"]}
+        rows |= {
+            "one key per parameter: load": baseline["load_s"],
+            "one key per parameter: publish": baseline["publish_s"],
+        }
     for name, seconds in rows.items():
         table.add_row(name, f"{seconds:.4f}", f"{size / seconds:.2f}")
     lines = [f"load at {record['raw_share']:.2f} of the raw copy's rate"]
     if baseline:
         lines.append(
-            f"against one key a parameter: load {record['speedup_load']:.1f}x, publish "
-            f"{record['speedup_publish']:.1f}x, overhead over the raw copy {record['overhead_ratio']:.3f} of its"
+            f"against one key per parameter: load {record['speedup_load']:.1f}x, publish "
+            f"{record['speedup_publish']:.1f}x, overhead over a raw copy {record['overhead_ratio']:.3f} times as large"
         )
     if "fan_out" in record:
         fan_out = record["fan_out"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from yr_fastload_native.catalogue.identity import ABOUT
 from yr_fastload_native.errors import UnavailableError
-from yr_fastload_native.identity import ABOUT
 
 if TYPE_CHECKING:
-    from yr_fastload_native.catalogue import Catalogue
-    from yr_fastload_native.listing import Listed
+    from yr_fastload_native.catalogue.catalogue import Catalogue
+    from yr_fastload_native.catalogue.listing import Listed
 
 __all__ = ["PATIENCE_S", "connected", "facts", "json_option", "model_of", "worker_option"]
 
@@ -34,10 +34,10 @@ def connected(worker: str, *, op: str) -> Catalogue:
         InvalidArgumentError: The address is invalid.
     """
     from yr_fastload_native import _core
-    from yr_fastload_native.catalogue import Catalogue
-    from yr_fastload_native.config import Config
-    from yr_fastload_native.credentials import Credentials
+    from yr_fastload_native.catalogue.catalogue import Catalogue
+    from yr_fastload_native.settings import Config
     from yr_fastload_native.worker import LocalWorker
+    from yr_fastload_native.worker.credentials import Credentials
 
     config = Config.from_env()
     if worker:

@@ -23,7 +23,7 @@ from yr_fastload_native.errors import IntegrityError, InvalidArgumentError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from yr_fastload_native.checkpoint import StoredTensor
+    from yr_fastload_native.checkpoints.safetensors_files import StoredTensor
 
 __all__ = ["demo"]
 
@@ -79,12 +79,12 @@ def demo(model: Path | None, size_mb: int | None, transport: str, as_json: bool)
 
 
 def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
-    from yr_fastload_native.checkpoint import fingerprint, make_qwen2, scan_directory
-    from yr_fastload_native.config import Config
+    from yr_fastload_native.checkpoints.safetensors_files import fingerprint, make_qwen2, scan_directory
     from yr_fastload_native.measuring.child_process import Process
     from yr_fastload_native.measuring.demo_process import Task
     from yr_fastload_native.measuring.resources import device_count, device_environment, private_worker, require_memory
-    from yr_fastload_native.scratch import scratch
+    from yr_fastload_native.process.scratch import scratch
+    from yr_fastload_native.settings import Config
 
     with contextlib.ExitStack() as stack:
         external = Config.worker_from_env()

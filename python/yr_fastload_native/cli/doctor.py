@@ -14,7 +14,7 @@ import click
 
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import FastLoadError
-from yr_fastload_native.versions import installed
+from yr_fastload_native.process.versions import installed
 from yr_fastload_native.vllm.allowed import is_allowed
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _packages() -> Iterator[Finding]:
 
 def _worker(model_bytes: int) -> Iterator[Finding]:
     from yr_fastload_native import FastLoader
-    from yr_fastload_native.config import Config
+    from yr_fastload_native.settings import Config
     from yr_fastload_native.worker import LocalWorker
 
     try:

@@ -20,11 +20,11 @@ import attrs
 import click
 import msgspec
 
-from yr_fastload_native.chain import chunk_bytes
+from yr_fastload_native.checkpoints.workloads import MODELS, sizes_of
 from yr_fastload_native.cli import output
-from yr_fastload_native.config import Config
+from yr_fastload_native.settings import Config
 from yr_fastload_native.transports import registry
-from yr_fastload_native.workloads import MODELS, sizes_of
+from yr_fastload_native.transports.selection import chunk_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -117,7 +117,7 @@ class _Published:
 
 _PUBLISHED = (
     _Published(
-        "one key a parameter, Qwen2.5-7B, TP 2, HCCS",
+        "one key per parameter, Qwen2.5-7B, TP 2, HCCS",
         1.5,
         15.23e9 / 2,
         18.77 * _BITS,

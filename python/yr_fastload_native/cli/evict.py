@@ -11,7 +11,7 @@ from yr_fastload_native.cli.cluster import PATIENCE_S, connected, facts, json_op
 from yr_fastload_native.errors import NotPublishedError
 
 if TYPE_CHECKING:
-    from yr_fastload_native.listing import Listed
+    from yr_fastload_native.catalogue.listing import Listed
 
 __all__ = ["evict"]
 
@@ -29,8 +29,9 @@ def evict(identities: tuple[str, ...], everything: bool, worker: str, as_json: b
     The next instance reads the disk and publishes again. Running instances continue; sources notice within a third of
     their lease that they were evicted.
     """
-    from yr_fastload_native import eviction, listing
-    from yr_fastload_native.deadline import Deadline
+    from yr_fastload_native.catalogue import listing
+    from yr_fastload_native.process.deadline import Deadline
+    from yr_fastload_native.publishing import eviction
 
     if bool(identities) == everything:
         raise click.UsageError("name identities, or use --all")

@@ -14,8 +14,8 @@ from yr_fastload_native.cli.cluster import PATIENCE_S, connected, facts, json_op
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from yr_fastload_native.listing import Listed
-    from yr_fastload_native.manifest import TensorEntry
+    from yr_fastload_native.catalogue.listing import Listed
+    from yr_fastload_native.catalogue.manifest import TensorEntry
 
 __all__ = ["inspect"]
 
@@ -31,8 +31,8 @@ def inspect(identity: str, worker: str, as_json: bool) -> None:
 
     IDENTITY is what `yr-fastload ls` shows, or a prefix that matches only one.
     """
-    from yr_fastload_native import listing
-    from yr_fastload_native.deadline import Deadline
+    from yr_fastload_native.catalogue import listing
+    from yr_fastload_native.process.deadline import Deadline
 
     catalogue = connected(worker, op="inspect")
     deadline = Deadline(PATIENCE_S, "inspect")

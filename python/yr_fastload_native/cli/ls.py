@@ -14,7 +14,7 @@ from yr_fastload_native.errors import IntegrityError, NotPublishedError, Resourc
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from yr_fastload_native.listing import Listed
+    from yr_fastload_native.catalogue.listing import Listed
 
 __all__ = ["ls"]
 
@@ -30,8 +30,8 @@ def ls(worker: str, as_json: bool) -> None:
     An identity is one rank's weights of one model. The age is that of its generation: publishing changed weights
     creates a new one.
     """
-    from yr_fastload_native import listing
-    from yr_fastload_native.deadline import Deadline
+    from yr_fastload_native.catalogue import listing
+    from yr_fastload_native.process.deadline import Deadline
 
     catalogue = connected(worker, op="ls")
     deadline = Deadline(PATIENCE_S, "ls")

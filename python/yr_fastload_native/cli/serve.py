@@ -15,7 +15,7 @@ from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
 
 if TYPE_CHECKING:
     from yr_fastload_native.service.fleet import Limits
-    from yr_fastload_native.service.instances import Launcher
+    from yr_fastload_native.service.launcher import Launcher
     from yr_fastload_native.service.vllm_server import VllmServer
 
 __all__ = ["serve"]
@@ -138,9 +138,9 @@ def serve(
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
         import websockets  # noqa: F401
-    from yr_fastload_native.config import Config
     from yr_fastload_native.service.fleet import Limits
     from yr_fastload_native.service.vllm_server import VllmServer
+    from yr_fastload_native.settings import Config
 
     if worker:
         Config(worker=worker)  # refuses an invalid address

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from yr_fastload_native.checkpoints.tiny_vllm import ARCHITECTURES
 from yr_fastload_native.cli import output
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, UnavailableError
-from yr_fastload_native.scratch import scratch
+from yr_fastload_native.process.scratch import scratch
 from yr_fastload_native.vllm.allowed import allowing
 from yr_fastload_native.vllm.reports import events, wait_until_published
-from yr_fastload_native.vllm.tiny_model import ARCHITECTURES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -108,7 +108,7 @@ def verify_vllm(
 
 
 def _make(directory: Path, architecture: str, size_mb: int | None) -> Path:
-    from yr_fastload_native.vllm.tiny_model import Size, make
+    from yr_fastload_native.checkpoints.tiny_vllm import Size, make
 
     output.note(f"making a {architecture} model")
     with contextlib.redirect_stdout(sys.stderr):  # libraries print things; stdout is for the result
@@ -116,7 +116,7 @@ def _make(directory: Path, architecture: str, size_mb: int | None) -> Path:
 
 
 def _drop_cache(model: Path) -> None:
-    from yr_fastload_native.checkpoint import drop_page_cache
+    from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
     from yr_fastload_native.checkpoints.weight_files import weight_files
 
     for path in weight_files(model):
@@ -127,9 +127,9 @@ def _verify(
     model: Path, tp: int, dtype: str, tokens: int, settings: Mapping[str, Any], stack: contextlib.ExitStack
 ) -> dict[str, Any]:
     from yr_fastload_native.checkpoints.weight_files import weight_files
-    from yr_fastload_native.config import Config
     from yr_fastload_native.measuring.child_process import Process
     from yr_fastload_native.measuring.resources import device_environment, private_worker
+    from yr_fastload_native.settings import Config
 
     total = sum(path.stat().st_size for path in weight_files(model))
     worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total, output.note))

@@ -83,7 +83,7 @@ class DeviceKind(abc.ABC):
             owners: The tensors, in the plan's order.
             chunks: Which ones.
         """
-        from yr_fastload_native.torch_digest import chunk_digests
+        from yr_fastload_native.devices.torch_digest import chunk_digests
 
         return chunk_digests(plan, owners, chunks)
 
@@ -96,7 +96,7 @@ class DeviceKind(abc.ABC):
             offset: From there, bytes.
             size: Bytes.
         """
-        from yr_fastload_native.torch_digest import bytes_of
+        from yr_fastload_native.devices.torch_digest import bytes_of
 
         return bytes_of(owner.detach(), offset, size).cpu().numpy()
 

@@ -12,15 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from yr_fastload_native.checkpoint import StoredTensor, compare, drop_page_cache, read_directory, scan_directory
-from yr_fastload_native.config import Config
+from yr_fastload_native.checkpoints.safetensors_files import (
+    StoredTensor,
+    compare,
+    drop_page_cache,
+    read_directory,
+    scan_directory,
+)
 from yr_fastload_native.measuring.child_process import Parent, main
 from yr_fastload_native.measuring.resources import touch_memory
+from yr_fastload_native.settings import Config
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from yr_fastload_native.loader import FastLoader
+    from yr_fastload_native.loader.fast_loader import FastLoader
 
 __all__ = ["Task"]
 
@@ -114,7 +120,7 @@ _ROLES = {"source": _source, "reader": _reader}
 
 
 def _loader(task: Task) -> FastLoader:
-    from yr_fastload_native.loader import FastLoader
+    from yr_fastload_native.loader.fast_loader import FastLoader
 
     config = Config(
         worker=task.worker,

@@ -19,7 +19,7 @@ from yr_fastload_native.measuring.child_process import Process
 from yr_fastload_native.measuring.device_process import Plan
 from yr_fastload_native.measuring.resources import device_count, touch_memory
 from yr_fastload_native.measuring.statistics import ratio
-from yr_fastload_native.timeline import Span, breakdown, write_trace
+from yr_fastload_native.reporting.timeline import Span, breakdown, write_trace
 
 __all__ = ["measure", "measure_fan_out", "measure_interference"]
 

@@ -16,11 +16,11 @@ import attrs
 import numpy as np
 
 from yr_fastload_native import _core, sim
-from yr_fastload_native.config import Config, parse_address
+from yr_fastload_native.checkpoints.workloads import sizes_of
 from yr_fastload_native.errors import DeviceError, IntegrityError, UnavailableError
-from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.measuring.child_process import Parent, main
-from yr_fastload_native.workloads import sizes_of
+from yr_fastload_native.settings import Config, parse_address
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yr_fastload_native import _core
-from yr_fastload_native.chain import chunk_bytes
-from yr_fastload_native.checkpoint import drop_page_cache, read_directory, scan_directory
-from yr_fastload_native.config import Config
-from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache, read_directory, scan_directory
+from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.measuring.resources import touch_memory
 from yr_fastload_native.measuring.statistics import SharedCopy, ratio, require_equal, seconds_of, spread
-from yr_fastload_native.timeline import Span, breakdown, write_trace
+from yr_fastload_native.reporting.timeline import Span, breakdown, write_trace
+from yr_fastload_native.settings import Config
 from yr_fastload_native.transports import registry
+from yr_fastload_native.transports.selection import chunk_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def _disk_reader() -> tuple[str, Callable[[Path], object]]:
     try:
         from safetensors.torch import load_file
     except ImportError:
-        return "yr_fastload_native.checkpoint.read_directory (no torch here)", read_directory
+        return "yr_fastload_native.checkpoints.safetensors_files.read_directory (no torch here)", read_directory
 
     def read(model: Path) -> object:
         return [tensor.clone() for file in sorted(model.glob("*.safetensors")) for tensor in load_file(file).values()]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 
 from yr_fastload_native.errors import ResourceExhaustedError
-from yr_fastload_native.scratch import HOME, scratch
+from yr_fastload_native.process.scratch import HOME, scratch
 
 __all__ = ["device_count", "device_environment", "private_worker", "require_memory", "touch_memory"]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from yr_fastload_native import _core
 from yr_fastload_native.errors import IntegrityError
-from yr_fastload_native.versions import installed
+from yr_fastload_native.process.versions import installed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

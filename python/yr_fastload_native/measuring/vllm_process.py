@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.settings import ENVIRONMENT_PREFIX
 from yr_fastload_native.vllm import LOAD_FORMAT, compat
 
 __all__ = ["door", "instance"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yr_fastload_native.errors import FastLoadError
-from yr_fastload_native.service.instances import Order
+from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.local import LocalLauncher, LocalServer
 
 __all__ = ["ServerActor"]

@@ -13,7 +13,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.typing import Subprotocol
 
-from yr_fastload_native.service.instances import Launched
+from yr_fastload_native.service.launcher import Launched
 
 __all__ = ["Call", "Connection", "Headers", "url_of"]
 

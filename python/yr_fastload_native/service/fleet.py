@@ -16,8 +16,8 @@ from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, Resou
 from yr_fastload_native.service.changes import Changes
 from yr_fastload_native.service.connection import Connection
 from yr_fastload_native.service.instance import Instance
-from yr_fastload_native.service.instances import Launched, Launcher, Order
-from yr_fastload_native.service.loads import load_of
+from yr_fastload_native.service.launcher import Launched, Launcher, Order
+from yr_fastload_native.service.weights_origin import origin_of
 
 __all__ = ["Fleet", "Limits"]
 
@@ -242,7 +242,7 @@ class Fleet:
     async def _look(self, instance: Instance, launched: Launched) -> None:
         """Process what its ranks reported."""
         events = await self._blocking(launched.events)
-        instance.load = load_of(events)
+        instance.load = origin_of(events)
         if instance.state == "starting" and any(each["event"] == "loading" for each in events):
             instance.state = "loading"
         if instance.load is not None and instance.load.source == "disk":

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from yr_fastload_native.service.connection import Connection
-from yr_fastload_native.service.instances import Launched
-from yr_fastload_native.service.loads import Load
+from yr_fastload_native.service.launcher import Launched
+from yr_fastload_native.service.weights_origin import WeightsOrigin
 
 __all__ = ["Instance", "State"]
 
@@ -26,7 +26,7 @@ class Instance:
         self.restarts = 0
         self.in_flight = 0
         self.served = 0
-        self.load: Load | None = None
+        self.load: WeightsOrigin | None = None
         self.ready_s: float | None = None
         self.launched: Launched | None = None
         self.connection: Connection | None = None

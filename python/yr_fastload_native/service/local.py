@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
-from yr_fastload_native.config import ENVIRONMENT_PREFIX
 from yr_fastload_native.errors import UnavailableError
-from yr_fastload_native.scratch import Scratch
-from yr_fastload_native.service.instances import Devices, Order
+from yr_fastload_native.process.scratch import Scratch
+from yr_fastload_native.service.launcher import Devices, Order
 from yr_fastload_native.service.machine import Lent, MachineDevices
+from yr_fastload_native.settings import ENVIRONMENT_PREFIX
 from yr_fastload_native.vllm import reports
 
 __all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer", "keeper_command"]

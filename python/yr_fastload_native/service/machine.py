@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from yr_fastload_native import sim
 from yr_fastload_native.errors import ResourceExhaustedError
-from yr_fastload_native.service.instances import Devices, Kind
+from yr_fastload_native.service.launcher import Devices, Kind
 
 __all__ = ["Lent", "MachineDevices"]
 

@@ -20,7 +20,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.service.actor import ServerActor
-from yr_fastload_native.service.instances import Devices, Kind, Order
+from yr_fastload_native.service.launcher import Devices, Kind, Order
 from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, launch_on, one_line
 
 __all__ = ["RayLauncher"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from yr_fastload_native.errors import ResourceExhaustedError, UnavailableError
-from yr_fastload_native.service.instances import Order
+from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.local import BEYOND_GRACE_S
 
 __all__ = ["Actor", "ActorGoneError", "RemoteServer", "launch_on", "one_line"]

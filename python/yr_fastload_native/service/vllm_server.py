@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from yr_fastload_native.config import ENVIRONMENT_PREFIX
-from yr_fastload_native.service.instances import Devices, Order
+from yr_fastload_native.service.launcher import Devices, Order
+from yr_fastload_native.settings import ENVIRONMENT_PREFIX
 from yr_fastload_native.vllm.allowed import allowing
 
 __all__ = ["VllmServer"]
@@ -57,7 +57,7 @@ class VllmServer:
         if self.devices.kind:
             arguments = ["-m", "vllm.entrypoints.cli.main"]
         else:
-            arguments = ["-m", "yr_fastload_native.vllm.beside", str(self.tp)]
+            arguments = ["-m", "yr_fastload_native.vllm.shared_cores", str(self.tp)]
         arguments += ["serve", self.model]
         if self.tp > 1:
             arguments += ["--tensor-parallel-size", str(self.tp)]

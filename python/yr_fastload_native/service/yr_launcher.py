@@ -13,7 +13,7 @@ from yr.config import Config, InvokeOptions
 
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.service.actor import ServerActor
-from yr_fastload_native.service.instances import Devices, Order
+from yr_fastload_native.service.launcher import Devices, Order
 from yr_fastload_native.service.machine import MachineDevices
 from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, launch_on, one_line
 

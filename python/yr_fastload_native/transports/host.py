@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.transports.aliases import alias
-from yr_fastload_native.transports.jobs import LoadJob, PublishJob, Worker
+from yr_fastload_native.transports.jobs import LoadJob, PublishJob, StoreSession
 from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
+from yr_fastload_native.transports.zero_copy import alias
 
 __all__ = ["Host"]
 
@@ -36,7 +36,7 @@ class Host:
     def data_keys(self, who: Identity, generation: str, chunks: int) -> list[str]:
         return _core.chunk_keys(who.chunk_prefix(generation), chunks)
 
-    def peer(self, worker: Worker, who: Identity, generation: str, context: DeviceContext) -> None:
+    def peer(self, worker: StoreSession, who: Identity, generation: str, context: DeviceContext) -> None:
         return None
 
     def publish(self, job: PublishJob) -> memoryview:

@@ -7,22 +7,22 @@ from collections.abc import Callable
 import attrs
 
 from yr_fastload_native import _core
-from yr_fastload_native.catalogue import Catalogue, Generation
-from yr_fastload_native.config import Config
-from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.catalogue.catalogue import Catalogue, Generation
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.kind import DeviceContext
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.tensors import TensorTable
-from yr_fastload_native.timeline import Timeline
-from yr_fastload_native.transports.digests import LocalChunks
+from yr_fastload_native.process.deadline import Deadline
+from yr_fastload_native.reporting.timeline import Timeline
+from yr_fastload_native.settings import Config
+from yr_fastload_native.transports.chunk_digests import LocalChunks
+from yr_fastload_native.weights.tensor_table import TensorTable
 
-__all__ = ["LoadJob", "Progress", "PublishJob", "Worker"]
+__all__ = ["LoadJob", "Progress", "PublishJob", "StoreSession"]
 
 Progress = Callable[[int, int], None]
 
 
 @attrs.frozen
-class Worker:
+class StoreSession:
     """The openYuanrong worker of a loader, and its settings for it.
 
     Attributes:
@@ -44,7 +44,7 @@ class PublishJob:
         ttl_s: Life of what is stored until a lease renews it.
     """
 
-    worker: Worker
+    worker: StoreSession
     who: Identity
     generation: str
     table: TensorTable
@@ -68,7 +68,7 @@ class LoadJob:
         timeline: What was done when.
     """
 
-    worker: Worker
+    worker: StoreSession
     generation: Generation
     table: TensorTable
     context: DeviceContext

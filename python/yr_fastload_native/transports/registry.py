@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.kind import DeviceContext
-from yr_fastload_native.identity import Identity
 from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.transports.d2d.transport import D2d
 from yr_fastload_native.transports.host import Host
-from yr_fastload_native.transports.jobs import Worker
+from yr_fastload_native.transports.jobs import StoreSession
 from yr_fastload_native.transports.staged import Staged
 from yr_fastload_native.transports.transport import Transport
 
@@ -30,7 +30,7 @@ def data_keys(who: Identity, generation: str, chunks: int, names: Iterable[str])
 
 
 def peer_of(
-    transports: Iterable[Transport], worker: Worker, who: Identity, generation: str, context: DeviceContext
+    transports: Iterable[Transport], worker: StoreSession, who: Identity, generation: str, context: DeviceContext
 ) -> Peer | None:
     """This process's part in a generation, if one of these transports serves it by reference."""
     for transport in transports:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.hetero import HeteroKind, hetero
 from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.transports.jobs import LoadJob, PublishJob, Worker
+from yr_fastload_native.transports.jobs import LoadJob, PublishJob, StoreSession
 from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
 
 __all__ = ["Staged"]
@@ -28,7 +28,7 @@ class Staged:
     def data_keys(self, who: Identity, generation: str, chunks: int) -> list[str]:
         return _core.chunk_keys(who.staged_prefix(generation), chunks)
 
-    def peer(self, worker: Worker, who: Identity, generation: str, context: DeviceContext) -> None:
+    def peer(self, worker: StoreSession, who: Identity, generation: str, context: DeviceContext) -> None:
         return None
 
     def publish(self, job: PublishJob) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
-from yr_fastload_native.identity import Identity
 from yr_fastload_native.transports.d2d.peer import Peer
-from yr_fastload_native.transports.jobs import PublishJob, Worker
+from yr_fastload_native.transports.jobs import PublishJob, StoreSession
 from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
 
 __all__ = ["Transport"]
@@ -38,7 +38,7 @@ class Transport(Protocol):
     def data_keys(self, who: Identity, generation: str, chunks: int) -> list[str]:
         """What it keeps of a generation in the store."""
 
-    def peer(self, worker: Worker, who: Identity, generation: str, context: DeviceContext) -> Peer | None:
+    def peer(self, worker: StoreSession, who: Identity, generation: str, context: DeviceContext) -> Peer | None:
         """This process's part in serving and reading a generation by reference; None where nothing is."""
 
     def publish(self, job: PublishJob) -> memoryview | None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Container, Sequence
 import attrs
 
 from yr_fastload_native import _core
-from yr_fastload_native.catalogue import SupersededError
+from yr_fastload_native.catalogue.catalogue import SupersededError
 from yr_fastload_native.errors import IntegrityError
-from yr_fastload_native.report import AskedSource
+from yr_fastload_native.reporting.load_report import AskedSource
 from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.transports.jobs import LoadJob
 

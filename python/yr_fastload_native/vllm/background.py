@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psutil
 
-from yr_fastload_native.at_exit import close_at_exit
+from yr_fastload_native.process.at_exit import close_at_exit
 
 __all__ = ["Background", "Thread"]
 

@@ -17,16 +17,16 @@ import torch
 
 from yr_fastload_native.checkpoints.sums import differing, digest_of
 from yr_fastload_native.errors import FastLoadError, IntegrityError, LayoutMismatchError, NotPublishedError
-from yr_fastload_native.loader import FastLoader
-from yr_fastload_native.metrics import count
-from yr_fastload_native.publication import Publication
-from yr_fastload_native.report import LoadReport, size
+from yr_fastload_native.loader.fast_loader import FastLoader
+from yr_fastload_native.publishing.publication import Publication
+from yr_fastload_native.reporting.load_report import LoadReport, size
+from yr_fastload_native.reporting.prometheus import count
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.as_made import AsMade
 from yr_fastload_native.vllm.files_read import Checkpoint
 from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.lifetime import Stay
-from yr_fastload_native.vllm.live import SCALARS, Live, storages
+from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
 from yr_fastload_native.vllm.near_misses import near_miss
 from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
 from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from yr_fastload_native.identity import ABOUT
+from yr_fastload_native.catalogue.identity import ABOUT
 from yr_fastload_native.vllm import compat
 from yr_fastload_native.vllm.as_made import AsMade
 

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.vllm import publishing
 
 __all__ = ["Stay"]

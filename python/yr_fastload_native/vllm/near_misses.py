@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from yr_fastload_native.catalogue.identity import ABOUT, what
 from yr_fastload_native.errors import FastLoadError
-from yr_fastload_native.identity import ABOUT, what
-from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.loader.fast_loader import FastLoader
 
 __all__ = ["near_miss", "nearest"]
 

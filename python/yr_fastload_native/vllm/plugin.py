@@ -7,8 +7,8 @@ import importlib.metadata
 import logging
 from typing import Any
 
-from yr_fastload_native.config import ExchangeConfig
 from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.settings import ExchangeConfig
 from yr_fastload_native.vllm import LOAD_FORMAT, compat
 from yr_fastload_native.vllm.allowed import is_allowed
 

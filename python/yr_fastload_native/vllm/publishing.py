@@ -17,13 +17,13 @@ import torch
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.devices.registry import accelerators
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
-from yr_fastload_native.loader import FastLoader
-from yr_fastload_native.publication import Publication
-from yr_fastload_native.report import size
+from yr_fastload_native.loader.fast_loader import FastLoader
+from yr_fastload_native.publishing.publication import Publication
+from yr_fastload_native.reporting.load_report import size
 from yr_fastload_native.transports import registry
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.background import Background, Thread
-from yr_fastload_native.vllm.live import SCALARS, Live, storages
+from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.verifying import tell_later
 

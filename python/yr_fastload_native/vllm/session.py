@@ -7,8 +7,8 @@ import os
 import threading
 from typing import Any
 
-from yr_fastload_native.config import Config
-from yr_fastload_native.loader import FastLoader
+from yr_fastload_native.loader.fast_loader import FastLoader
+from yr_fastload_native.settings import Config
 from yr_fastload_native.vllm import reports
 
 __all__ = ["loader_of", "outcomes", "record"]

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import attrs
 
-from yr_fastload_native.config import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed
 from yr_fastload_native.devices.registry import KINDS
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
+from yr_fastload_native.settings import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed
 from yr_fastload_native.transports import registry
 
 __all__ = ["Settings"]

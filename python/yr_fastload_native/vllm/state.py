@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from yr_fastload_native.vllm.live import attributes, parts
+from yr_fastload_native.vllm.model_contents import attributes, parts
 from yr_fastload_native.vllm.process_wide import address
 
 __all__ = ["State"]

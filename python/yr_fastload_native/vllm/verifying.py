@@ -12,15 +12,15 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from yr_fastload_native.at_exit import close_all
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.checkpoints.sums import differing
 from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.process.at_exit import close_all
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.background import Background, Thread
 
 if TYPE_CHECKING:
-    from yr_fastload_native.publication import Publication
+    from yr_fastload_native.publishing.publication import Publication
     from yr_fastload_native.vllm.publishing import Source
 
 __all__ = ["WRONG_STATUS", "compare_later", "tell_later", "wait"]

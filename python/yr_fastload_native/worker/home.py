@@ -11,9 +11,9 @@ from pathlib import Path
 
 import attrs
 
-from yr_fastload_native.config import Config
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
-from yr_fastload_native.scratch import short_directories
+from yr_fastload_native.process.scratch import short_directories
+from yr_fastload_native.settings import Config
 
 __all__ = ["Home", "WorkerStatus", "check_path"]
 

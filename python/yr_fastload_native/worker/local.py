@@ -15,7 +15,7 @@ from types import TracebackType
 import msgspec
 
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
-from yr_fastload_native.secret import Secret
+from yr_fastload_native.settings.secret import Secret
 from yr_fastload_native.worker.door import Door, is_open, was_told
 from yr_fastload_native.worker.home import Home, WorkerStatus, check_path
 from yr_fastload_native.worker.launch import HOST, find_dscli, run_dscli

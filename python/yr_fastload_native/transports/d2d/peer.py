@@ -16,14 +16,14 @@ from array import array
 from collections.abc import Sequence
 
 from yr_fastload_native import _core
-from yr_fastload_native.catalogue import HeldKey
-from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.catalogue.catalogue import HeldKey
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.hetero import hetero
 from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import FastLoadError, ResourceExhaustedError
-from yr_fastload_native.identity import Identity
+from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.transports.d2d.tree import Tree, TreeSlot
-from yr_fastload_native.transports.jobs import Worker
+from yr_fastload_native.transports.jobs import StoreSession
 
 __all__ = ["LANES", "Peer"]
 
@@ -43,7 +43,7 @@ class Peer:
         source: What serves its chunks; None while nothing is served.
     """
 
-    def __init__(self, worker: Worker, who: Identity, generation: str, context: DeviceContext) -> None:
+    def __init__(self, worker: StoreSession, who: Identity, generation: str, context: DeviceContext) -> None:
         self._worker = worker
         self._who = who
         self._context = hetero(context, op="device")

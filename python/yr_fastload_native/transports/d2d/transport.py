@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.hetero import HeteroKind
 from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
 from yr_fastload_native.errors import IntegrityError, NotPublishedError, PartialTransferError
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.report import AskedSource
+from yr_fastload_native.reporting.load_report import AskedSource
 from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.transports.d2d.tree import TreeSlot
-from yr_fastload_native.transports.jobs import LoadJob, PublishJob, Worker
+from yr_fastload_native.transports.jobs import LoadJob, PublishJob, StoreSession
 from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
 
 __all__ = ["D2d"]
@@ -36,7 +36,7 @@ class D2d:
     def data_keys(self, who: Identity, generation: str, chunks: int) -> list[str]:
         return []
 
-    def peer(self, worker: Worker, who: Identity, generation: str, context: DeviceContext) -> Peer:
+    def peer(self, worker: StoreSession, who: Identity, generation: str, context: DeviceContext) -> Peer:
         return Peer(worker, who, generation, context)
 
     def publish(self, job: PublishJob) -> None:

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 import attrs
 
-from yr_fastload_native.catalogue import HeldKey, set_own
-from yr_fastload_native.deadline import Deadline
+from yr_fastload_native.catalogue.catalogue import HeldKey, set_own
+from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.errors import FastLoadError, ResourceExhaustedError
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.secret import Secret
-from yr_fastload_native.transports.jobs import Worker
+from yr_fastload_native.process.deadline import Deadline
+from yr_fastload_native.settings.secret import Secret
+from yr_fastload_native.transports.jobs import StoreSession
 
 __all__ = ["SLOTS", "Tree", "TreeSlot"]
 
@@ -83,7 +83,7 @@ class Tree:
         owner: What this process calls itself.
     """
 
-    def __init__(self, worker: Worker, who: Identity, generation: str) -> None:
+    def __init__(self, worker: StoreSession, who: Identity, generation: str) -> None:
         self._store = worker.catalogue.store
         self._lease_s = worker.config.lease_s
         self._prefix = who.place_prefix(generation)

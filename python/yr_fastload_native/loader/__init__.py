@@ -1,0 +1,1 @@
+"""One loader: its link to a store, and what it keeps published."""

@@ -1,0 +1,1 @@
+"""One load: what is tried, what came, and whether it is trusted."""

@@ -1,0 +1,1 @@
+"""One publish, and what keeps it published."""

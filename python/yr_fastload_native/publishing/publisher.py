@@ -1,0 +1,277 @@
+"""One publish: a new generation by the transports that it is to offer, or a part in one that is there."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import sys
+import time
+from array import array
+
+import attrs
+
+from yr_fastload_native import _core
+from yr_fastload_native.catalogue.catalogue import Generation, HeldKey, SupersededError
+from yr_fastload_native.catalogue.content_digest import digest_of, entries
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.catalogue.manifest import Manifest, build_manifest
+from yr_fastload_native.devices.kind import DeviceContext
+from yr_fastload_native.errors import IntegrityError, LayoutMismatchError, NotPublishedError, UnavailableError
+from yr_fastload_native.process.deadline import Deadline
+from yr_fastload_native.publishing.background_digests import BackgroundDigests, DigestTerms
+from yr_fastload_native.publishing.by_reference import PublishedByReference
+from yr_fastload_native.publishing.publication import Publication, PublicationParts
+from yr_fastload_native.transports import registry
+from yr_fastload_native.transports.chunk_digests import LocalChunks
+from yr_fastload_native.transports.d2d.peer import Peer
+from yr_fastload_native.transports.jobs import Progress, PublishJob, StoreSession
+from yr_fastload_native.transports.selection import chunk_bytes, to_offer
+from yr_fastload_native.weights.sha256 import sums
+from yr_fastload_native.weights.tensor_table import TensorTable
+
+__all__ = ["ATTEMPTS", "Publisher"]
+
+_log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+
+
+@attrs.frozen
+class _Made:
+    """A generation that this process publishes, or joins.
+
+    Attributes:
+        peer: What serves it by reference.
+        digest: Of the content, if the sums were taken.
+    """
+
+    generation: Generation
+    joined: bool
+    peer: Peer | None
+    digest: str | None
+
+    @property
+    def held(self) -> HeldKey | None:
+        return None if self.peer is None else self.peer.held
+
+
+class Publisher:
+    """One publish of one identity.
+
+    With ``again``, a publication that was lost with its worker, that one goes on; nothing is published if the bytes are
+    not those that it had.
+    """
+
+    def __init__(
+        self,
+        worker: StoreSession,
+        who: Identity,
+        table: TensorTable,
+        context: DeviceContext,
+        deadline: Deadline,
+        progress: Progress | None,
+        files: dict[str, str] | None,
+        *,
+        again: Publication | None = None,
+    ) -> None:
+        self._again = again
+        self._expected = None if again is None else again.chunk_digests()
+        self._worker = worker
+        self._catalogue = worker.catalogue
+        self._config = worker.config
+        self._who = who
+        self._table = table
+        self._context = context
+        self._deadline = deadline
+        self._progress = progress
+        self._files = files
+        self._offers = to_offer(worker.config, context.kind)
+        self._names = [transport.name for transport in self._offers]
+        self._versions = table.versions()
+        self._sha256: list[str] | None = None
+        # Until the lease renews it, the first chunk must live as long as the last one takes.
+        self._ttl_s = math.ceil(worker.config.publish_deadline_s) + worker.catalogue.data_ttl_s
+
+    def publish(self, started: float) -> Publication:
+        for attempt in range(ATTEMPTS):
+            twin = self._twin() if attempt == 0 else None
+            made = self._make() if twin is None else self._join(twin)
+            try:
+                return self._open(made, started)
+            except NotPublishedError as error:  # withdrawn or replaced since; what was joined is not joined again
+                self._drop(made)
+                _log.debug("publishing anew: %s", str(error))
+            except BaseException:
+                self._drop(made)
+                raise
+        raise UnavailableError(f"others replaced the publication {ATTEMPTS} times meanwhile", op="publish")
+
+    def _open(self, made: _Made, started: float) -> Publication:
+        generation, peer = made.generation, made.peer
+        chunks = len(generation.manifest.chunks)
+        keys = registry.data_keys(self._who, generation.manifest.generation, chunks, generation.transports)
+        lease = self._catalogue.take_lease(generation, keys, self._deadline, held=made.held, announced=not made.joined)
+        published = None
+        if peer is not None:
+            peer.start()
+            published = PublishedByReference(self._catalogue, generation, self._chunks(generation), self._versions)
+        parts = PublicationParts(
+            generation=generation,
+            lease=lease,
+            joined=made.joined,
+            size=self._table.bytes,
+            seconds=time.perf_counter() - started,
+            lease_s=self._config.lease_s,
+            store=self._catalogue.store,
+            peer=peer,
+            served=published,
+            digest=made.digest,
+        )
+        publication = self._again
+        if publication is None:
+            publication = Publication(parts)
+        else:
+            publication.begin_again(parts)
+        if peer is not None and published is not None and generation.manifest.digests() is None and not made.joined:
+            terms = DigestTerms(self._config.publish_sha256, self._config.publish_deadline_s, self._ttl_s)
+            publication.settle(lambda give_up: BackgroundDigests(published, peer, terms, give_up))
+        return publication
+
+    def _chunks(self, generation: Generation) -> LocalChunks:
+        """The chunks of a generation, as they lie in the tensors."""
+        manifest = generation.manifest
+        return LocalChunks(self._context, self._table, manifest.plan(), manifest, self._worker.copy_threads)
+
+    def _drop(self, made: _Made) -> None:
+        if made.peer is not None:
+            made.peer.leave(self._deadline)
+
+    def _sums(self) -> list[str] | None:
+        """The SHA-256 of each tensor, if that is to be published."""
+        if self._sha256 is None and self._config.publish_sha256:
+            self._sha256 = sums(self._table, self._worker.copy_threads, self._deadline.left)
+        return self._sha256
+
+    def _digest(self) -> str | None:
+        """Of the content, if the sums were taken."""
+        return None if self._sha256 is None else digest_of(self._who, *entries(self._table), self._sha256)
+
+    # -- a generation that is there -------------------------------------------------------------------------------
+
+    def _twin(self) -> Generation | None:
+        """The current generation, if it holds exactly these bytes and offers what this one would."""
+        catalogue, deadline = self._catalogue, self._deadline
+        try:
+            head, names = catalogue.head(self._who, deadline, op="publish")
+            if set(names.transports) != set(self._names):
+                return None
+            current, _ = catalogue.read(self._who, head, names, deadline, op="publish", mine=self._table)
+            current.manifest.check_layout(self._table, op="publish")
+            theirs = catalogue.wait_for_digests(current, deadline, op="publish")
+        except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
+            return None
+        mine = self._chunks(current).digests(deadline.left())
+        if list(mine) != list(theirs.chunks):
+            return None
+        self._check_again(mine)
+        # By SHA-256 too: somebody may have made other bytes for the same digests.
+        return current if self._same_sums(current.manifest, theirs.sha256) else None
+
+    def _check_again(self, digests: memoryview | array[int] | None) -> None:
+        """Refuse bytes that are not those of the publication that is to go on."""
+        if self._again is not None and (
+            digests is None or self._expected is None or digests.tolist() != list(self._expected)
+        ):
+            raise IntegrityError("the tensors are no longer what was published", op="publish")
+
+    def _same_sums(self, manifest: Manifest, theirs: list[str] | None) -> bool:
+        mine = self._sums()
+        if mine is None:
+            return True
+        index = self._table.index
+        return theirs is not None and theirs == [mine[index[tensor.name]] for tensor in manifest.tensors]
+
+    def _join(self, generation: Generation) -> _Made:
+        peer = self._peer(generation.manifest.generation, self._chunks(generation))
+        if peer is not None:
+            try:
+                found = self._catalogue.store.get_many(peer.first_keys(), deadline_s=self._deadline.left())
+                peer.join(found, self._deadline)
+            except BaseException:
+                peer.leave(self._deadline)
+                raise
+        return _Made(generation, True, peer, self._digest())
+
+    # -- a new one ------------------------------------------------------------------------------------------------
+
+    def _peer(self, generation: str, chunks: LocalChunks) -> Peer | None:
+        """A source of all chunks, that is to be started, if a transport serves them by reference."""
+        peer = registry.peer_of(self._offers, self._worker, self._who, generation, self._context)
+        if peer is not None:
+            peer.serve_all(chunks.plan, chunks.addresses, self._table.memory())
+        return peer
+
+    def _make(self) -> _Made:
+        """Store a new generation and let the head name it; or join an equal one that came first."""
+        who, table = self._who, self._table
+        name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
+        largest = max((tensor.bytes for tensor in table.tensors), default=0)
+        limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
+        plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
+        sys.audit("yr_fastload_native.publish", who.digest, name, plan.chunks)
+        job = PublishJob(
+            self._worker, who, name, table, self._context, plan, self._ttl_s, self._deadline, self._progress
+        )
+        peer = None
+        try:
+            peer = self._peer(name, job.chunks)
+            if peer is not None:
+                peer.claim_first()
+            digests = self._store_chunks(job)
+            sha256 = None if digests is None else self._sums()
+            manifest = build_manifest(who, name, table, plan, digests, limits, sha256)
+            generation, body = self._catalogue.describe(who, manifest, self._names, self._files)
+            made = _Made(generation, False, peer, self._digest())
+            twin = self._announce(made, body)
+            if twin is None:
+                return made
+        except BaseException:
+            self._discard(job, peer)
+            raise
+        self._discard(job, peer)
+        return self._join(twin)
+
+    def _announce(self, made: _Made, body: bytes) -> Generation | None:
+        """Let the head name a new generation; or tell the equal one that it names since."""
+        announce = self._catalogue.announce
+        if announce(made.generation, body, self._deadline, held=made.held, replace=False):
+            return None
+        # Somebody published while we did. The same bytes: theirs will do. Other bytes: the later one counts.
+        twin = self._twin()
+        if twin is None:
+            if self._again is not None:
+                raise IntegrityError("others have published other bytes meanwhile", op="publish")
+            announce(made.generation, body, self._deadline, held=made.held, replace=True)
+        return twin
+
+    def _discard(self, job: PublishJob, peer: Peer | None) -> None:
+        """Take back what no head names."""
+        if peer is not None:
+            peer.leave(self._deadline)
+        keys = registry.data_keys(job.who, job.generation, job.plan.chunks, self._names)
+        self._catalogue.erase_data(job.who, job.generation, keys, self._deadline)
+
+    def _store_chunks(self, job: PublishJob) -> memoryview | None:
+        """Copy the chunks where they are to be copied; the digest of each, None if they are taken later."""
+        digests = None
+        for transport in self._offers:
+            taken = transport.publish(job)
+            digests = digests if taken is None else taken
+        copied = not all(transport.by_reference for transport in self._offers)
+        if digests is None and (copied or self._versions is None or self._again is not None):
+            # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
+            # tell later whether they were changed meanwhile.
+            digests = job.chunks.digests(job.deadline.left())
+        self._check_again(digests)
+        return digests

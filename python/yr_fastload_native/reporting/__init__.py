@@ -1,0 +1,1 @@
+"""What is told of a publish or a load: report, timeline, metrics, traces."""

@@ -1,0 +1,51 @@
+"""Combines what an instance's ranks reported about their weights."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import attrs
+
+__all__ = ["WeightsOrigin", "origin_of"]
+
+
+@attrs.frozen
+class WeightsOrigin:
+    """How an instance got its weights.
+
+    Attributes:
+        source: ``disk`` if any rank read weights from disk.
+        seconds: Time to pull or read them, in the slowest rank.
+        bytes: Of all ranks; for weights from disk it is known once they are published.
+        transport: How they arrived; None from disk.
+        fallback: Why they did not come from a running instance, as an error code.
+        published: Whether every rank has published what it read.
+    """
+
+    source: Literal["disk", "instance"]
+    seconds: float
+    bytes: int
+    transport: str | None
+    fallback: str | None
+    published: bool
+
+
+def origin_of(events: Sequence[dict[str, Any]]) -> WeightsOrigin | None:
+    """Combine all ranks, distinguished by pid; None until one has loaded. A draft model counts with its target."""
+    loaded = [event for event in events if event["event"] == "loaded"]
+    if not loaded:
+        return None
+    seconds: dict[int, float] = defaultdict(float)
+    for event in loaded:
+        seconds[event["pid"]] += event["cold_load_s"] or event["pull_s"] or 0.0
+    published = [event for event in events if event["event"] == "published"]
+    return WeightsOrigin(
+        source="disk" if any(event["cold_load_s"] is not None for event in loaded) else "instance",
+        seconds=max(seconds.values()),
+        bytes=sum(event["bytes"] for event in loaded) or sum(event["bytes"] for event in published),
+        transport=next((event["transport"] for event in loaded if event["transport"]), None),
+        fallback=next((event["fallback"] for event in loaded if event["fallback"]), None),
+        published={event["pid"] for event in published} >= set(seconds),
+    )

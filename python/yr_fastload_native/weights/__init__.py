@@ -1,0 +1,1 @@
+"""Tensors where they lie, and the SHA-256 of their bytes."""
