@@ -70,7 +70,7 @@ def test_leases_are_watched(
 
 
 def test_a_process_without_prometheus_counts_nothing() -> None:
-    code = "import sys; from yr_fastload_native import metrics; prometheus.count(lambda m: 1 / 0)"
+    code = "import sys; from yr_fastload_native.reporting import prometheus; prometheus.count(lambda m: 1 / 0)"
     subprocess.run([sys.executable, "-c", code + "; assert 'prometheus_client' not in sys.modules"], check=True)
 
 
@@ -85,7 +85,7 @@ def test_ranks_are_counted_together(tmp_path: Path) -> None:
     """As in vLLM: its server shows what other processes counted."""
     code = """
 import prometheus_client
-from yr_fastload_native import metrics
+from yr_fastload_native.reporting import prometheus
 prometheus.count(lambda made: made.fallbacks.labels("UNAVAILABLE").inc())
 """
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}

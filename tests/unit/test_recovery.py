@@ -13,9 +13,10 @@ import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import Catalogue
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.listing import evict, look
+from yr_fastload_native.catalogue.listing import look
 from yr_fastload_native.loader import store_link
 from yr_fastload_native.process.deadline import Deadline
+from yr_fastload_native.publishing.eviction import evict
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until

@@ -189,7 +189,7 @@ LOST = """
 import ctypes, time
 import torch
 import yr_fastload_native as fl
-from yr_fastload_native import standstill
+from yr_fastload_native.transports import alias_watchdog
 from yr_fastload_native.testing import MemoryStore
 
 source, target = {"w": torch.rand(1 << 20)}, {"w": torch.zeros(1 << 20)}
