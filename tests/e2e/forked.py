@@ -6,7 +6,7 @@ import os
 from multiprocessing import popen_spawn_posix
 from typing import Any
 
-from yr_fastload_native.measuring.child_process import main
+from yr_fastload_native.measuring.child_process import Parent
 from yr_fastload_native.measuring.vllm_process import instance
 
 
@@ -26,10 +26,6 @@ def _fork_all_the_same() -> None:
     popen_spawn_posix.Popen.__init__ = refuse
 
 
-def _forked(task: dict[str, Any], parent: Any) -> None:
+def instance_of_forks(task: dict[str, Any], parent: Parent) -> None:
     _fork_all_the_same()
     instance(task, parent)
-
-
-if __name__ == "__main__":
-    main({"first instance": _forked})

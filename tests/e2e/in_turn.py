@@ -6,11 +6,11 @@ import hashlib
 import os
 from typing import Any
 
-from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.measuring.child_process import Parent
 from yr_fastload_native.measuring.vllm_process import door
 
 
-def _loads(task: dict[str, Any], parent: Parent) -> None:
+def loads(task: dict[str, Any], parent: Parent) -> None:
     """Load by each of the arguments, and say how that went and what the tensors held."""
     import torch
     from vllm.config import set_current_vllm_config
@@ -51,7 +51,3 @@ def _digest(model: Any) -> str:
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
         total.update(name.encode() + bytes(tensor.detach().contiguous().view(-1).untyped_storage()))
     return total.hexdigest()
-
-
-if __name__ == "__main__":
-    main({"loads": _loads})

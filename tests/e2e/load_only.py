@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any
 
-from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.measuring.child_process import Parent
 from yr_fastload_native.measuring.vllm_process import door
 
 
-def _rank(task: dict[str, Any], parent: Parent) -> None:
+def rank(task: dict[str, Any], parent: Parent) -> None:
     """Load, say what every tensor holds afterwards, and stay until told to end."""
     import torch
     from vllm.config import set_current_vllm_config
@@ -20,6 +21,7 @@ def _rank(task: dict[str, Any], parent: Parent) -> None:
 
     if hasattr(torch, "accelerator"):  # as vLLM's runner on a CPU does
         torch.accelerator.empty_cache = lambda: None
+    os.environ.update(task["environment"])
     exchange = door(task["settings"])
     load_general_plugins()
     if task["settings"].get("cold_load_format") == "together":
@@ -41,7 +43,3 @@ def _rank(task: dict[str, Any], parent: Parent) -> None:
         digests[name] = hashlib.sha256(plain.numpy().tobytes()).hexdigest()
     parent.send("loaded", digests=digests)
     parent.wait()
-
-
-if __name__ == "__main__":
-    main({"rank": _rank})

