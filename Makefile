@@ -2,24 +2,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml CMakeLists.txt LICENSE README.md $(shell find csrc python -type f ! -name '*.pyc')
+WHEEL := $(VENV)/wheel/.built
+PACKAGE := $$(echo $(VENV)/wheel/*.whl)
+SOURCES := pyproject.toml CMakeLists.txt LICENSE $(shell find csrc python -type f ! -name '*.pyc')
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 ARGS ?=
 SEED ?= 1
 ROUNDS ?= 150
+# Tests wait much of the time: more of them than cores. Those of a file share what they need; files are begun in order of
+# their names, the fault campaign first, which takes longest.
+JOBS ?= 4
+BESIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Not $(MAKE), which `make -n` runs together with what stands beside it.
 AGAIN = $(MAKE) --no-print-directory
 
-# Under a sanitizer, and by `make test` only there: what ends at a bad moment.
+# Under the address sanitizer, and by `make test` only there: what ends at a bad moment.
 LIFETIME := tests/sim/test_lifetime.py
 THREADED := tests/unit/test_pipeline.py tests/unit/test_pinned_pool.py tests/unit/test_lease.py
 ASAN = PYTHONPATH=$(CURDIR)/build/asan ./tools/with-asan $(BIN)/python -m pytest
 TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 
-VLLM_HERE = $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
+VLLM_HERE := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test test-environments chaos test-vllm test-vllm-matrix test-sanitized test-asan test-tsan lint format stubs docs bench bench-smoke dist site screenshot clean
+.PHONY: help demo test environments chaos test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke dist site screenshot clean
 
 help:  ## show this list
 	@echo 'usage: make TARGET [ARGS="..."]'
@@ -32,24 +38,24 @@ ifneq ($(ARGS),)
 test: $(VENV)/.develop
 	$(BIN)/python -m pytest $(ARGS)
 else
-test: $(VENV)/.develop  ## all tests; with ARGS="-k plan" only those without vLLM
-	@mkdir -p build  # tests wait much of the time: what later ones need is made meanwhile
-	@nice -n 19 $(AGAIN) test-environments >build/environments.log 2>&1 & made=$$!; \
-	trap 'kill $$made' INT TERM; \
-	$(BIN)/python -m pytest --ignore=$(LIFETIME); status=$$?; \
-	wait $$made || { cat build/environments.log >&2; exit 1; }; exit $$status
-	@$(AGAIN) test-sanitized test-vllm
+test: environments  ## what CI runs; ARGS="-k plan" picks of those that need no vLLM
+	$(BIN)/python -m pytest $(BESIDE) -m 'not long' --ignore=$(LIFETIME)
+	@$(AGAIN) test-asan ARGS='$(BESIDE) -m "not long" $(LIFETIME) $(THREADED)'
+	@$(AGAIN) test-vllm
 endif
 
-test-environments: build/asan/.develop build/tsan/.develop
-	@$(if $(VLLM_HERE),$(AGAIN) .venv-vllm/.develop)
+test-all: test  ## what takes hours too: whole campaigns, everything under sanitizers, older versions of vLLM
+	$(BIN)/python -m pytest -m long
+	@$(AGAIN) test-asan test-tsan chaos test-vllm-matrix ARGS=
+
+environments: $(VENV)/.develop build/asan/.develop $(if $(VLLM_HERE),.venv-vllm/.develop)  ## all that `make test` needs; -j3 is quicker
 
 chaos: $(VENV)/.develop  ## ten minutes of faults; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python -m chaos --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
 
 test-vllm:  ## tests/e2e with real vLLM on the CPU; ARGS="-k tensor"
 	@$(if $(VLLM_HERE), \
-	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest tests/e2e $(ARGS), \
+	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/e2e $(ARGS), \
 	  echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=...")
 
 test-vllm-matrix:  ## tests/e2e with older versions of vLLM: 13 GB, an hour
@@ -57,10 +63,6 @@ test-vllm-matrix:  ## tests/e2e with older versions of vLLM: 13 GB, an hour
 	  $(AGAIN) .venv-vllm-$$version/.develop && \
 	  .venv-vllm-$$version/bin/python -m pytest tests/e2e $(ARGS) || failed="$$failed $$version"; \
 	done; test -z "$$failed" || { echo "tests/e2e failed with vLLM$$failed" >&2; exit 1; }
-
-test-sanitized: build/asan/.develop build/tsan/.develop  ## the most important part of the next two, in minutes
-	$(ASAN) $(LIFETIME) $(THREADED)
-	$(TSAN) $(THREADED)
 
 test-asan: build/asan/.develop  ## tests under AddressSanitizer and UBSan
 	$(ASAN) $(ARGS)
@@ -94,7 +96,7 @@ docs: $(VENV)/.develop  ## rewrite generated pages, the class map and tables
 	$(BIN)/python -m benchmarks.tables
 
 bench: $(VENV)/.develop  ## all benchmarks, 25 minutes; ARGS="--sections host"
-	$(BIN)/python -m pip install --quiet '.[bench]'
+	$(BIN)/python -m pip install --quiet "$(PACKAGE)[bench]"
 	[ ! -x .venv-vllm/bin/python ] || .venv-vllm/bin/python -m pip install --quiet fastsafetensors 'runai-model-streamer>=0.17'
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -133,33 +135,60 @@ $(VENV)/bin/python .venv-vllm/bin/python:
 .venv-vllm-%/bin/python:
 	$(make-venv)
 
-$(VENV)/.installed: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet .
+$(VENV)/.builder: requirements/build.txt $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -r $<
 	@touch $@
 
-$(VENV)/.develop: $(VENV)/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet '.[test,lint,serve,ray,yr,docs]'
+# Built once for all environments. Where only Python has changed nothing is compiled, which takes that pip does not build
+# in a new environment each time.
+$(WHEEL): $(VENV)/.builder $(SOURCES)
+	rm -rf $(@D)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir $(@D) .
+	@touch $@
+
+$(VENV)/.installed: $(WHEEL)
+	$(BIN)/python -m pip install --quiet "$(PACKAGE)"
+	$(call install-wheel,$(BIN))
+	@touch $@
+
+$(VENV)/.extras: pyproject.toml | $(WHEEL)
+	$(BIN)/python -m pip install --quiet "$(PACKAGE)[test,lint,serve,ray,yr,docs]"
+	@touch $@
+
+$(VENV)/.develop: $(WHEEL) $(VENV)/.extras
+	$(call install-wheel,$(BIN))
 	@touch $@ $(VENV)/.installed
 
+# Also where one of the same version is there.
+install-wheel = $(1)/python -m pip install --quiet --no-deps --force-reinstall "$(PACKAGE)"
+
 define install-vllm
-$(1)/bin/python -m pip install --quiet --no-deps -r $(2)
-$(1)/bin/python tools/fit-vllm
-$(1)/bin/python -m pip install --quiet --no-deps .
-@touch $(1)/.develop
+$(@D)/bin/python -m pip install --quiet --no-deps -r $<
+$(@D)/bin/python tools/fit-vllm
+@touch $@
 endef
 
-.venv-vllm/.develop: requirements/vllm-0.32.0.lock.txt .venv-vllm/bin/python tools/fit-vllm $(SOURCES)
-	$(call install-vllm,.venv-vllm,$<)
+.venv-vllm/.vllm: requirements/vllm-0.32.0.lock.txt .venv-vllm/bin/python tools/fit-vllm
+	$(install-vllm)
 
-.venv-vllm-%/.develop: requirements/vllm-%.lock.txt .venv-vllm-%/bin/python tools/fit-vllm $(SOURCES)
-	$(call install-vllm,.venv-vllm-$*,$<)
+.PRECIOUS: .venv-vllm-%/.vllm
+.venv-vllm-%/.vllm: requirements/vllm-%.lock.txt .venv-vllm-%/bin/python tools/fit-vllm
+	$(install-vllm)
+
+.venv-vllm/.develop: .venv-vllm/.vllm $(WHEEL)
+	$(call install-wheel,$(@D)/bin)
+	@touch $@
+
+.venv-vllm-%/.develop: .venv-vllm-%/.vllm $(WHEEL)
+	$(call install-wheel,$(@D)/bin)
+	@touch $@
 
 # The native module once more, built with sanitizers, in a folder that comes first in Python's path; there it looks for
 # openYuanrong beside it.
 asan := address,undefined
 tsan := thread
-build/asan/.develop build/tsan/.develop: build/%/.develop: $(VENV)/.develop
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) -Cbuild-dir=build/cmake-$* \
-	  -Ccmake.build-type=RelWithDebInfo -Ccmake.define.YRFL_SANITIZE=$($*) .
+build/asan/.develop build/tsan/.develop: build/%/.develop: $(WHEEL)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --upgrade --target $(@D) \
+	  -Cbuild-dir=build/cmake-$* -Ccmake.build-type=RelWithDebInfo -Ccmake.define.YRFL_SANITIZE=$($*) .
 	ln -sfn "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/yr" $(@D)/yr
 	@touch $@

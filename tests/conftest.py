@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a real worker for the session, started when the first test asks for it."""
+"""Fixtures of all tests: a real worker for the whole run, started when the first test asks for it."""
 
 from __future__ import annotations
 
@@ -58,14 +58,18 @@ def start_worker(home: Path, memory_mb: int, port: int = 0, *, curve_key_dir: Pa
 
 @pytest.fixture(scope="session")
 def worker() -> Iterator[str]:
-    """Address of a worker that all tests share; each uses identities of its own."""
-    home = Path(tempfile.mkdtemp(prefix="yrfl-", dir="/tmp"))
-    started = start_worker(home, 3072)
+    """Address of a worker that all tests share, also those of pytest-xdist's other processes; each test uses identities
+    of its own.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)
+    home = Path("/tmp", f"yrfl-{run[:12]}")
+    started = start_worker(home, 4096)
     try:
         yield started.address
     finally:
-        started.stop(force=True)
-        shutil.rmtree(home, ignore_errors=True)
+        started.stop()
+        if fl.LocalWorker.status(home) is None:  # the last one
+            shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ sys.path.insert(0, str(HERE))  # targets are shared with the fuzzer, a script
 
 from targets import SEEDS, TARGETS  # noqa: E402
 
-RUNS = {"manifest": 50_000, "fields": 20_000, "head": 50_000, "digests": 50_000, "files": 20_000, "plan": 2_000}
+RUNS = {"manifest": 20_000, "fields": 10_000, "head": 20_000, "digests": 20_000, "files": 10_000, "plan": 500}
+LONGER = pytest.param(10, marks=pytest.mark.long)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -24,13 +25,15 @@ def test_the_corpus_passes(name: str) -> None:
         TARGETS[name](data)
 
 
+@pytest.mark.parametrize("times", [1, LONGER])
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_short_run_finds_nothing(name: str, tmp_path: Path) -> None:
+def test_a_short_run_finds_nothing(name: str, times: int, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="atheris has no wheel for this Python")
     found = tmp_path / "found"
     found.mkdir()
+    runs = times * RUNS[name]
     arguments = [
-        f"-runs={RUNS[name]}",
+        f"-runs={runs}",
         "-seed=1",
         "-timeout=5",
         "-rss_limit_mb=2048",
@@ -48,5 +51,5 @@ def test_a_short_run_finds_nothing(name: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert f"Done {RUNS[name]} runs" in done.stdout
+    assert f"Done {runs} runs" in done.stdout
     assert "cov: " in done.stdout  # it is guided by coverage

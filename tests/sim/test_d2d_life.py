@@ -15,10 +15,8 @@ from ..waiting import wait_until
 pytestmark = pytest.mark.worker
 
 MIB = 1 << 20
-ROUNDS = 200
-WARM = 60
 LET_GO_S = 1.5
-MORE = {"threads": 2, "descriptors": 2, "rss": 96 * MIB}  # a model has 3 MiB
+MORE = {"threads": 2, "descriptors": 2, "rss": 96 * MIB}  # a model has 3 MiB: one a round is too much
 SMALL_CHUNKS = {"chunk_bytes": MIB}
 
 
@@ -91,15 +89,16 @@ def test_the_way_between_two_processes_is_set_up_once(node, model):
         source.call("round", model=model, number=turn, do="withdraw")
 
 
-def test_rounds_without_growth(node, model):
+@pytest.mark.parametrize(("rounds", "warm"), [(60, 20), pytest.param(200, 60, marks=pytest.mark.long)])
+def test_rounds_without_growth(node, model, rounds, warm):
     source, reader = node("source"), node("reader")
-    for number in range(ROUNDS):
+    for number in range(rounds):
         source.call("round", model=model, number=number, do="publish")
         loaded = reader.call("round", model=model, number=number, do="load")
         assert loaded["equal"], (number, loaded, source.call("states"))
         withdrawn = source.call("round", model=model, number=number, do="withdraw")
         assert withdrawn["left"] == loaded["left"] == 0, number
-        if number == WARM:
+        if number == warm:
             time.sleep(LET_GO_S)
             before = source.call("idle"), reader.call("idle")
     for each, was in zip((source, reader), before, strict=True):

@@ -57,7 +57,7 @@ def test_addresses_and_sizes(addresses: np.ndarray, sizes: np.ndarray) -> None:
     assert all(0 <= each < max(1, len(sizes)) for each in owner)
 
 
-@pytest.mark.parametrize("wrong", [None, 1, "text", b"bytes", [1, 2], object()], ids=repr)
+@pytest.mark.parametrize("wrong", [None, 1, "text", b"bytes", [1, 2], object()], ids=lambda wrong: type(wrong).__name__)
 def test_what_is_no_array(wrong: object) -> None:
     with pytest.raises((FastLoadError, ValueError, TypeError, BufferError)):
         _core.make_plan(wrong, chunk_bytes=64, max_blobs=1)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
+
+ROOT = Path(__file__).parents[2]
 
 
 def imported_by(statement: str) -> set[str]:
@@ -93,3 +96,10 @@ def test_typing_marker_and_stub_are_installed() -> None:
     package = Path(fl.__file__).parent
     assert (package / "py.typed").exists()
     assert (package / "_core" / "__init__.pyi").exists()
+
+
+def test_checkouts_are_built_with_what_the_package_asks_for() -> None:
+    (requires,) = re.findall(r"^requires = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    asked = re.findall(r'"([^"]+)"', requires)
+    assert len(asked) == 3
+    assert set(asked) <= set((ROOT / "requirements/build.txt").read_text().splitlines())
