@@ -25,7 +25,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 VLLM_HERE := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test environments chaos test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke dist site screenshot clean
+.PHONY: help demo test environments chaos test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke gpu-check ptx dist site screenshot clean
 
 help:  ## show this list
 	@echo 'usage: make TARGET [ARGS="..."]'
@@ -99,6 +99,10 @@ bench: $(VENV)/.develop  ## all benchmarks, 25 minutes; ARGS="--sections host"
 	$(BIN)/python -m pip install --quiet "$(PACKAGE)[bench]"
 	[ ! -x .venv-vllm/bin/python ] || .venv-vllm/bin/python -m pip install --quiet fastsafetensors 'runai-model-streamer>=0.17'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+ptx: $(VENV)/bin/python  ## csrc/devices/cuda_copy_kernel.hpp anew, after a change of the kernel
+	$(BIN)/python -m pip install --quiet nvidia-cuda-nvrtc-cu11==11.8.89
+	$(BIN)/python tools/ptx.py
 
 bench-smoke: $(VENV)/.develop  ## two minutes; fails if a ratio is down by 30 %
 	$(BIN)/python -m benchmarks.smoke $(ARGS)

@@ -9,6 +9,7 @@
 #include "core/pinned_pool.hpp"
 #include "devices/acl_device.hpp"
 #include "devices/cpu_device.hpp"
+#include "devices/cuda_device.hpp"
 
 namespace yr_fastload::bindings {
 namespace {
@@ -30,7 +31,33 @@ void register_devices(py::module_& module) {
   py::class_<Device, std::shared_ptr<Device>>(module, "Device", "The memory that tensors live in.")
       .def_property_readonly("name", &Device::name)
       .def_property_readonly("index", &Device::index, "Number on this machine; -1 for ordinary memory.")
-      .def_property_readonly("cpu_accessible", &Device::cpu_accessible, "Whether the CPU can read and write it.");
+      .def_property_readonly("cpu_accessible", &Device::cpu_accessible,
+                             "Whether the CPU can load from and store to it.")
+      .def_property_readonly(
+          "verifies_on_the_way",
+          [](const Device& device) { return device.cpu_accessible() || device.copies_are_checked(); },
+          "Whether a load compares digests while it copies; if not, tensors have to be looked at afterwards.")
+      .def(
+          "wait_for_stream",
+          [](Device& device, std::uint64_t handle, double deadline_s) {
+            device.wait_for_stream(handle, Deadline::after(deadline_s));
+          },
+          py::arg("handle"), py::kw_only(), py::arg("deadline_s"), py::call_guard<WithoutGil>(),
+          "Wait for what others have asked of a stream of theirs; nothing to wait for with ordinary memory.")
+      .def(
+          "read",
+          [](Device& device, std::uint64_t address, std::size_t bytes, double deadline_s) {
+            std::string data(bytes, '\0');
+            {
+              const WithoutGil nogil;
+              const auto stream = device.make_stream();
+              stream->copy(Direction::kToHost, {reinterpret_cast<std::byte*>(data.data()),
+                                                reinterpret_cast<const std::byte*>(address), bytes});
+              stream->synchronize(Deadline::after(deadline_s));
+            }
+            return py::bytes(data);
+          },
+          py::arg("address"), py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), "A copy of some of its memory.");
   module.def(
       "cpu_device", [] { return std::shared_ptr<Device>(std::make_shared<CpuDevice>()); },
       "Tensors in ordinary memory.");
@@ -41,7 +68,17 @@ void register_devices(py::module_& module) {
   module.def("acl_device_count", &acl_device_count, py::call_guard<WithoutGil>(),
              "Number of devices that Ascend's runtime knows; 0 if it cannot be loaded. Loads it.");
   module.def("current_acl_device", &current_acl_device, py::call_guard<WithoutGil>(),
-             "This thread's device; -1 if it has none, or if Ascend's runtime cannot be loaded. Loads it.");
+             "The device of this thread; -1 if it has none, or Ascend's runtime cannot be loaded. Loads it.");
+  module.def(
+      "cuda_device", [](int index) { return share_without_gil(open_cuda_device(index)); }, py::arg("index"),
+      py::call_guard<WithoutGil>(),
+      "A device of CUDA's driver, real or simulated; raises DeviceError where there is none.");
+  module.def("cuda_driver_version", &cuda_driver_version, py::call_guard<WithoutGil>(),
+             "The newest CUDA that the driver knows, as 12040 for 12.4; raises DeviceError where there is none.");
+  module.def("cuda_device_of", &cuda_device_of, py::arg("address"), py::call_guard<WithoutGil>(),
+             "The number of the CUDA device whose memory is at an address; raises DeviceError if it is no device's.");
+  module.def("cuda_device_count", &cuda_device_count, py::call_guard<WithoutGil>(),
+             "How many devices CUDA's driver knows; 0 where it cannot be loaded. Loads it.");
 
   using Lease = PinnedPool::Lease;
   py::class_<Lease>(module, "PinnedLease", "Page-locked memory on loan; returned with the object.")

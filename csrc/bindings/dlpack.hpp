@@ -25,7 +25,6 @@ struct DLTensor {
   std::uint64_t byte_offset;
 };
 
-inline constexpr std::int32_t kDlpackCpu = 1;
 inline constexpr std::uint8_t kDlpackComplex = 5;
 
 /// What a tensor type offers as `__dlpack_c_exchange_api__` since DLPack 1.3: a capsule named "dlpack_exchange_api".

@@ -8,13 +8,13 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// Reads tensors of one framework's class and its subclasses through the DLPack exchange API, in a quarter of the time
-/// that reading their attributes one by one takes. Tensors that are not plain (another type, device or layout, a lazy
-/// negative, anything that the framework refuses) are left to code that can say what is wrong.
+/// Reads tensors of one framework's class and its subclasses by the DLPack exchange API: a quarter of the time that
+/// asking for their attributes one by one takes. What is not plain (another type, an unknown device, another layout, a
+/// lazy negative, anything that the framework refuses) is left to whoever can say what is wrong with it.
 class Exchange {
  public:
-  Exchange(py::handle kind, const py::capsule& api, py::object number_of, py::object make)
-      : kind_(kind), number_of_(std::move(number_of)), make_(std::move(make)) {
+  Exchange(py::handle kind, const py::capsule& api, py::object number_of, py::object device_of, py::object make)
+      : kind_(kind), number_of_(std::move(number_of)), device_of_(std::move(device_of)), make_(std::move(make)) {
     constexpr const char* kName = "dlpack_exchange_api";
     if (!PyCapsule_IsValid(api.ptr(), kName)) return;
     const auto* table = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(api.ptr(), kName));
@@ -31,7 +31,8 @@ class Exchange {
     const std::uint64_t address = reinterpret_cast<std::uint64_t>(tensor.data) + tensor.byte_offset;
     const std::uint64_t count = dense_count(tensor);
     const bool is_complex = tensor.dtype.code == kDlpackComplex;  // which may be a lazy conjugate
-    if (tensor.device.device_type != kDlpackCpu || is_complex || count == 0 || address == 0) return py::none();
+    const py::handle device = device_of(tensor.device);
+    if (device.is_none() || is_complex || count == 0 || address == 0) return py::none();
     const Number& number = number_of(value);
     const py::object is_neg = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(value.ptr(), neg_.ptr()));
     if (!is_neg) throw py::error_already_set();
@@ -40,7 +41,7 @@ class Exchange {
     const py::int_ bytes(count * number.bytes);
     const py::int_ place(address);
     PyObject* arguments[] = {name.ptr(),  number.name.ptr(), layout.shape.ptr(), layout.strides.ptr(),
-                             bytes.ptr(), place.ptr(),       value.ptr()};
+                             bytes.ptr(), place.ptr(),       value.ptr(),        device.ptr()};
     py::object made =
         py::reinterpret_steal<py::object>(PyObject_Vectorcall(make_.ptr(), arguments, std::size(arguments), nullptr));
     if (!made) throw py::error_already_set();
@@ -58,7 +59,15 @@ class Exchange {
     py::tuple strides;
   };
 
-  /// There are few types and many tensors.
+  /// Devices are few, tensors are many.
+  py::handle device_of(DLDevice device) {
+    const auto key = std::make_pair(device.device_type, device.device_id);
+    const auto found = devices_.find(key);
+    if (found != devices_.end()) return found->second;
+    return devices_.emplace(key, device_of_(device.device_type, device.device_id)).first->second;
+  }
+
+  /// Types are few, too.
   bool is_plain(PyTypeObject* type) {
     if (type == plain_) return true;
     const py::handle handle(reinterpret_cast<PyObject*>(type));
@@ -107,11 +116,13 @@ class Exchange {
   int (*read_)(void*, DLTensor*) = nullptr;
   py::handle kind_;
   py::object number_of_;
+  py::object device_of_;
   py::object make_;
   py::str neg_{"is_neg"};
   py::str dtype_{"dtype"};
   PyTypeObject* plain_ = nullptr;
   std::map<PyObject*, Number> numbers_;
+  std::map<std::pair<std::int32_t, std::int32_t>, py::object> devices_;
   std::vector<std::int64_t> shape_;
   std::map<std::vector<std::int64_t>, Layout> layouts_;
 };
@@ -122,16 +133,18 @@ void register_exchange(py::module_& module) {
   module.def(
       "read_tensors",
       [](const py::typing::List<py::str>& names, const py::typing::List<py::object>& values, const py::type& kind,
-         const py::capsule& api, const py::object& number_of, const py::object& make) {
+         const py::capsule& api, const py::object& number_of, const py::object& device_of, const py::object& make) {
         if (names.size() != values.size()) throw py::value_error("names and values differ in length");
-        Exchange exchange(kind, api, number_of, make);
+        Exchange exchange(kind, api, number_of, device_of, make);
         py::typing::List<py::object> found(names.size());
         for (std::size_t i = 0; i < names.size(); ++i) found[i] = exchange.read(names[i], values[i]);
         return found;
       },
-      py::arg("names"), py::arg("values"), py::arg("kind"), py::arg("api"), py::arg("number_of"), py::arg("make"),
-      "make(name, dtype, shape, strides, bytes, address, value) of each value that is a dense tensor of this class in "
-      "CPU memory, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size.");
+      py::arg("names"), py::arg("values"), py::arg("kind"), py::arg("api"), py::arg("number_of"), py::arg("device_of"),
+      py::arg("make"),
+      "make(name, dtype, shape, strides, bytes, address, value, device) of each value that is a dense tensor of this "
+      "class, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size; "
+      "device_of(type, number): what `make` is given of a DLPack device, None where tensors are not read so.");
 }
 
 }  // namespace yr_fastload::bindings

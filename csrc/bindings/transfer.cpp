@@ -12,6 +12,7 @@
 #include "bindings/common.hpp"
 #include "core/peaks.hpp"
 #include "core/pipeline.hpp"
+#include "devices/cpu_device.hpp"
 #include "transports/d2d_source.hpp"
 
 namespace yr_fastload::bindings {
@@ -85,10 +86,29 @@ std::tuple<std::uint64_t, bool, Spans, Failures> load(ChunkReader& reader, Devic
   return {result.bytes, result.verified, spans_of(result.spans), failures};
 }
 
+using GivenDevice = std::optional<std::shared_ptr<Device>>;
+using GivenPool = std::optional<std::shared_ptr<PinnedPool>>;
+
+/// Where tensors are: what the caller says, or ordinary memory.
+class TensorDevice {
+ public:
+  TensorDevice(const GivenDevice& device, const GivenPool& pool)
+      : device_(device ? *device : std::make_shared<CpuDevice>()),
+        pool_(pool ? *pool : std::make_shared<PinnedPool>(device_, 0)) {}
+  Device& device() const noexcept { return *device_; }
+  PinnedPool& pool() const noexcept { return *pool_; }
+
+ private:
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<PinnedPool> pool_;
+};
+
 std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan, const py::buffer& addresses,
                                             const std::string& key_prefix, std::uint32_t ttl_s, unsigned copy_threads,
                                             unsigned chunks_in_flight, bool verify, double deadline_s,
-                                            const Progress& progress) {
+                                            const Progress& progress, const GivenDevice& device,
+                                            const GivenPool& pool) {
+  const TensorDevice tensors(device, pool);
   const U64Array address_array(addresses, "addresses");
   check_addresses(plan, address_array, plan.blobs);
   const TransferOptions options =
@@ -96,7 +116,8 @@ std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan
   PublishResult result;
   {
     const WithoutGil nogil;
-    result = publish_chunks(store, plan, address_array.span(), key_prefix, ttl_s, options);
+    result =
+        publish_chunks(store, tensors.device(), tensors.pool(), plan, address_array.span(), key_prefix, ttl_s, options);
   }
   return {to_python(result.digests), seconds_of(result.seconds)};
 }
@@ -108,7 +129,9 @@ std::vector<std::uint64_t> all_chunks(const Plan& plan) {
 }
 
 py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned copy_threads, double deadline_s,
-                       const Progress& progress, const std::optional<py::buffer>& chunks) {
+                       const Progress& progress, const std::optional<py::buffer>& chunks, const GivenDevice& device,
+                       const GivenPool& pool) {
+  const TensorDevice tensors(device, pool);
   const U64Array address_array(addresses, "addresses");
   std::vector<std::uint64_t> wanted;
   if (chunks) {
@@ -123,7 +146,7 @@ py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned c
   std::vector<std::uint64_t> values;
   {
     const WithoutGil nogil;
-    values = digest_chunks(plan, address_array.span(), wanted, options);
+    values = digest_chunks(tensors.device(), tensors.pool(), plan, address_array.span(), wanted, options);
   }
   return to_python(values);
 }
@@ -164,14 +187,17 @@ void register_transfer(py::module_& module) {
              py::arg("progress") = py::none(), py::arg("source") = py::none(),
              "Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were "
              "verified, [(stage, chunk, thread, begin, seconds)], [(chunk, code, detail)] of failures).");
-  module.def("publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
-             py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"),
-             py::arg("verify"), py::arg("deadline_s"), py::arg("progress") = py::none(),
-             "Copy tensors into chunks; returns (digest of each chunk, seconds by stage).");
+  module.def(
+      "publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
+      py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"), py::arg("verify"),
+      py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("device") = py::none(),
+      py::arg("pool") = py::none(),
+      "Copy tensors, by default of ordinary memory, into chunks; returns (digest of each chunk, seconds by stage).");
   module.def("end_transfers", &end_transfers,
              "End every transfer, including later ones, with SystemExit in the waiting thread.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),
              py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("chunks") = py::none(),
+             py::arg("device") = py::none(), py::arg("pool") = py::none(),
              "Digest of each of these chunks, by default of all; moves nothing.");
   module.def(
       "transfer_peaks",

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "core/deadline.hpp"
+#include "core/span.hpp"
 
 namespace yr_fastload {
 
@@ -21,7 +23,30 @@ class Memory {
   virtual bool locked() const noexcept { return true; }
 };
 
-/// Makes copies in the order of the calls. Used by one thread at a time.
+/// One run of bytes to be copied.
+struct Copy {
+  std::byte* destination;
+  const std::byte* source;
+  std::size_t bytes;
+};
+
+enum class Direction : std::uint8_t { kToDevice, kToHost, kOnDevice };
+
+/// A point in a stream's order. Used by the stream's thread.
+class Event {
+ public:
+  Event() = default;
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  virtual ~Event() = default;
+
+  /// Marks what the stream was asked for so far, in the place of what was marked before.
+  virtual void record() = 0;
+  /// Waits until what is marked is done. Throws kTransferTimeout at the deadline, kDevice if it failed.
+  virtual void wait(Deadline deadline) = 0;
+};
+
+/// Copies in the order they were asked for. Used by one thread at a time.
 class Stream {
  public:
   Stream() = default;
@@ -29,9 +54,14 @@ class Stream {
   Stream& operator=(const Stream&) = delete;
   virtual ~Stream() = default;
 
-  /// Starts a copy; both sides must live until `synchronize` returns.
-  virtual void copy_to_device(std::byte* device, const std::byte* host, std::size_t bytes) = 0;
-  virtual void copy_on_device(std::byte* destination, const std::byte* source, std::size_t bytes) = 0;
+  /// Starts a copy; both sides must live until `synchronize`, or an event after it, says that it is done.
+  virtual void copy(Direction direction, const Copy& copy) = 0;
+  /// Starts many. `notes` is page-locked memory of as many bytes as the copies' descriptions take, which lives as long.
+  virtual void copy_all(Direction direction, Span<const Copy> copies, Span<std::byte> notes) {
+    static_cast<void>(notes);
+    for (const Copy& each : copies) copy(direction, each);
+  }
+  virtual std::unique_ptr<Event> make_event() = 0;
   /// Waits until all copies are done. Throws kTransferTimeout at the deadline, kDevice if one failed.
   virtual void synchronize(Deadline deadline) = 0;
 };
@@ -49,9 +79,18 @@ class Device {
   virtual int index() const noexcept = 0;
   /// Whether the CPU can read and write it. If not, bytes pass through page-locked staging memory.
   virtual bool cpu_accessible() const noexcept = 0;
-  /// Makes it the current device of the calling thread, which is required before any other call.
+  /// Whether bytes count as verified that were so in page-locked memory and then copied: where the link between checks
+  /// what it carries, and says so if it could not. Where it does not, who wants to know looks at the tensors.
+  virtual bool copies_are_checked() const noexcept { return false; }
+  /// Makes it the current device of the calling thread, which a thread needs before it calls anything else.
   virtual void bind_thread() = 0;
-  /// Host memory that the device can copy from directly. Throws kTransferTimeout at the deadline.
+  /// Waits for what others have asked of a stream of theirs, by its handle, so that their tensors can be read and
+  /// written. Throws kTransferTimeout at the deadline.
+  virtual void wait_for_stream(std::uint64_t handle, Deadline deadline) {
+    static_cast<void>(handle);
+    static_cast<void>(deadline);
+  }
+  /// Host memory that the device can copy from without a copy in between. Throws kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) = 0;
   /// Memory of the device itself. Throws kResourceExhausted if it has none left, kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) = 0;

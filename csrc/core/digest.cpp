@@ -155,6 +155,13 @@ void Digest::update_and_copy(std::byte* destination, const std::byte* source, st
   end_of_stream();
 }
 
+void Digest::update_and_keep(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
+  add_blocks(bytes, [=](std::size_t done, std::size_t block) {
+    std::memcpy(destination + done, source + done, block);
+    return kBackend.block_sum(destination + done, block);
+  });
+}
+
 std::uint64_t Digest::value() const noexcept { return mix(bytes_ * kLengthKey + sum_); }
 
 void DigestFold::add(std::uint64_t digest) noexcept { state_ = mix(state_ * kBlockKey + digest); }

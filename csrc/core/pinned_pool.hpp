@@ -36,6 +36,8 @@ class PinnedPool {
     ~Lease();
     std::byte* data() const noexcept { return memory_->data(); }
     std::size_t bytes() const noexcept { return memory_->bytes(); }
+    /// Keeps the block from everybody for as long as the process lives: a device that hangs may still use it.
+    void abandon() noexcept;
 
    private:
     friend class PinnedPool;

@@ -11,6 +11,7 @@
 #include "core/backing.hpp"
 #include "core/copy.hpp"
 #include "core/digest.hpp"
+#include "core/slots.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -46,9 +47,9 @@ class Progress {
 
   /// Copies a blob in slices, with its digest if asked. False if the crew was cancelled on the way.
   bool copy(std::byte* destination, const std::byte* source, std::uint64_t bytes, DigestFold* fold) {
-    Backing backing(destination, bytes, huge_pages_);
+    Backing reached = backing(destination, bytes);
     return slices(bytes, fold, [&](std::uint64_t done, std::size_t slice, Digest& digest) {
-      backing.reach(done + slice);
+      reached.reach(done + slice);
       if (fold != nullptr)
         digest.update_and_copy(destination + done, source + done, slice);
       else
@@ -60,6 +61,9 @@ class Progress {
     return slices(bytes, &fold,
                   [&](std::uint64_t done, std::size_t slice, Digest& digest) { digest.update(source + done, slice); });
   }
+
+  /// Memory that copies of others than `copy` go to.
+  Backing backing(std::byte* destination, std::uint64_t bytes) noexcept { return {destination, bytes, huge_pages_}; }
 
   void add(std::uint64_t bytes) noexcept { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
 
@@ -137,7 +141,7 @@ class Load {
     check_staging();
     crew_.on_cancel([this] { fetched_.close(); });
     crew_.start([this] { read_all(); });
-    for (unsigned i = 0; i < crew_size(options_, chunks_.size()); ++i) crew_.start([this, i] { copy_all(i + 1); });
+    for (unsigned i = 0; i < copiers(); ++i) crew_.start([this, i] { copy_all(i + 1); });
     wait_or_time_out(crew_, progress_, options_, plan_, "load");
     std::sort(result_.failures.begin(), result_.failures.end(),
               [](const ChunkFailure& a, const ChunkFailure& b) { return a.chunk < b.chunk; });
@@ -145,9 +149,12 @@ class Load {
   }
 
  private:
-  bool stages(Place place) const noexcept {
-    if (place == Place::kTensors) return false;
-    return options_.stage || (place == Place::kHost && !device_.cpu_accessible());
+  bool stages(Place place) const noexcept { return options_.stage && place != Place::kTensors; }
+  bool uploads() const noexcept { return !options_.stage && !device_.cpu_accessible(); }
+
+  unsigned copiers() const {
+    const unsigned size = crew_size(options_, chunks_.size());
+    return uploads() ? Slots::threads(pool_, size) : size;
   }
 
   /// Before the first byte is written, not when the first large chunk comes.
@@ -196,13 +203,16 @@ class Load {
   void copy_all(unsigned thread) {
     device_.bind_thread();
     const std::unique_ptr<Stream> stream = device_.make_stream();
+    std::optional<Uploader> uploader;
     while (auto item = fetched_.pop()) {
       const Stopwatch watch;
-      const bool in_place = item->view->place() == Place::kTensors;
-      const bool done = copy_one(*item, *stream);
-      note(in_place ? Stage::kDigest : Stage::kCopy, item->chunk, thread, watch);
+      const Place place = item->view->place();
+      if (uploads() && place == Place::kHost && !uploader) uploader.emplace(device_, pool_, options_.deadline);
+      const bool done = uploader && place == Place::kHost ? upload(*item, *uploader) : copy_one(*item, *stream);
+      note(place == Place::kTensors ? Stage::kDigest : Stage::kCopy, item->chunk, thread, watch);
       if (!done) return;
     }
+    if (uploader) uploader->drain();
   }
 
   /// False if the crew was cancelled.
@@ -217,13 +227,36 @@ class Load {
     return copy_blobs(item, [this](const Blob& blob) { return tensor(blob); }, [] { return true; });
   }
 
+  /// The next chunk is begun while the device copies this one; who is to be told that it has arrived waits for that.
+  bool upload(const FetchedChunk& item, Uploader& uploader) {
+    DigestFold fold;
+    const std::byte* source = item.view->bytes().data();
+    const auto step = [this](std::uint64_t bytes) {
+      progress_.add(bytes);
+      return !cancelled_.raised();
+    };
+    for (const Blob& blob : plan_.chunk(item.chunk))
+      if (!uploader.copy(tensor(blob), source + blob.chunk_offset, blob.bytes, options_.verify ? &fold : nullptr, step))
+        return false;
+    uploader.flush();
+    if (options_.arrived) uploader.drain();
+    if (!device_.copies_are_checked()) not_verified();
+    accept_if_equal(item.chunk, fold, [] { return true; });
+    return true;
+  }
+
+  void not_verified() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    result_.verified = false;
+  }
+
   bool copy_staged(const FetchedChunk& item, Stream& stream) {
     const PinnedPool::Lease staging = pool_.lease(plan_.chunk_bytes[item.chunk], options_.deadline);
     return copy_blobs(
         item, [&](const Blob& blob) { return staging.data() + blob.chunk_offset; },
         [&] {
           for (const Blob& blob : plan_.chunk(item.chunk))
-            stream.copy_to_device(tensor(blob), staging.data() + blob.chunk_offset, blob.bytes);
+            stream.copy(Direction::kToDevice, {tensor(blob), staging.data() + blob.chunk_offset, blob.bytes});
           stream.synchronize(options_.deadline);
           return arrived_unharmed(item.chunk);
         });
@@ -231,10 +264,9 @@ class Load {
 
   /// A device's copy from staging memory can go wrong as every other: what counts is what is in the tensors.
   bool arrived_unharmed(std::uint64_t chunk) {
-    if (!options_.verify) return true;
+    if (!options_.verify || device_.copies_are_checked()) return true;
     if (!device_.cpu_accessible()) {  // whoever asked for it has to look, on the device
-      const std::lock_guard<std::mutex> lock(mutex_);
-      result_.verified = false;
+      not_verified();
       return true;
     }
     DigestFold fold;
@@ -253,13 +285,10 @@ class Load {
     if (item.view->place() == Place::kDevice) {
       const std::byte* source = item.view->bytes().data();
       for (const Blob& blob : plan_.chunk(item.chunk))
-        stream.copy_on_device(tensor(blob), source + blob.chunk_offset, blob.bytes);
+        stream.copy(Direction::kOnDevice, {tensor(blob), source + blob.chunk_offset, blob.bytes});
       stream.synchronize(options_.deadline);
     }
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      result_.verified = false;
-    }
+    not_verified();
     progress_.add(plan_.chunk_bytes[item.chunk]);
     arrived(item.chunk);
     return !cancelled_.raised();
@@ -331,11 +360,29 @@ class Load {
   Crew crew_{cancelled_};  // last: its destructor joins the threads that use all of the above
 };
 
+/// Threads that read tensors of this device.
+unsigned reading_threads(const Device& device, const PinnedPool& pool, const TransferOptions& options,
+                         std::uint64_t chunks) {
+  const unsigned size = crew_size(options, chunks);
+  return device.cpu_accessible() ? size : Slots::threads(pool, size);
+}
+
+/// Adds a run of a blob to its digest, and that to `fold` where the blob ends.
+template <typename Update>
+void add_run(Digest& digest, DigestFold& fold, const Blob& blob, std::uint64_t offset, std::size_t bytes,
+             const Update& update) {
+  if (offset == 0) digest = {};
+  update();
+  if (offset + bytes == blob.bytes) fold.add(digest.value());
+}
+
 class Publish {
  public:
-  Publish(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses, const std::string& key_prefix,
-          std::uint32_t ttl_s, const TransferOptions& options)
+  Publish(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan, Span<const std::uint64_t> addresses,
+          const std::string& key_prefix, std::uint32_t ttl_s, const TransferOptions& options)
       : store_(store),
+        device_(device),
+        pool_(pool),
         plan_(plan),
         addresses_(addresses),
         keys_(chunk_keys(key_prefix, plan.chunks())),
@@ -350,7 +397,7 @@ class Publish {
       reserve_all();
       crew_.on_cancel([this] { filled_.close(); });
       crew_.start([this] { seal_all(); });
-      const unsigned copiers = crew_size(options_, plan_.chunks());
+      const unsigned copiers = reading_threads(device_, pool_, options_, plan_.chunks());
       copying_ = copiers;
       for (unsigned i = 0; i < copiers; ++i) crew_.start([this] { fill_all(); });
       wait_or_time_out(crew_, progress_, options_, plan_, "publish");
@@ -379,11 +426,16 @@ class Publish {
   }
 
   void fill_all() {
+    std::optional<Downloader> downloader;
+    if (!device_.cpu_accessible()) {
+      device_.bind_thread();
+      downloader.emplace(device_, pool_, options_.deadline);
+    }
     for (;;) {
       const std::uint64_t chunk = next_.fetch_add(1);
       if (chunk >= plan_.chunks()) break;
       const Stopwatch watch;
-      if (!fill(chunk)) return;
+      if (!(downloader ? download(chunk, *downloader) : fill(chunk))) return;
       copy_seconds_.add(watch);
       if (!filled_.push(chunk)) return;
     }
@@ -401,6 +453,29 @@ class Publish {
         return false;
       end = blob.chunk_offset + blob.bytes;
     }
+    if (options_.verify) result_.digests[chunk] = fold.value();
+    return true;
+  }
+
+  bool download(std::uint64_t chunk, Downloader& downloader) {
+    std::byte* object = drafts_[chunk]->bytes().data();
+    Backing backing = progress_.backing(object, plan_.chunk_bytes[chunk]);
+    DigestFold fold;
+    Digest digest;
+    std::uint64_t end = 0;
+    const auto take = [&](const Blob& blob, std::uint64_t offset, const std::byte* data, std::size_t bytes) {
+      backing.reach(blob.chunk_offset + offset + bytes);
+      if (offset == 0) std::memset(object + end, 0, blob.chunk_offset - end);  // alignment: no stranger's bytes
+      std::byte* const to = object + blob.chunk_offset + offset;
+      end = blob.chunk_offset + offset + bytes;
+      progress_.add(bytes);
+      if (options_.verify)
+        add_run(digest, fold, blob, offset, bytes, [&] { digest.update_and_copy(to, data, bytes); });
+      else
+        copy_bytes(to, data, bytes);
+      return !cancelled_.raised();
+    };
+    if (!downloader.read(plan_.chunk(chunk), addresses_, take)) return false;
     if (options_.verify) result_.digests[chunk] = fold.value();
     return true;
   }
@@ -426,6 +501,8 @@ class Publish {
   }
 
   ObjectStore& store_;
+  Device& device_;
+  PinnedPool& pool_;
   const Plan& plan_;
   const Span<const std::uint64_t> addresses_;
   const Keys keys_;
@@ -452,24 +529,44 @@ LoadResult load_chunks(ChunkReader& reader, Device& device, PinnedPool& pool, co
   return Load(reader, device, pool, plan, addresses, chunks, digests, options).run();
 }
 
-PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,
-                             const std::string& key_prefix, std::uint32_t ttl_s, const TransferOptions& options) {
-  return Publish(store, plan, addresses, key_prefix, ttl_s, options).run();
+PublishResult publish_chunks(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan,
+                             Span<const std::uint64_t> addresses, const std::string& key_prefix, std::uint32_t ttl_s,
+                             const TransferOptions& options) {
+  return Publish(store, device, pool, plan, addresses, key_prefix, ttl_s, options).run();
 }
 
-std::vector<std::uint64_t> digest_chunks(const Plan& plan, Span<const std::uint64_t> addresses,
-                                         Span<const std::uint64_t> chunks, const TransferOptions& options) {
+std::vector<std::uint64_t> digest_chunks(Device& device, PinnedPool& pool, const Plan& plan,
+                                         Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
+                                         const TransferOptions& options) {
   std::vector<std::uint64_t> digests(chunks.size());
   std::atomic<std::size_t> next{0};
   CancelFlag cancelled;
   Progress progress(cancelled, options);
+  const auto here = [&](std::uint64_t chunk, DigestFold& fold) {
+    for (const Blob& blob : plan.chunk(chunk))
+      if (!progress.digest_only(at(addresses[blob.tensor], blob.tensor_offset), blob.bytes, fold)) return false;
+    return true;
+  };
+  const auto downloaded = [&](Downloader& downloader, std::uint64_t chunk, DigestFold& fold) {
+    Digest digest;
+    return downloader.read(plan.chunk(chunk), addresses,
+                           [&](const Blob& blob, std::uint64_t offset, const std::byte* data, std::size_t bytes) {
+                             add_run(digest, fold, blob, offset, bytes, [&] { digest.update(data, bytes); });
+                             progress.add(bytes);
+                             return !cancelled.raised();
+                           });
+  };
   Crew crew(cancelled);
-  for (unsigned i = 0; i < crew_size(options, chunks.size()); ++i)
+  for (unsigned i = 0; i < reading_threads(device, pool, options, chunks.size()); ++i)
     crew.start([&] {
+      std::optional<Downloader> downloader;
+      if (!device.cpu_accessible()) {
+        device.bind_thread();
+        downloader.emplace(device, pool, options.deadline);
+      }
       for (std::size_t index; (index = next.fetch_add(1)) < chunks.size();) {
         DigestFold fold;
-        for (const Blob& blob : plan.chunk(chunks[index]))
-          if (!progress.digest_only(at(addresses[blob.tensor], blob.tensor_offset), blob.bytes, fold)) return;
+        if (!(downloader ? downloaded(*downloader, chunks[index], fold) : here(chunks[index], fold))) return;
         digests[index] = fold.value();
       }
     });

@@ -79,12 +79,15 @@ LoadResult load_chunks(ChunkReader& reader, Device& device, PinnedPool& pool, co
                        Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
                        Span<const std::uint64_t> digests, const TransferOptions& options);
 
-/// Copies all chunks of a plan into the store, or none: if it throws, what it stored is erased.
-PublishResult publish_chunks(ObjectStore& store, const Plan& plan, Span<const std::uint64_t> addresses,
-                             const std::string& key_prefix, std::uint32_t ttl_s, const TransferOptions& options);
+/// Copies all chunks of a plan from a device's tensors into the store. All or nothing: when it throws, what it stored
+/// is erased. `pool` is for tensors that the CPU cannot see.
+PublishResult publish_chunks(ObjectStore& store, Device& device, PinnedPool& pool, const Plan& plan,
+                             Span<const std::uint64_t> addresses, const std::string& key_prefix, std::uint32_t ttl_s,
+                             const TransferOptions& options);
 
-/// Digests of `chunks` of a plan, in this order, over tensors in ordinary memory; moves nothing.
-std::vector<std::uint64_t> digest_chunks(const Plan& plan, Span<const std::uint64_t> addresses,
-                                         Span<const std::uint64_t> chunks, const TransferOptions& options);
+/// Digests of `chunks` of a plan, in their order, over the tensors of a device; stores nothing. `pool` as above.
+std::vector<std::uint64_t> digest_chunks(Device& device, PinnedPool& pool, const Plan& plan,
+                                         Span<const std::uint64_t> addresses, Span<const std::uint64_t> chunks,
+                                         const TransferOptions& options);
 
 }  // namespace yr_fastload

@@ -28,8 +28,8 @@ inline constexpr std::size_t kGreetingBytes = 64;
 ///
 /// Its calls, and its destructor, keep no bound: they wait for peers and for HCCL. So they run on a thread of the
 /// session, with the device set, while their caller waits until its deadline. When the session goes while one is late,
-/// or a transfer does not end, the client is left behind (datasystem/graveyard.hpp) together with everything that was given
-/// to `keep`: what its threads may still read or write lives until they have ended.
+/// or a transfer does not end, the client is left behind (datasystem/graveyard.hpp) together with everything that was
+/// given to `keep`: what its threads may still read or write lives until they have ended.
 class HeteroSession {
  public:
   /// Throws kUnavailable if no worker answers in time, kDevice if the client has no device runtime.

@@ -24,6 +24,7 @@ constexpr AclError kEventSyncTimeout = 507047;
 constexpr AclError kStreamSyncTimeout = 507046;
 constexpr int kHugePagesFirst = 0;
 constexpr int kHostToDevice = 1;
+constexpr int kDeviceToHost = 2;
 constexpr int kDeviceToDevice = 3;
 
 /// The functions of libascendcl.so that are used here.
@@ -145,46 +146,64 @@ class AclMemory final : public Memory {
   std::byte* data_ = nullptr;
 };
 
-class AclStream final : public Stream {
+class AclEvent final : public Event {
  public:
-  explicit AclStream(int device) : bound_(device) {
-    check(bound_.result(), "aclrtSetDevice");
-    check(acl_.create_stream(&stream_), "aclrtCreateStream");
-    const AclError result = acl_.create_event(&event_);
-    if (result != kSuccess) acl_.destroy_stream(stream_);
-    check(result, "aclrtCreateEvent");
-  }
-  ~AclStream() override {
-    // aclrtDestroyStream waits for what is under way, and a device that hangs does not get there; by force what has not
-    // begun is dropped, so that nothing is written later.
-    static_cast<void>(under_way_ ? acl_.destroy_stream_force(stream_) : acl_.destroy_stream(stream_));
-    static_cast<void>(acl_.destroy_event(event_));
-  }
+  explicit AclEvent(void* stream) : stream_(stream) { check(acl_.create_event(&event_), "aclrtCreateEvent"); }
+  ~AclEvent() override { static_cast<void>(acl_.destroy_event(event_)); }
 
-  void copy_to_device(std::byte* device, const std::byte* host, std::size_t bytes) override {
-    under_way_ = true;
-    check(acl_.memcpy_async(device, bytes, host, bytes, kHostToDevice, stream_), "aclrtMemcpyAsync");
-  }
-  void copy_on_device(std::byte* destination, const std::byte* source, std::size_t bytes) override {
-    under_way_ = true;
-    check(acl_.memcpy_async(destination, bytes, source, bytes, kDeviceToDevice, stream_), "aclrtMemcpyAsync");
-  }
-  void synchronize(Deadline deadline) override {
-    check(acl_.record_event(event_, stream_), "aclrtRecordEvent");
+  void record() override { check(acl_.record_event(event_, stream_), "aclrtRecordEvent"); }
+  void wait(Deadline deadline) override {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at() - Deadline::Clock::now());
     const AclError result = acl_.synchronize_event(
         event_, static_cast<std::int32_t>(std::clamp<std::int64_t>(left.count(), 1, std::int64_t{1} << 30)));
-    under_way_ = result != kSuccess;
     if (result == kEventSyncTimeout || result == kStreamSyncTimeout)
       throw Error(ErrorCode::kTransferTimeout, "device", "copies on the device were not done by the deadline");
     check(result, "aclrtSynchronizeEventWithTimeout");
   }
 
  private:
+  const Acl& acl_ = Acl::instance();
+  void* const stream_;
+  void* event_ = nullptr;
+};
+
+class AclStream final : public Stream {
+ public:
+  explicit AclStream(int device) : bound_(device) {
+    check(bound_.result(), "aclrtSetDevice");
+    check(acl_.create_stream(&stream_), "aclrtCreateStream");
+    try {
+      event_ = make_event();
+    } catch (...) {
+      acl_.destroy_stream(stream_);
+      throw;
+    }
+  }
+  ~AclStream() override {
+    // aclrtDestroyStream waits for what is under way, and a device that hangs does not get there; by force what has not
+    // begun is dropped, so that nothing is written later.
+    static_cast<void>(under_way_ ? acl_.destroy_stream_force(stream_) : acl_.destroy_stream(stream_));
+  }
+
+  void copy(Direction direction, const Copy& copy) override {
+    constexpr int kKinds[] = {kHostToDevice, kDeviceToHost, kDeviceToDevice};
+    under_way_ = true;
+    check(acl_.memcpy_async(copy.destination, copy.bytes, copy.source, copy.bytes,
+                            kKinds[static_cast<std::size_t>(direction)], stream_),
+          "aclrtMemcpyAsync");
+  }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<AclEvent>(stream_); }
+  void synchronize(Deadline deadline) override {
+    event_->record();
+    event_->wait(deadline);
+    under_way_ = false;
+  }
+
+ private:
   const ThreadDevice bound_;  ///< A stream is used by threads of its device, and destroyed by the one that made it.
   const Acl& acl_ = Acl::instance();
   void* stream_ = nullptr;
-  void* event_ = nullptr;
+  std::unique_ptr<Event> event_;
   bool under_way_ = false;  ///< Copies may still be.
 };
 

@@ -7,9 +7,9 @@
 #include <unordered_map>
 #include <utility>
 
+#include "datasystem/status.hpp"
 #include "transports/hetero_receiver.hpp"
 #include "transports/packing.hpp"
-#include "datasystem/status.hpp"
 
 namespace yr_fastload {
 namespace {

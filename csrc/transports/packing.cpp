@@ -20,7 +20,7 @@ std::shared_ptr<Memory> pack(const Plan& plan, std::uint64_t chunk, const Tensor
     std::byte* const destination = packed->data() + blob.chunk_offset;
     const auto* const source = reinterpret_cast<const std::byte*>(tensors.addresses[blob.tensor] + blob.tensor_offset);
     if (stream) {
-      stream->copy_on_device(destination, source, blob.bytes);
+      stream->copy(Direction::kOnDevice, {destination, source, blob.bytes});
     } else {
       std::memset(packed->data() + end, 0, blob.chunk_offset - end);  // alignment: no stranger's bytes
       std::memcpy(destination, source, blob.bytes);

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "datasystem/exits.hpp"
-#include "transports/packing.hpp"
 #include "datasystem/status.hpp"
+#include "transports/packing.hpp"
 
 namespace yr_fastload {
 namespace {

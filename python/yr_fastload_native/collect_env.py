@@ -61,12 +61,14 @@ def _shm_bytes() -> int | None:
 
 
 def _devices() -> dict[str, Any]:
+    from yr_fastload_native.devices.cuda import CUDA
     from yr_fastload_native.devices.npu import NPU
 
+    found = {"cuda": CUDA.is_available(), "simulated": any(sim.active(kind) for kind in sim.KINDS)}
     try:
-        return {"npu": NPU.is_available(), "simulated": sim.active()}
+        return {"npu": NPU.is_available(), **found}
     except FastLoadError as error:
-        return {"npu": str(error), "simulated": sim.active()}
+        return {"npu": str(error), **found}
 
 
 def _settings() -> dict[str, Any] | str:

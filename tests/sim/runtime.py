@@ -24,7 +24,7 @@ _PRELUDE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); fro
 class Child:
     """A process with simulated devices that runs a script."""
 
-    def __init__(self, script, environment):
+    def __init__(self, script, environment, kind="ascend"):
         from yr_fastload_native import sim
 
         base = {key: value for key, value in os.environ.items() if not key.startswith(("YR_FASTLOAD_", "HCCL_"))}
@@ -34,7 +34,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=sim.environment(base) | {key: str(value) for key, value in environment.items()},
+            env=sim.environment(base, kind=kind) | {key: str(value) for key, value in environment.items()},
         )
         self.said = []
         self._lines = queue.Queue()
@@ -88,9 +88,9 @@ class Child:
 
 
 @contextmanager
-def start(script, **environment):
+def start(script, *, kind="ascend", **environment):
     """A child that does not outlive the block."""
-    child = Child(script, environment)
+    child = Child(script, environment, kind)
     try:
         yield child
     finally:
@@ -101,9 +101,9 @@ def start(script, **environment):
         child.process.stderr.close()
 
 
-def run(script, code=0, **environment):
+def run(script, code=0, *, kind="ascend", **environment):
     """What a script said; `code` None takes any exit status."""
-    with start(script, **environment) as child:
+    with start(script, kind=kind, **environment) as child:
         return child.finish(code)
 
 

@@ -111,8 +111,8 @@ def test_a_command_is_needed():
 
 def test_a_machine_with_a_real_device_is_refused(monkeypatch):
     with pytest.raises(DeviceError, match=r"real NPU.*/dev/davinci7.*--force"):
-        launch(["true"], real_device=lambda: "/dev/davinci7")
-    monkeypatch.setattr(sim, "real_device", lambda: "/dev/davinci7")
+        launch(["true"], real_device=lambda kind: "/dev/davinci7")
+    monkeypatch.setattr(sim, "real_device", lambda kind: "/dev/davinci7")
     refused = CliRunner().invoke(main, ["sim", "true"])
     assert refused.exit_code == 1
     assert refused.stderr.startswith("error: DEVICE: sim: this machine has a real NPU")
@@ -127,7 +127,7 @@ def test_a_real_device_is_no_obstacle_if_forced(monkeypatch):
         raise SystemExit(status)
 
     with pytest.raises(SystemExit):
-        launch(["true", "-x"], force=True, devices=3, real_device=lambda: "/dev/davinci7")
+        launch(["true", "-x"], force=True, devices=3, real_device=lambda kind: "/dev/davinci7")
     assert executed[0][:2] == ("true", ["true", "-x"])
     assert executed[0][2]["YR_FASTLOAD_SIM_DEVICES"] == "3"
 
@@ -157,3 +157,24 @@ def test_counters_need_simulated_devices(monkeypatch):
 def test_importing_it_is_cheap():
     code = "import sys; import yr_fastload_native.sim; print(sorted({'ctypes', 'numpy', 'click'} & set(sys.modules)))"
     assert start([sys.executable, "-c", code]).stdout == "[]\n"
+
+
+def test_simulated_gpus_take_the_place_of_simulated_npus():
+    made = sim.environment(sim.environment({"LD_LIBRARY_PATH": "/a"}), kind="cuda")
+    assert made == {"LD_LIBRARY_PATH": f"{sim.library_directory('cuda')}:/a", "YR_FASTLOAD_SIM": "cuda"}
+    assert sim.environment(made, kind="cuda") == made
+
+
+def test_a_command_runs_with_simulated_gpus():
+    count = """
+import ctypes, yr_fastload_native.sim as sim
+from yr_fastload_native import _core
+print(sim.active(), sim.active("cuda"), _core.cuda_device_count(), sim.counters()["calls"]["cuInit"])
+"""
+    found = start([*CLI, "--device", "cuda", "--devices", "3", "--", sys.executable, "-c", count])
+    assert (found.stdout, found.stderr) == ("False True 3 1\n", "")
+
+
+def test_a_machine_with_a_real_gpu_is_refused():
+    with pytest.raises(DeviceError, match="has a real GPU or its runtime"):
+        launch(["true"], kind="cuda", real_device=lambda kind: f"/dev/{kind}0")

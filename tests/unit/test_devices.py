@@ -13,6 +13,7 @@ import torch
 from yr_fastload_native import Config, DeviceError, InvalidArgumentError, _core
 from yr_fastload_native.devices import registry
 from yr_fastload_native.devices.cpu import CPU, ORDINARY_MEMORY
+from yr_fastload_native.devices.cuda import CUDA
 from yr_fastload_native.devices.hetero import hetero
 from yr_fastload_native.devices.kind import DeviceId, DeviceKind
 from yr_fastload_native.devices.npu import NPU
@@ -80,11 +81,12 @@ def test_what_frameworks_call_them() -> None:
     assert registry.of_torch(torch.device("cpu")) is CPU
     assert registry.of_torch(torch.device("meta")) is None
     assert [registry.of_dlpack(number, 0) for number in (1, 3, 11)] == [CPU] * 3
-    assert registry.of_dlpack(2, 0) is None  # CUDA's own memory
+    assert registry.of_dlpack(2, 1) == registry.of_torch(torch.device("cuda", 1)) == DeviceId(CUDA, 1)
+    assert registry.of_dlpack(4, 0) is None  # OpenCL's memory
     assert NPU.at(None) == NPU.at(0) == DeviceId(NPU, 0) != CPU
-    assert (str(CPU), str(NPU.at(2))) == ("the CPU", "NPU 2")
-    assert registry.reached() == "in CPU memory and on NPUs"
-    assert registry.reached(dlpack=True) == "in CPU memory and torch's on NPUs"
+    assert (str(CPU), str(NPU.at(2)), str(CUDA.at(0))) == ("the CPU", "NPU 2", "CUDA device 0")
+    assert registry.reached() == "in CPU memory, on NPUs and on CUDA's GPUs"
+    assert registry.reached(dlpack=True) == "in CPU memory, torch's on NPUs and on CUDA's GPUs"
 
 
 def test_a_new_kind_is_one_registration(register, connection: _core.Connection) -> None:
@@ -139,3 +141,23 @@ def test_an_npu_waits_for_what_torch_has_asked_of_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(npu=npu))
     NPU.synchronize(1)
     assert waited == [1]
+
+
+def test_a_gpu_waits_for_the_legacy_stream_and_for_what_torch_has_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[tuple[int, int]] = []
+
+    def device(index: int) -> SimpleNamespace:
+        return SimpleNamespace(wait_for_stream=lambda handle, deadline_s: waited.append((index, handle)))
+
+    monkeypatch.setattr(_core, "cuda_device", device)
+    assert CUDA.current() == -1  # torch has not initialised CUDA, and nobody is asked whether it could
+    CUDA.synchronize(1)
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_device=lambda: 3,
+        current_stream=lambda index: SimpleNamespace(cuda_stream=70 + index),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    CUDA.synchronize(1)
+    assert waited == [(1, 1), (1, 1), (1, 71)]
+    assert CUDA.current() == 3

@@ -57,7 +57,7 @@ int copy(void* destination, const void* source, std::size_t bytes, const Interru
   if (!from.valid() || !to.valid()) return kAclRtCopyData;
   for (std::size_t done = 0; done < bytes; done += kSliceBytes) {
     if (given_up()) return kAclRtCopyData;
-    const AsDevice device;
+    [[maybe_unused]] const AsDevice device;
     std::memmove(static_cast<char*>(destination) + done, static_cast<const char*>(source) + done,
                  std::min(kSliceBytes, bytes - done));
   }

@@ -13,9 +13,9 @@ namespace yr_fastload::sim {
 namespace {
 
 // Plain arrays: threads parse the control file until the process ends, when a map may be destroyed already.
-constexpr std::pair<const char*, Operation> kOperations[] = {{"send", Operation::kSend}, {"recv", Operation::kRecv},
-                                                             {"copy", Operation::kCopy}, {"malloc", Operation::kMalloc},
-                                                             {"comm", Operation::kComm}, {"link", Operation::kLink}};
+constexpr std::pair<const char*, Operation> kOperations[] = {
+    {"send", Operation::kSend}, {"recv", Operation::kRecv}, {"copy", Operation::kCopy}, {"malloc", Operation::kMalloc},
+    {"comm", Operation::kComm}, {"link", Operation::kLink}, {"init", Operation::kInit}, {"pin", Operation::kPin}};
 constexpr std::pair<const char*, Action> kActions[] = {
     {"fail", Action::kFail},       {"delay_ms", Action::kDelay},  {"freeze", Action::kFreeze}, {"drop", Action::kDrop},
     {"corrupt", Action::kCorrupt}, {"oom", Action::kOutOfMemory}, {"gbps", Action::kRate}};
@@ -38,11 +38,13 @@ bool fits(Operation operation, Action action) {
     case Action::kCorrupt:
       return operation == Operation::kRecv || operation == Operation::kCopy;
     case Action::kOutOfMemory:
-      return operation == Operation::kMalloc;
+      return operation == Operation::kMalloc || operation == Operation::kPin;
     case Action::kRate:
       return operation == Operation::kLink;
-    default:
+    case Action::kFail:
       return operation != Operation::kLink;
+    default:
+      return operation != Operation::kLink && operation != Operation::kInit;
   }
 }
 

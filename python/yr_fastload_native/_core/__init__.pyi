@@ -38,6 +38,10 @@ __all__: list[str] = [
     "connections_left_behind",
     "copy_and_digest",
     "cpu_device",
+    "cuda_device",
+    "cuda_device_count",
+    "cuda_device_of",
+    "cuda_driver_version",
     "current_acl_device",
     "digest",
     "digest_backend",
@@ -137,6 +141,25 @@ class Device:
     """
     The memory that tensors live in.
     """
+    def read(
+        self,
+        address: typing.SupportsInt | typing.SupportsIndex,
+        bytes: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> bytes:
+        """
+        A copy of some of its memory.
+        """
+    def wait_for_stream(
+        self,
+        handle: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Wait for what others have asked of a stream of theirs; nothing to wait for with ordinary memory.
+        """
     @property
     def cpu_accessible(self) -> bool:
         """
@@ -149,6 +172,11 @@ class Device:
         """
     @property
     def name(self) -> str: ...
+    @property
+    def verifies_on_the_way(self) -> bool:
+        """
+        Whether a load compares digests while it copies; if not, tensors have to be looked at afterwards.
+        """
 
 class PinnedLease:
     """
@@ -477,6 +505,26 @@ def cpu_device() -> Device:
     Tensors in ordinary memory.
     """
 
+def cuda_device(index: typing.SupportsInt | typing.SupportsIndex) -> Device:
+    """
+    A device of CUDA's driver, real or simulated; raises DeviceError where there is none.
+    """
+
+def cuda_device_count() -> int:
+    """
+    How many devices CUDA's driver knows; 0 where it cannot be loaded. Loads it.
+    """
+
+def cuda_device_of(address: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    The number of the CUDA device whose memory is at an address; raises DeviceError if it is no device's.
+    """
+
+def cuda_driver_version() -> int:
+    """
+    The newest CUDA that the driver knows, as 12040 for 12.4; raises DeviceError where there is none.
+    """
+
 def current_acl_device() -> int:
     """
     This thread's device; -1 if it has none, or if Ascend's runtime cannot be loaded. Loads it.
@@ -505,6 +553,8 @@ def digest_chunks(
     deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     progress: collections.abc.Callable[[int, int], None] | None = None,
     chunks: typing_extensions.Buffer | None = None,
+    device: Device | None = None,
+    pool: PinnedPool | None = None,
 ) -> memoryview:
     """
     Digest of each of these chunks, by default of all; moves nothing.
@@ -607,9 +657,11 @@ def publish_chunks(
     verify: bool,
     deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     progress: collections.abc.Callable[[int, int], None] | None = None,
+    device: Device | None = None,
+    pool: PinnedPool | None = None,
 ) -> tuple[memoryview, dict[str, float]]:
     """
-    Copy tensors into chunks; returns (digest of each chunk, seconds by stage).
+    Copy tensors, by default of ordinary memory, into chunks; returns (digest of each chunk, seconds by stage).
     """
 
 def publish_staged(
@@ -632,10 +684,11 @@ def read_tensors(
     kind: type,
     api: typing_extensions.CapsuleType,
     number_of: typing.Any,
+    device_of: typing.Any,
     make: typing.Any,
 ) -> list[typing.Any]:
     """
-    make(name, dtype, shape, strides, bytes, address, value) of each value that is a dense tensor of this class in CPU memory, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size.
+    make(name, dtype, shape, strides, bytes, address, value, device) of each value that is a dense tensor of this class, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size; device_of(type, number): what `make` is given of a DLPack device, None where tensors are not read so.
     """
 
 def threads_left_behind() -> int:

@@ -189,6 +189,29 @@ def _devices() -> Iterator[Finding]:
         )
 
 
+def _gpus() -> Iterator[Finding]:
+    from yr_fastload_native import _core, sim
+    from yr_fastload_native.devices.cuda import CUDA
+
+    if sim.active("cuda"):
+        yield Finding("GPU", "note", "simulated devices: right bytes, and rates that say nothing")
+        return
+    if not CUDA.is_available():
+        return
+    try:
+        version = _core.cuda_driver_version()
+    except FastLoadError as error:
+        yield Finding("GPU", "wrong", str(error), "see `nvidia-smi`; give the container its GPUs")
+        return
+    count = _core.cuda_device_count()
+    yield Finding(
+        "GPU",
+        "ok",
+        f"{count} by CUDA, whose driver knows version {version // 1000}.{version % 1000 // 10}; transport `host` moves "
+        "weights through page-locked memory",
+    )
+
+
 def _vllm() -> Iterator[Finding]:
     if importlib.util.find_spec("vllm") is None:
         yield Finding("vLLM", "ok", "not installed here")
@@ -244,6 +267,7 @@ def examine(model_bytes: int = 0) -> list[Finding]:
         lambda: _memory(model_bytes),
         _limits,
         _devices,
+        _gpus,
         _vllm,
     ]
     return [finding for check in checks for finding in check()]

@@ -22,12 +22,14 @@ class DeviceKind(abc.ABC):
         where: Its tensors are, for messages, such as ``"on NPUs"``.
         dlpack_types: DLPack's numbers for its memory, if tensors of it are read by DLPack; torch's are read by torch.
         aliasable: Whether a tensor there can lie in the worker's shared memory itself.
+        copy_threads: Most threads that are worth it, where no setting says how many.
     """
 
     name: ClassVar[str]
     where: ClassVar[str]
     dlpack_types: ClassVar[tuple[int, ...]] = ()
     aliasable: ClassVar[bool] = False
+    copy_threads: ClassVar[int] = 8
 
     def at(self, index: int | None) -> DeviceId:
         """The device of this number; the first one where a framework gives none."""
@@ -87,10 +89,11 @@ class DeviceKind(abc.ABC):
 
         return chunk_digests(plan, owners, chunks)
 
-    def readable(self, owner: Any, address: int, offset: int, size: int) -> Any:
+    def readable(self, index: int, owner: Any, address: int, offset: int, size: int) -> Any:
         """Some bytes of a tensor where the CPU can read them, with the buffer protocol: copied by torch by default.
 
         Args:
+            index: Of the device.
             owner: The tensor.
             address: Of its first byte.
             offset: From there, bytes.

@@ -6,12 +6,13 @@ import functools
 from typing import Any
 
 from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
+from yr_fastload_native.devices.cuda import CUDA
 from yr_fastload_native.devices.kind import DeviceId, DeviceKind
 from yr_fastload_native.devices.npu import NPU
 
-__all__ = ["KINDS", "accelerators", "of_dlpack", "of_torch", "reached"]
+__all__ = ["KINDS", "accelerators", "copy_threads", "of_dlpack", "of_torch", "reached"]
 
-KINDS: tuple[DeviceKind, ...] = (ORDINARY_MEMORY, NPU)
+KINDS: tuple[DeviceKind, ...] = (ORDINARY_MEMORY, NPU, CUDA)
 
 _BY_NAME = {kind.name: kind for kind in KINDS}
 _BY_DLPACK_TYPE = {number: kind for kind in KINDS for number in kind.dlpack_types}
@@ -33,6 +34,11 @@ def of_dlpack(device_type: int, index: int) -> DeviceId | None:
 def accelerators() -> list[DeviceKind]:
     """Kinds beside ordinary memory of which this process can use a device."""
     return [kind for kind in KINDS if kind is not ORDINARY_MEMORY and kind.is_available()]
+
+
+def copy_threads() -> int:
+    """Most threads that are worth it in this process, where no setting says how many."""
+    return max(kind.copy_threads for kind in [ORDINARY_MEMORY, *accelerators()])
 
 
 def reached(*, dlpack: bool = False) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import Catalogue
+from yr_fastload_native.devices.registry import copy_threads
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.process.peaks import Peaks
 from yr_fastload_native.settings import Config
@@ -67,7 +68,7 @@ class StoreLink:
         self._leave: Callable[[], object] = lambda: None
         self.address = ""
         self.local: LocalWorker | None = None
-        self.copy_threads = config.copy_threads or min(8, len(os.sched_getaffinity(0)))
+        self.copy_threads = config.copy_threads or min(copy_threads(), len(os.sched_getaffinity(0)))
         if store is None:
             self._credentials = Credentials.of(config)
             self._find_worker()

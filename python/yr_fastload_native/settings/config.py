@@ -124,7 +124,7 @@ class Config:
     )
     max_blobs: int = setting(4096, number(int, 1, 65536), "Largest number of blobs in a chunk.")
     copy_threads: int = setting(
-        0, number(int, 0, 256), "Threads that copy and verify. 0 uses the available cores, at most 8."
+        0, number(int, 0, 256), "Threads that copy and verify. 0 uses the available cores, at most 8, or 16 with a GPU."
     )
     chunks_ahead: int = setting(8, number(int, 1, 64), "Number of chunks requested ahead, with `d2d` and `staged`.")
     source_stall_s: float = setting(

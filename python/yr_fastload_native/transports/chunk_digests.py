@@ -1,4 +1,6 @@
-"""Digests of tensors where they lie: by the CPU if it can see them, by their device if it cannot."""
+"""Digests of tensors: by the CPU if it can see them, or a link that checks what it carries brings them; else by their
+device.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ class LocalChunks:
             TransferTimeoutError: Not done in time.
         """
         wanted = array("Q", range(self.plan.chunks) if chunks is None else chunks)
-        if not self.context.device.cpu_accessible:
+        if not self.context.device.verifies_on_the_way:
             owners = [tensor.owner for tensor in self.tensors]
             return memoryview(array("Q", self.context.kind.chunk_digests(self.plan, owners, wanted)))
         return _core.digest_chunks(
@@ -74,6 +76,8 @@ class LocalChunks:
             deadline_s=deadline_s,
             chunks=wanted,
             progress=progress,
+            device=self.context.device,
+            pool=self.context.pool,
         )
 
 

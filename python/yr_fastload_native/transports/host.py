@@ -52,6 +52,8 @@ class Host:
             verify=True,
             deadline_s=job.deadline.left(),
             progress=job.progress,
+            device=job.context.device,
+            pool=job.context.pool,
         )
         _log.debug("published %d chunks: %s", job.plan.chunks, seconds)
         return digests

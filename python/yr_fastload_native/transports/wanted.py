@@ -89,7 +89,7 @@ class WantedChunks:
         """
         job, config = self.job, self.job.worker.config
         wants_digest = config.verify == "digest"
-        on_the_way = self._digests if wants_digest and job.context.device.cpu_accessible else None
+        on_the_way = self._digests if wants_digest and job.context.device.verifies_on_the_way else None
         self.memory_written = True
         loaded, _, spans, missing = _core.load_chunks(
             reader,

@@ -13,6 +13,7 @@ import msgspec
 
 from yr_fastload_native import _core
 from yr_fastload_native.devices.cpu import CPU
+from yr_fastload_native.devices.cuda import CUDA
 from yr_fastload_native.devices.kind import DeviceId
 from yr_fastload_native.devices.registry import of_dlpack, of_torch, reached
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError, ResourceExhaustedError
@@ -23,6 +24,9 @@ __all__ = ["Tensor", "TensorTable"]
 # struct-module format characters by kind; the item size gives the rest of the name.
 _FORMAT_KINDS = {"?": "bool", "e": "float", "f": "float", "d": "float", "c": "uint", "Zf": "complex", "Zd": "complex"}
 _FORMAT_KINDS |= dict.fromkeys("bhilqn", "int") | dict.fromkeys("BHILQN", "uint")
+
+# Kinds of numpy's type strings as format characters, for __cuda_array_interface__.
+_TYPE_CODES = {"b": "?", "i": "b", "u": "B", "f": "f", "c": "Zf"}
 
 # DLDataTypeCode, https://dmlc.github.io/dlpack/latest/c_api.html
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
@@ -123,7 +127,7 @@ class _Reader:
         api = getattr(self._torch_tensor, "__dlpack_c_exchange_api__", None)
         if api is None or self._torch_tensor is None:
             return list(map(self.read, names, values))
-        found = _core.read_tensors(names, values, self._torch_tensor, api, _torch_number, Tensor)
+        found = _core.read_tensors(names, values, self._torch_tensor, api, _torch_number, of_dlpack, Tensor)
         return [self.read(names[index], values[index]) if made is None else made for index, made in enumerate(found)]
 
     def read(self, name: str, value: Any) -> Tensor:
@@ -133,6 +137,8 @@ class _Reader:
             return self._numpy(name, value)
         if hasattr(value, "__dlpack__"):
             return self._dlpack(name, value)
+        if hasattr(value, "__cuda_array_interface__"):
+            return self._cuda_array(name, value)
         return self._buffer(name, value)
 
     def _refuse(self, name: str, why: str) -> InvalidArgumentError:
@@ -216,6 +222,22 @@ class _Reader:
         shape = tuple(view.shape)
         strides = tuple(view.strides) or _contiguous(shape)
         return self._make(name, dtype, shape, strides, view.item_bytes, view.address, (value, view), device)
+
+    def _cuda_array(self, name: str, value: Any) -> Tensor:
+        interface = value.__cuda_array_interface__
+        kind, item = _FORMAT_KINDS.get(_TYPE_CODES.get(interface["typestr"][1], "")), int(interface["typestr"][2:])
+        if kind is None or interface["typestr"][0] == ">" or interface.get("mask") is not None:
+            raise self._refuse(name, f"has type {interface['typestr']!r} or a mask, which is not supported")
+        address, readonly = interface["data"]
+        self._check_writable(name, readonly)
+        shape = tuple(interface["shape"])
+        strides = interface.get("strides")
+        if strides is not None and any(stride % item for stride in strides):
+            raise self._refuse(name, f"has strides {strides} that are no multiples of {item} bytes")
+        dense = _contiguous(shape) if strides is None else tuple(stride // item for stride in strides)
+        dtype = kind if kind == "bool" else f"{kind}{8 * item}"
+        device = CUDA.holder(address, interface.get("stream")) if math.prod(shape) else CUDA.at(0)
+        return self._make(name, dtype, shape, dense, item, address, value, device)
 
     def _buffer(self, name: str, value: Any) -> Tensor:
         try:

@@ -1,0 +1,234 @@
+#include "devices/cuda_device.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/call_runner.hpp"
+#include "core/error.hpp"
+#include "devices/cuda_driver.hpp"
+
+namespace yr_fastload {
+namespace {
+
+using cuda::Address;
+using cuda::Bound;
+using cuda::check;
+using cuda::Context;
+using cuda::Driver;
+using cuda::Handle;
+using cuda::Result;
+
+constexpr unsigned kAllocatingThreads = 2;
+constexpr unsigned kPortable = 1;       // CU_MEMHOSTALLOC_PORTABLE: page-locked for every device
+constexpr unsigned kNonBlocking = 1;    // CU_STREAM_NON_BLOCKING: in no order with the legacy stream
+constexpr unsigned kWithoutTiming = 2;  // CU_EVENT_DISABLE_TIMING
+constexpr unsigned kKernelThreads = 128;
+
+/// Runs up to this size are cheaper by the kernel, some dozens at once, than by a call each.
+constexpr std::size_t kSmallRun = std::size_t{64} << 10;
+constexpr std::size_t kFewRuns = 4;
+
+/// A copy takes some 50 us; the driver cannot be asked to wait with a bound.
+constexpr int kQueriesAtOnce = 4;
+constexpr std::chrono::microseconds kQueryPause{20};
+
+Address address(const std::byte* data) noexcept { return reinterpret_cast<Address>(data); }
+
+class CudaMemory final : public Memory {
+ public:
+  CudaMemory(const Context& context, std::size_t bytes, bool on_host)
+      : context_(context), bytes_(bytes), on_host_(on_host) {
+    const Driver& driver = Driver::instance();
+    const Bound bound(context);
+    check(bound.result(), "cuCtxPushCurrent");
+    if (on_host) {
+      void* data = nullptr;
+      const Result result = driver.allocate_host(&data, bytes, kPortable);
+      if (result != cuda::kSuccess)
+        throw Error(result == cuda::kOutOfMemory ? ErrorCode::kResourceExhausted : ErrorCode::kDevice, "device",
+                    "cuMemHostAlloc of " + std::to_string(bytes) + " page-locked bytes failed with " +
+                        driver.describe(result) + "; lower staging_bytes or copy_threads, or raise `ulimit -l`");
+      data_ = static_cast<std::byte*>(data);
+    } else {
+      Address data = 0;
+      check(driver.allocate(&data, bytes), "cuMemAlloc");
+      data_ = reinterpret_cast<std::byte*>(data);
+    }
+  }
+  ~CudaMemory() override {
+    const Driver& driver = Driver::instance();
+    const Bound bound(context_);  // whichever thread drops the last owner
+    static_cast<void>(on_host_ ? driver.free_host(data_) : driver.free(address(data_)));
+  }
+  std::byte* data() const noexcept override { return data_; }
+  std::size_t bytes() const noexcept override { return bytes_; }
+
+ private:
+  const Context& context_;
+  const std::size_t bytes_;
+  const bool on_host_;
+  std::byte* data_ = nullptr;
+};
+
+class CudaEvent final : public Event {
+ public:
+  CudaEvent(const Context& context, Handle stream) : context_(context), stream_(stream) {
+    const Bound bound(context);
+    check(bound.result(), "cuCtxPushCurrent");
+    check(driver_.create_event(&event_, kWithoutTiming), "cuEventCreate");
+  }
+  ~CudaEvent() override {
+    const Bound bound(context_);
+    static_cast<void>(driver_.destroy_event(event_));
+  }
+
+  void record() override { check(driver_.record_event(event_, stream_), "cuEventRecord"); }
+  void wait(Deadline deadline) override {
+    for (int queries = 1;; ++queries) {
+      const Result result = driver_.query_event(event_);
+      if (result == cuda::kSuccess) return;
+      if (result != cuda::kNotReady) check(result, "cuEventQuery");
+      if (deadline.passed())
+        throw Error(ErrorCode::kTransferTimeout, "device", "copies on the device were not done by the deadline");
+      if (queries > kQueriesAtOnce) std::this_thread::sleep_for(kQueryPause);
+    }
+  }
+
+ private:
+  const Driver& driver_ = Driver::instance();
+  const Context& context_;
+  const Handle stream_;
+  Handle event_ = nullptr;
+};
+
+class CudaStream final : public Stream {
+ public:
+  explicit CudaStream(const Context& context) : context_(context), bound_(context) {
+    check(bound_.result(), "cuCtxPushCurrent");
+    check(driver_.create_stream(&stream_, kNonBlocking), "cuStreamCreate");
+  }
+  /// Does not wait: what is under way ends by itself.
+  ~CudaStream() override { static_cast<void>(driver_.destroy_stream(stream_)); }
+
+  void copy(Direction direction, const Copy& copy) override {
+    switch (direction) {
+      case Direction::kToDevice:
+        return check(driver_.to_device(address(copy.destination), copy.source, copy.bytes, stream_), "cuMemcpyHtoD");
+      case Direction::kToHost:
+        return check(driver_.to_host(copy.destination, address(copy.source), copy.bytes, stream_), "cuMemcpyDtoH");
+      case Direction::kOnDevice:
+        return check(driver_.on_device(address(copy.destination), address(copy.source), copy.bytes, stream_),
+                     "cuMemcpyDtoD");
+    }
+  }
+
+  void copy_all(Direction direction, Span<const Copy> copies, Span<std::byte> notes) override {
+    const auto is_small = [](const Copy& each) { return each.bytes <= kSmallRun; };
+    const auto small = static_cast<std::size_t>(std::count_if(copies.begin(), copies.end(), is_small));
+    const bool by_kernel =
+        small > kFewRuns && small * sizeof(Copy) <= notes.size() && context_.copy_kernel() != nullptr;
+    auto* const noted = reinterpret_cast<Copy*>(notes.data());
+    unsigned count = 0;
+    for (const Copy& each : copies) {
+      if (by_kernel && is_small(each))
+        noted[count++] = each;
+      else
+        copy(direction, each);
+    }
+    if (by_kernel) launch(noted, count);
+  }
+
+  std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(context_, stream_); }
+
+  void synchronize(Deadline deadline) override {
+    const auto event = make_event();
+    event->record();
+    event->wait(deadline);
+  }
+
+ private:
+  /// The kernel reads and writes page-locked memory as the device sees it, at the same addresses.
+  void launch(const Copy* copies, unsigned count) {
+    void* arguments[] = {&copies, &count};
+    check(driver_.launch(context_.copy_kernel(), count, 1, 1, kKernelThreads, 1, 1, 0, stream_, arguments, nullptr),
+          "cuLaunchKernel");
+  }
+
+  const Driver& driver_ = Driver::instance();
+  const Context& context_;
+  const Bound bound_;  ///< A stream is used and destroyed by the thread that made it.
+  Handle stream_ = nullptr;
+};
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(int index) : context_(Context::of(index)), index_(index) {}
+
+  const char* name() const noexcept override { return driver_.simulated ? "simulated-cuda" : "cuda"; }
+  int index() const noexcept override { return index_; }
+  bool cpu_accessible() const noexcept override { return false; }
+  bool copies_are_checked() const noexcept override { return true; }  // PCIe and NVLink have checksums a packet
+  void bind_thread() override { check(driver_.set_context(context_.handle()), "cuCtxSetCurrent"); }
+  void wait_for_stream(std::uint64_t handle, Deadline deadline) override {
+    const Bound bound(context_);
+    check(bound.result(), "cuCtxPushCurrent");
+    CudaEvent event(context_, reinterpret_cast<Handle>(handle));
+    event.record();
+    event.wait(deadline);
+  }
+  std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) override {
+    return allocate(bytes, true, deadline);
+  }
+  std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) override {
+    return allocate(bytes, false, deadline);
+  }
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(context_); }
+
+ private:
+  /// On a thread that can be left behind: a device that hangs does not return from here.
+  std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host, Deadline deadline) {
+    return runner_.run(
+        "device", deadline,
+        [&context = context_, bytes, on_host]() -> std::unique_ptr<Memory> {
+          return std::make_unique<CudaMemory>(context, bytes, on_host);
+        },
+        "CUDA device " + std::to_string(index_) + " gave no memory before the deadline");
+  }
+
+  const Driver& driver_ = Driver::instance();
+  const Context& context_;
+  const int index_;
+  CallRunner runner_{kAllocatingThreads, 0.0};
+};
+
+}  // namespace
+
+std::unique_ptr<Device> open_cuda_device(int index) { return std::make_unique<CudaDevice>(index); }
+
+unsigned cuda_device_count() noexcept {
+  try {
+    int count = 0;
+    return Driver::instance().device_count(&count) == cuda::kSuccess ? static_cast<unsigned>(count) : 0;
+  } catch (...) {
+    return 0;
+  }
+}
+
+int cuda_driver_version() {
+  int version = 0;
+  check(Driver::instance().driver_version(&version), "cuDriverGetVersion");
+  return version;
+}
+
+int cuda_device_of(std::uint64_t address) {
+  constexpr int kDeviceOrdinal = 9;  // CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+  int device = -1;
+  check(Driver::instance().pointer_attribute(&device, kDeviceOrdinal, address), "cuPointerGetAttribute");
+  return device;
+}
+
+}  // namespace yr_fastload

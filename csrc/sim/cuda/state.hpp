@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "engine/stream.hpp"
+
+/// What the simulated driver's functions share.
+namespace yr_fastload::sim::cuda {
+
+/// CUresult, cuda.h of the public CUDA toolkit.
+enum Result : int {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kOutOfMemory = 2,
+  kNotInitialized = 3,
+  kNoDevice = 100,
+  kInvalidDevice = 101,
+  kInvalidImage = 200,
+  kInvalidContext = 201,
+  kInvalidHandle = 400,
+  kNotFound = 500,
+  kNotReady = 600,
+  kIllegalAddress = 700,
+};
+
+/// Counts the call. Not 0 if the driver is not initialised, or an error that lasts has come before.
+int enter(const char* call);
+
+/// The same, and that the calling thread has a context.
+int enter_context(const char* call);
+
+/// Device of the calling thread's context; -1 without one.
+int current_device();
+
+/// The result of a copy, which lasts if it is an error: the context is lost with it.
+int settle(int engine_result);
+
+/// Memory of a device is where the CPU cannot reach it: its addresses have no memory behind them, and copies find the
+/// bytes elsewhere.
+///
+/// Where the bytes of a range are: null if it begins in memory of a device and does not end there, or lies in such that
+/// was freed. Memory of the host is where it is.
+void* bytes_of(const void* data, std::size_t bytes);
+bool is_device_memory(const void* data);
+
+/// The stream behind a handle; 0, 1 and 2 are the default ones. Null for one that was never made or is destroyed.
+std::shared_ptr<Stream> stream_of(void* handle);
+
+}  // namespace yr_fastload::sim::cuda
