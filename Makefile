@@ -100,6 +100,10 @@ bench: $(VENV)/.develop  ## all benchmarks, 25 minutes; ARGS="--sections host"
 	[ ! -x .venv-vllm/bin/python ] || .venv-vllm/bin/python -m pip install --quiet fastsafetensors 'runai-model-streamer>=0.17'
 	$(BIN)/python -m benchmarks $(ARGS)
 
+WHEELS ?= dist
+gpu-check:  ## a machine with one of NVIDIA's GPUs: checks and figures, at most 6 minutes, with the wheels in WHEELS=dist
+	PYTHON=$(PYTHON) ./tools/gpu-check $(WHEELS) $(ARGS)
+
 ptx: $(VENV)/bin/python  ## csrc/devices/cuda_copy_kernel.hpp anew, after a change of the kernel
 	$(BIN)/python -m pip install --quiet nvidia-cuda-nvrtc-cu11==11.8.89
 	$(BIN)/python tools/ptx.py

@@ -1,4 +1,4 @@
-"""Tables of committed results, in README.md and docs/performance.md between marks: ``python -m benchmarks.tables``."""
+"""Tables of committed results, in README.md and pages of docs between marks: ``python -m benchmarks.tables``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results"
-_PAGES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md")
+_PAGES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md", _ROOT / "docs" / "cuda.md")
 _BLOCK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _GIB = 1 << 30
 _QWEN = "qwen2.5-7b"
@@ -164,6 +164,61 @@ def _scaling() -> str:
     return "\n".join((readers, sizes, tensors, chunks))
 
 
+def _cuda() -> str:
+    record = _read("cuda")
+    machine, large, small = record["machine"], record["figures"]["large"], record["figures"]["small"]
+    about = (
+        f"`make gpu-check` on {record['date']}: one {record['card']}, {machine['cores']} cores, driver for CUDA "
+        f"{record['driver'] // 1000}.{record['driver'] % 1000 // 10}, torch {record['torch']}, Linux "
+        f"{machine['kernel']}. {len(record['checks'])} checks, "
+        f"{sum(outcome == 'passed' for outcome in record['checks'].values())} passed. "
+        f"{large['tensors']} tensors, {large['bytes'] / _GIB:.1f} GiB, medians of {len(large['rounds']['pull'])}:\n\n"
+    )
+    rows = [
+        ("page-locked memory to the GPU in one piece", large["medians"]["one_piece"]),
+        ("pull, verified", large["medians"]["pull"]),
+        ("pull, not verified", large["medians"]["pull_without_digest"]),
+        ("a process's first pull, which makes its page-locked memory", large["first_pull_s"]),
+        *((f"pull by {threads} threads", seconds) for threads, seconds in large["pull_s_by_threads"].items()),
+        ('`safetensors.torch.load_file(device="cuda")`, page cache warm', large["safetensors"]["warm_s"]),
+        ("publish, into memory of the worker that nobody has used", large["publish_s"]),
+    ]
+    big = _table(
+        ("", "s", "GB/s"), [(name, _seconds(value), f"{large['bytes'] / 1e9 / value:.1f}") for name, value in rows]
+    )
+    medians = small["medians"]
+    little = _table(
+        (f"{small['tensors']} tensors of {small['bytes'] // small['tensors']} bytes", "ms"),
+        [
+            ("`tensor.copy_` one by one from page-locked memory", f"{1e3 * medians['one_by_one']:.1f}"),
+            ("the same with `non_blocking`", f"{1e3 * medians['one_by_one_not_waiting']:.1f}"),
+            ("pull", f"{1e3 * medians['pull']:.1f}"),
+            ("of that, moving the bytes", f"{1e3 * medians['transfer']:.1f}"),
+        ],
+    )
+    targets = _table(
+        ("", "measured", "target", "reached"),
+        [
+            (name, f"{value:.3g}", f"{'<=' if most else '>='} {bound:g}{unit}", "yes" if good else "no")
+            for name, value, bound, unit, most in (
+                ("one piece / pull", large["share_of_one_piece"], 0.85, "", False),
+                ("10,000 small tensors: one by one / pull", small["over_one_by_one"], 20, "x", False),
+                (
+                    "10,000 small tensors: one by one / moving the bytes",
+                    small["transfer_over_one_by_one"],
+                    20,
+                    "x",
+                    False,
+                ),
+                ("safetensors / pull", large["over_safetensors"], 4, "x", False),
+                ("extra device memory, MiB", large["extra_device_bytes"] / (1 << 20), 64, "", True),
+            )
+            for good in [value <= bound if most else value >= bound]
+        ],
+    )
+    return "\n".join((about + big, little, targets))
+
+
 _BLOCKS: dict[str, Callable[[], str]] = {
     "targets": _targets,
     "machine": _machine,
@@ -175,6 +230,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "device": _device,
     "engine": _engine,
     "scaling": _scaling,
+    "cuda": _cuda,
 }
 
 

@@ -25,8 +25,8 @@ def sim(kind: str, devices: int | None, force: bool, command: tuple[str, ...]) -
     """Run COMMAND with simulated devices: `yr-fastload sim -- python script.py`.
 
     For Ascend, openYuanrong's NPU code runs unmodified on ordinary memory. For CUDA, this package's code runs on a
-    stand-in for the driver; torch's own CUDA code does not. No device, driver or root is needed. The exit status is that
-    of the command, 127 if there is no such command, or 126 if it cannot be run.
+    stand-in for the driver; torch's own CUDA code does not. No device, driver or root is needed. The exit status is
+    that of the command, 127 if there is no such command, or 126 if it cannot be run.
     """
     from yr_fastload_native.sim.launcher import launch
 
