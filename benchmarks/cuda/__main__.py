@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 import torch
-from yr_fastload_native.cli.measuring import machine
 
 from benchmarks.cuda.checks import run_checks
 from benchmarks.cuda.figures import Budget, measure
 from yr_fastload_native import _core
+from yr_fastload_native.measuring.statistics import machine
 
 _RESULTS = Path(__file__).parents[1] / "results" / "cuda.json"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 import torch
-from yr_fastload_native.cli.room import private_worker
 
 from yr_fastload_native import Config, FastLoader, FastLoadError
+from yr_fastload_native.measuring.resources import private_worker
 
 __all__ = ["run_checks"]
 

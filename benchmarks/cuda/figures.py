@@ -12,10 +12,10 @@ from typing import Any
 
 import attrs
 import torch
-from yr_fastload_native.cli.room import private_worker
-from yr_fastload_native.workloads import shapes_of
 
 from yr_fastload_native import Config, FastLoader
+from yr_fastload_native.checkpoints.workloads import shapes_of
+from yr_fastload_native.measuring.resources import private_worker
 
 __all__ = ["Budget", "measure"]
 
