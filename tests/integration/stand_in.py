@@ -15,6 +15,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from yr_fastload_native.vllm import phases
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -79,19 +81,23 @@ def server(directory: Path, mode: str, host: str, port: int) -> None:
         sys.exit("no weights here <img src=x>")
     if mode == "hang":
         time.sleep(600)
+    report = os.environ["YR_FASTLOAD_REPORT"]
+    phases.mark_imported(report)
+    phases.mark(report, "rank set up")
+    phases.mark(report, "weights")
     loaded = {"cold_load_s": 8.0, "pull_s": None, "transport": None, "bytes": 0}
     if not first:
         loaded = {"cold_load_s": None, "pull_s": 0.5, "transport": "host", "bytes": 1000}
-    with open(os.environ["YR_FASTLOAD_REPORT"], "a") as report:
+    with open(report, "a") as file:
         for event in ("loading", "loaded"):
-            report.write(json.dumps({"event": event, "pid": os.getpid(), "fallback": None, **loaded}) + "\n")
+            file.write(json.dumps({"event": event, "pid": os.getpid(), "fallback": None, **loaded}) + "\n")
         if first:
-            report.write(json.dumps({"event": "published", "pid": os.getpid(), "bytes": 1000}) + "\n")
+            file.write(json.dumps({"event": "published", "pid": os.getpid(), "bytes": 1000}) + "\n")
     Handler.directory = directory
     ThreadingHTTPServer((host, port), Handler).serve_forever()
 
 
-def launcher(name: str, logs: Path, cpus: float, place_s: float):
+def launcher(name: str, logs: Path, cpus: float, place_s: float, forks: bool):
     if name == "ray":
         from yr_fastload_native.service.ray_launcher import RayLauncher
 
@@ -102,7 +108,7 @@ def launcher(name: str, logs: Path, cpus: float, place_s: float):
         return YrLauncher(logs, cpus, place_s)
     from yr_fastload_native.service.local import LocalLauncher
 
-    return LocalLauncher(logs)
+    return LocalLauncher(logs, forks=forks)
 
 
 def service(told: argparse.Namespace) -> None:
@@ -116,9 +122,10 @@ def service(told: argparse.Namespace) -> None:
     directory = told.directory
 
     def order(name):
-        return Order(name, [__file__, "server", str(directory), told.mode], {}, 1.0, devices=told.devices)
+        arguments = [__file__, "server", str(directory), told.mode]
+        return Order(name, arguments, {}, 1.0, devices=told.devices, imports=told.imports)
 
-    starts = launcher(told.launcher, directory / "logs", told.cpus, told.place_s)
+    starts = launcher(told.launcher, directory / "logs", told.cpus, told.place_s, told.template)
     made = fleet.Fleet(starts, order, fleet.Limits(**told.limits))
     uvicorn_server = uvicorn.Server(
         uvicorn.Config(app_of(made, 1), port=0, log_level="warning", timeout_graceful_shutdown=10)
@@ -145,6 +152,8 @@ if __name__ == "__main__":
     parser.add_argument("--cpus", type=float, default=0.0)
     parser.add_argument("--devices", type=int, default=0)
     parser.add_argument("--place-s", type=float, default=60.0)
+    parser.add_argument("--template", action="store_true")
+    parser.add_argument("--imports", nargs="*", default=["http.server"])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     told = parser.parse_args()

@@ -151,7 +151,7 @@ def test_an_actor_that_dies_is_an_instance_that_ended(serve: Serve, ray_address:
     (instance,) = service.until_ready(1)
     first = service.left()
     os.kill(psutil.Process(instance["pid"]).ppid(), signal.SIGKILL)
-    until(lambda: service.instances("ready") and service.instances()[0]["restarts"] == 1, "not started again")
+    until(lambda: [each["restarts"] for each in service.instances("ready")] == [1], "not started again")
     until(lambda: not set(service.left()) & set(first), "the first one's processes are left")
     assert len(service.left()) == 2
 

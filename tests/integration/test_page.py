@@ -60,7 +60,7 @@ class Shown:
 
     def bar(self, name: str, number: int) -> tuple[str | None, float]:
         """Its kind, and its length as a share of the longest there can be, as they were drawn."""
-        outer = self.cell(name, number).locator(".bar")
+        outer = self.cell(name, number).locator(".bar:not(.start)")
         inner = outer.locator("div")
         return inner.get_attribute("class"), inner.bounding_box()["width"] / outer.bounding_box()["width"]
 
@@ -91,6 +91,22 @@ def show(browser: Browser) -> Iterator[Callable[..., Shown]]:
         assert all(url.startswith((each.url, "data:")) for url in each.asked), each.asked
 
 
+def test_a_start_is_shown_phase_by_phase(serve: Callable[..., Service], show: Callable[..., Shown]) -> None:
+    service = serve()
+    (instance,) = service.until_ready(1)
+    shown = show(service)
+    shown.open()
+    cell = shown.cell("instance-1", 3)
+    parts = cell.locator(".start > div")
+    expect(parts).to_have_count(len(instance["phases"]))
+    for part, phase in zip(parts.all(), instance["phases"], strict=True):
+        assert part.get_attribute("title") == f"{phase['name']}: {phase['seconds']:.2f} s"
+    longest = max(instance["phases"], key=lambda phase: phase["seconds"])
+    expect(cell).to_contain_text(f"ready after {instance['ready_seconds']:.2f} s, most of it {longest['name']} ")
+    drawn = sum(part.bounding_box()["width"] for part in parts.all())
+    assert drawn > 0.8 * cell.locator(".start").bounding_box()["width"]
+
+
 def test_an_instance_appears_and_another_pulls_from_it(serve: Callable[..., Service], show: Callable[..., Shown]):
     service = serve()
     shown = show(service)
@@ -101,8 +117,8 @@ def test_an_instance_appears_and_another_pulls_from_it(serve: Callable[..., Serv
     expect(shown.cell("instance-2", 2)).to_have_text("1000 B from a running instance, host")
     first, second = service.until_ready(2)
     assert (first["load_seconds"], second["load_seconds"]) == (8.0, 0.5)
-    expect(shown.cell("instance-1", 3)).to_have_text(f"8.00 sready after {first['ready_seconds']:.2f} s")
-    expect(shown.cell("instance-2", 3)).to_have_text(
+    expect(shown.cell("instance-1", 3)).to_contain_text(f"8.00 sready after {first['ready_seconds']:.2f} s")
+    expect(shown.cell("instance-2", 3)).to_contain_text(
         f"0.50 s, 16.0 times as fastready after {second['ready_seconds']:.2f} s"
     )
     expect(shown.cell("instance-2", 0)).to_have_text(f"instance-2pid {second['pid']}, port {second['port']}")

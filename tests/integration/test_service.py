@@ -29,6 +29,10 @@ def test_scale_out_and_in(serve: Callable[..., Service]) -> None:
     second = service.until_ready(2)[1]
     assert (second["load_source"], second["speed_up"], second["transport"]) == ("instance", 16.0, "host")
     assert second["bytes"] == 1000
+    names = ["launched", "server imported", "engine made", "rank imported", "rank set up", "weights", "server answers"]
+    for each in (first, second):
+        assert [phase["name"] for phase in each["phases"]] == names
+        assert sum(phase["seconds"] for phase in each["phases"]) == pytest.approx(each["ready_seconds"], abs=0.1)
     pids = {service.client.post("/v1/x", json={}).headers["x-pid"] for _ in range(2)}
     assert pids == {str(pid) for pid in service.pids("starts")}
     refused = service.client.post("/scaleout", json={"count": 2})
@@ -183,7 +187,7 @@ def test_a_keeper_s_process_may_be_killed(serve: Callable[..., Service]) -> None
     (instance,) = service.until_ready(1)
     first = service.left()
     os.kill(instance["pid"], signal.SIGKILL)
-    until(lambda: service.instances("ready") and service.instances()[0]["restarts"] == 1, "not started again")
+    until(lambda: [each["restarts"] for each in service.instances("ready")] == [1], "not started again")
     until(lambda: not set(service.left()) & set(first), "the first one's processes are left")
     assert len(service.left()) == 2
 
@@ -202,17 +206,18 @@ def test_metrics(serve: Callable[..., Service]) -> None:
     text = service.client.get("/metrics").text
     assert 'yr_fastload_instances{state="ready"} 1.0' in text
     assert 'yr_fastload_instance_load_seconds{instance="instance-1",source="disk"} 8.0' in text
+    assert 'yr_fastload_instance_phase_seconds{instance="instance-1",phase="weights"}' in text
     assert 'yr_fastload_instance_requests_total{instance="instance-1"} 1.0' in text
 
 
 @pytest.mark.parametrize("installed", ["as ever", "by pip --target"])
 def test_a_keeper_passes_the_status_on(tmp_path: Path, installed: str) -> None:
     """Also where its Python by itself finds nothing that was installed, and beside a module that is none of it."""
-    from yr_fastload_native.service.local import keeper_command
+    from yr_fastload_native.service.processes import keeper_command
 
     (tmp_path / "subprocess.py").write_text("raise SystemExit(99)")
     for code, status in (("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 128 + 9)):
-        command = keeper_command(1.0, [sys.executable, "-c", code])
+        command = keeper_command("run", 1.0, [sys.executable, "-c", code])
         if installed == "by pip --target":
             command.insert(1, "-S")
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -221,7 +226,7 @@ def test_a_keeper_passes_the_status_on(tmp_path: Path, installed: str) -> None:
 
 
 def test_a_keeper_leaves_a_worker_that_others_may_use(short_tmp: Path) -> None:
-    from yr_fastload_native.service.local import keeper_command
+    from yr_fastload_native.service.processes import keeper_command
     from yr_fastload_native.worker import LocalWorker
     from yr_fastload_native.worker.process import start_ticks
 
@@ -239,7 +244,7 @@ status |= {"home": sys.argv[1], "keep": False}
 door = Door(home.key, RuntimeError)
 door.leave_to_watcher(door.bind(), home.hold(0, ""), status, data=home.data, adopted=False)
 """
-    command = keeper_command(1.0, [sys.executable, "-c", code, str(short_tmp)])
+    command = keeper_command("run", 1.0, [sys.executable, "-c", code, str(short_tmp)])
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.wait(WAIT_S) == 0
         assert process.stdout is not None

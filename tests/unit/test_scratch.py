@@ -19,7 +19,7 @@ from yr_fastload_native.worker.home import Home
 
 _RUN = """
 import os, subprocess, sys
-from yr_fastload_native.scratch import Scratch
+from yr_fastload_native.process.scratch import Scratch
 made = Scratch("serve")
 if sys.argv[1] == "kept":
     subprocess.Popen(["sleep", "60"], pass_fds=[made.descriptor], stdout=2)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from yr_fastload_native.vllm.compat import Call, Registered, is_tested
+from yr_fastload_native.vllm.compat import Call, Registered, is_tested, let_artifacts_load
 
 
 @pytest.mark.parametrize("version", ["0.10.0", "0.10.1.1", "0.15.0rc1", "0.32.0+cpu", "0.32.0"])
@@ -64,3 +65,51 @@ def test_a_model_can_be_made_again() -> None:
 
 def test_a_config_without_any_is_left_alone() -> None:
     Registered(SimpleNamespace()).restore()
+
+
+class OfVllm:
+    def finalize_loading(self, vllm_config: Any) -> str:
+        return "finished"
+
+
+class OfTorch:
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+def put(monkeypatch: pytest.MonkeyPatch, caching: dict[str, Any], torchs: dict[str, Any]) -> None:
+    """Have modules of vLLM and torch hold these."""
+    for name, found in {"vllm.compilation.caching": caching, "torch._dynamo.aot_compile_types": torchs}.items():
+        for each in (name.partition(".")[0], name.rpartition(".")[0], name):
+            monkeypatch.setitem(sys.modules, each, ModuleType(each))
+        vars(sys.modules[name]).update(found)
+
+
+def test_artifacts_of_torch_are_finished_where_vllm_finishes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, torchs = type("Own", (OfVllm,), {}), type("Torchs", (OfTorch,), {})
+    put(
+        monkeypatch,
+        {"VllmSerializableFunction": own},
+        {"BundledAOTAutogradSerializableCallable": torchs},
+    )
+    for _ in range(2):
+        let_artifacts_load()
+        assert torchs().finalize_loading(CONFIG) is None
+        assert own().finalize_loading(CONFIG) == "finished"
+
+
+@pytest.mark.parametrize(
+    ("caching", "torchs"),
+    [
+        ({}, {"BundledAOTAutogradSerializableCallable": OfTorch}),
+        ({"VllmSerializableFunction": OfTorch}, {"BundledAOTAutogradSerializableCallable": OfTorch}),
+        ({"VllmSerializableFunction": OfVllm}, {}),
+    ],
+    ids=["vLLM without", "vLLM that finishes nothing", "torch without"],
+)
+def test_other_versions_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caching: dict[str, Any], torchs: dict[str, Any]
+) -> None:
+    put(monkeypatch, caching, torchs)
+    let_artifacts_load()
+    assert not hasattr(OfTorch, "finalize_loading")

@@ -80,6 +80,13 @@ _HEADER_BYTES = 4 << 20  # limit for a request's headers, as in vLLM's server
     help="CPUs that a cluster reserves per instance.",
 )
 @click.option(
+    "--template",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Fork local instances from a process that has already imported what they need.",
+)
+@click.option(
     "--start-timeout",
     type=click.FloatRange(1),
     default=900.0,
@@ -118,6 +125,7 @@ def serve(
     worker: str,
     launcher: str,
     cpus_per_instance: float,
+    template: str,
     start_timeout: float,
     drain_timeout: float,
     keep_alive: int,
@@ -144,7 +152,7 @@ def serve(
 
     if worker:
         Config(worker=worker)  # refuses an invalid address
-    with contextlib.closing(_launcher(launcher, logs, cpus_per_instance)) as starts:
+    with contextlib.closing(_launcher(launcher, logs, cpus_per_instance, template)) as starts:
         server = VllmServer(
             model=model,
             tp=tp,
@@ -169,7 +177,7 @@ def _extra(name: str) -> Iterator[None]:
         raise InvalidArgumentError(f"{error}; pip install 'yr-fastload-native[{name}]'", op=_OP) from None
 
 
-def _launcher(name: str, logs: Path | None, cpus: float) -> Launcher:
+def _launcher(name: str, logs: Path | None, cpus: float, template: str) -> Launcher:
     if name == "ray":
         with _extra("ray"):
             from yr_fastload_native.service.ray_launcher import RayLauncher
@@ -181,7 +189,7 @@ def _launcher(name: str, logs: Path | None, cpus: float) -> Launcher:
     from yr_fastload_native.service.local import LocalLauncher
     from yr_fastload_native.service.machine import MachineDevices
 
-    return LocalLauncher(logs, machine=MachineDevices.here())
+    return LocalLauncher(logs, machine=MachineDevices.here(), forks=template == "auto")
 
 
 def _most(server: VllmServer, instances: int, told: int | None) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from yr_fastload_native.checkpoints.tiny_vllm import ARCHITECTURES
@@ -129,7 +130,8 @@ def _verify(
     from yr_fastload_native.checkpoints.weight_files import weight_files
     from yr_fastload_native.measuring.child_process import Process
     from yr_fastload_native.measuring.resources import device_environment, private_worker
-    from yr_fastload_native.settings import Config
+    from yr_fastload_native.settings import ENVIRONMENT_PREFIX, Config
+    from yr_fastload_native.vllm import phases
 
     total = sum(path.stat().st_size for path in weight_files(model))
     worker = Config.worker_from_env() or stack.enter_context(private_worker(2 * total, output.note))
@@ -139,6 +141,8 @@ def _verify(
     environment |= allowing() | _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
     reports = stack.enter_context(scratch(_OP))
     environment["VLLM_RPC_BASE_PATH"] = str(reports)  # where a killed instance leaves sockets
+
+    launched: list[float] = []
 
     def start(role: str, report: Path) -> Process:
         arguments = {
@@ -151,21 +155,25 @@ def _verify(
             "seed": 0,
         }
         output.note(f"starting the {role}")
+        launched.append(phases.now())
+        told = environment | {ENVIRONMENT_PREFIX + "REPORT": str(report)}  # from its first import on
         task = {
             "arguments": arguments,
             "settings": {**settings, "worker": worker, "report": str(report)},
             "tokens": tokens,
         }
         return stack.enter_context(
-            Process(_OP, "yr_fastload_native.measuring.vllm_process", role, task, environment, group=True)
+            Process(_OP, "yr_fastload_native.measuring.vllm_process", role, task, told, group=True)
         )
 
     first = start("first instance", reports / "first")
     ready = first.expect("ready", _START_S)
+    was_ready = [phases.now()]
     answers = first.expect("answered", _START_S)
     wait_until_published(reports / "first", tp, _PUBLISH_S, op=_OP)
     second = start("second instance", reports / "second")
     ready_again = second.expect("ready", _START_S)
+    was_ready.append(phases.now())
     answers_again = second.expect("answered", _START_S)
     loaded, pulled = events(reports / "first", "loaded"), events(reports / "second", "loaded")
     cold_s = max((each["cold_load_s"] or 0.0 for each in loaded), default=0.0)
@@ -184,6 +192,10 @@ def _verify(
         "publish_s": max((each["publish_s"] for each in loaded), default=0.0),
         "load_model_s": [max((each["load_model_s"] for each in both), default=None) for both in (loaded, pulled)],
         "ready_s": [ready["seconds"], ready_again["seconds"]],
+        "phases": [
+            [attrs.asdict(each) for each in phases.phases_of(events(reports / name), begin, end)]
+            for name, begin, end in zip(("first", "second"), launched, was_ready, strict=True)
+        ],
         "vllm_version": answers["vllm_version"],
         "model": model.name,
         "devices": "simulated" if simulated else "real" if _has_accelerator() else "none",

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from yr_fastload_native import _core
 
-__all__ = ["close_all", "close_at_exit", "under_way"]
+__all__ = ["anything_open", "close_all", "close_at_exit", "leave", "under_way"]
 
 # Time for calls to end once asked to. Those waiting for a silent worker take longer, and are abandoned.
 _END_S = 5.0
@@ -30,6 +30,11 @@ _calls = 0
 def close_at_exit(thing: _Closable) -> None:
     """Close this object while the interpreter still runs, because its native threads must not outlive that."""
     _open.add(thing)
+
+
+def anything_open() -> bool:
+    """Whether this process publishes, or is connected."""
+    return bool(_open)
 
 
 def close_all() -> None:
@@ -53,7 +58,8 @@ def under_way() -> Iterator[None]:
 
 
 @atexit.register
-def _leave() -> None:
+def leave() -> None:
+    """What is done once, at the end of the interpreter."""
     _core.end_transfers()
     with _changed:
         _changed.wait_for(lambda: not _calls, _END_S)

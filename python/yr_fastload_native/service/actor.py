@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.local import LocalLauncher, LocalServer
@@ -41,6 +43,10 @@ class ServerActor:
 
     def events(self) -> list[dict[str, Any]]:
         return [] if self._server is None else self._server.events()
+
+    def is_ready(self) -> list[dict[str, Any]]:
+        """What its start took, as `vllm.phases.Phase` has it."""
+        return [] if self._server is None else [attrs.asdict(each) for each in self._server.is_ready()]
 
     def stop(self) -> None:
         if self._server is not None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, TypeVar
 
+import attrs
 import msgspec
 from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -44,11 +45,12 @@ class _In(msgspec.Struct, forbid_unknown_fields=True):
     ids: list[str] = []
 
 
-def status_of(fleet: Fleet) -> dict[str, Any]:
+async def status_of(fleet: Fleet) -> dict[str, Any]:
     """What ``GET /status`` answers."""
     return {
         "instances": [_status(each, fleet.cold_s) for each in fleet.instances.values()],
         "cold_load_s": fleet.cold_s,
+        "template": await fleet.template(),
     }
 
 
@@ -69,6 +71,9 @@ def _status(instance: Instance, cold_s: float | None) -> dict[str, Any]:
         "published": load and load.published,
         "speed_up": cold_s / load.seconds if load and cold_s and load.source == "instance" and load.seconds else None,
         "ready_seconds": instance.ready_s,
+        "phases": [attrs.asdict(each) for each in instance.phases],
+        "from_template": launched and launched.from_template,
+        "not_forked": launched and launched.not_forked,
         "in_flight": instance.in_flight,
         "served": instance.served,
         "restarts": instance.restarts,
@@ -88,6 +93,7 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await fleet.prepare()
         if first:
             fleet.scale_out(first)
         try:
@@ -115,7 +121,7 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
 
     @app.api_route("/status", methods=_READS)
     async def status() -> dict[str, Any]:
-        return status_of(fleet)
+        return await status_of(fleet)
 
     @app.api_route("/health", methods=_READS)
     async def health() -> Response:

@@ -137,6 +137,14 @@ class Fleet:
         await self._blocking(self._launcher.close)
         self._threads.shutdown(wait=False)
 
+    async def template(self) -> dict[str, Any] | None:
+        """The state of what its servers are forked from."""
+        return await asyncio.to_thread(self._launcher.template)  # also while all the others wait for it
+
+    async def prepare(self) -> None:
+        """Get ready to start instances, without waiting for it."""
+        await asyncio.to_thread(self._launcher.prepare, self._order("template"))
+
     async def _blocking(self, call: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
@@ -177,6 +185,7 @@ class Fleet:
     async def _live(self, instance: Instance) -> tuple[bool, str | None]:
         """Run one start to its end. Returns whether it was ever ready, and what went wrong."""
         instance.load = instance.ready_s = instance.broken = None
+        instance.phases = []
         started = time.monotonic()
         try:
             instance.launched = await self._blocking(self._launcher.launch, self._order(instance.name))
@@ -192,6 +201,7 @@ class Fleet:
                 if wrong is not None or instance.leave.is_set():
                     return False, wrong
                 instance.ready_s = time.monotonic() - started
+                instance.phases = await self._blocking(instance.launched.is_ready)
                 instance.state = "ready"
                 instance.error = None
             return True, await self._until_unwell(instance, instance.launched)

@@ -10,6 +10,7 @@ from typing import Literal
 from yr_fastload_native.service.connection import Connection
 from yr_fastload_native.service.launcher import Launched
 from yr_fastload_native.service.weights_origin import WeightsOrigin
+from yr_fastload_native.vllm.phases import Phase
 
 __all__ = ["Instance", "State"]
 
@@ -28,6 +29,7 @@ class Instance:
         self.served = 0
         self.load: WeightsOrigin | None = None
         self.ready_s: float | None = None
+        self.phases: list[Phase] = []
         self.launched: Launched | None = None
         self.connection: Connection | None = None
         self.broken: str | None = None

@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
+from yr_fastload_native.vllm.phases import Phase
+
 __all__ = ["Devices", "Kind", "Launched", "Launcher", "Order"]
 
 Kind = Literal["NPU", "GPU"]
@@ -37,6 +39,7 @@ class Order:
         devices: Number of devices, which the launcher chooses.
         defaults: Like `environment`, but only for variables that the process that starts it does not have.
         uds: Path of the Unix socket on which it listens, on its machine; None: it listens on a port.
+        imports: Modules that its processes may need, for a template that knows no better.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Order:
     devices: int = 0
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     uds: str | None = None
+    imports: Sequence[str] = ()
 
 
 class Launched(Protocol):
@@ -66,11 +70,22 @@ class Launched(Protocol):
     def uds(self) -> str | None:
         """The Unix socket on which it listens instead."""
 
+    @property
+    def from_template(self) -> bool:
+        """Whether it was forked from a process that had imported what it needs."""
+
+    @property
+    def not_forked(self) -> str | None:
+        """Why it was not, where it might have been."""
+
     def ended(self) -> str | None:
         """How it ended, with the end of its output; None while it runs."""
 
     def events(self) -> list[dict[str, Any]]:
         """What its ranks have reported about their weights (`yr_fastload_native.vllm.reports`)."""
+
+    def is_ready(self) -> list[Phase]:
+        """Take down that it answers; what its start took, phase by phase."""
 
     def stop(self) -> None:
         """Ask it to end, and wait until it and all it started are gone; kill it after the order's ``grace_s``."""
@@ -82,6 +97,12 @@ class Launcher(Protocol):
     @property
     def devices(self) -> Devices:
         """The devices that can be given to servers."""
+
+    def prepare(self, order: Order) -> None:
+        """Get ready to start some like it, and return at once."""
+
+    def template(self) -> dict[str, Any] | None:
+        """The state of what it forks servers from (`GET /status`); None: it does not. Blocks for a moment."""
 
     def launch(self, order: Order) -> Launched:
         """Start a server, and return before it is ready, within a time limit.

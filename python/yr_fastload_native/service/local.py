@@ -6,11 +6,10 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,14 @@ from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.process.scratch import Scratch
 from yr_fastload_native.service.launcher import Devices, Order
 from yr_fastload_native.service.machine import Lent, MachineDevices
+from yr_fastload_native.service.processes import KeeperProcess, keeper_command, start_keeper
+from yr_fastload_native.service.template import Template
+from yr_fastload_native.service.template_process import NotForkedError, Request
 from yr_fastload_native.settings import ENVIRONMENT_PREFIX
-from yr_fastload_native.vllm import reports
+from yr_fastload_native.template import telling
+from yr_fastload_native.vllm import phases, reports
 
-__all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer", "keeper_command"]
+__all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer"]
 
 _TAIL_BYTES = 2000
 _NOTE_EVERY_S = 4.0  # how often its shared memory is recorded; a fleet asks for events every 5 s once it is ready
@@ -38,35 +41,62 @@ class LocalLauncher:
         logs: Directory for the logs; None: a temporary directory that is removed with the launcher.
         host: Address on which the servers listen.
         machine: Assigns devices; by default nothing is assigned, and servers see the devices of this process.
+        forks: Whether servers are forked from a template where that is possible.
     """
 
     def __init__(
-        self, logs: Path | None = None, host: str = "127.0.0.1", machine: MachineDevices | None = None
+        self,
+        logs: Path | None = None,
+        host: str = "127.0.0.1",
+        machine: MachineDevices | None = None,
+        *,
+        forks: bool = False,
     ) -> None:
         self._host = host
         self._machine = machine or MachineDevices()
         self._scratch = Scratch("serve")
         self._logs = logs or self._scratch.path
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._forks = forks
+        self._lock = threading.Lock()
+        self._template: Template | None = None
 
     @property
     def devices(self) -> Devices:
         return self._machine.devices
+
+    def prepare(self, order: Order) -> None:
+        if self._forks:
+            self._template_for(order).prepare()
+
+    def template(self) -> dict[str, Any] | None:
+        with self._lock:
+            template = self._template
+        return None if template is None else template.status()
 
     def launch(self, order: Order) -> LocalServer:
         """Raises:
         ResourceExhaustedError: The devices are in use.
         UnavailableError: It cannot be started.
         """
+        template = self._template_for(order) if self._forks else None
         lent = self._machine.lend(order.devices)
         try:
-            return LocalServer(order, self._logs, self._scratch, self._host, lent)
+            return LocalServer(order, self._logs, self._scratch, self._host, lent, template)
         except BaseException:
             lent.give_back()
             raise
 
     def close(self) -> None:
+        if self._template is not None:
+            self._template.close()
         self._scratch.close()
+
+    def _template_for(self, order: Order) -> Template:
+        with self._lock:
+            if self._template is None:
+                self._template = Template(self._scratch, order.imports, _environment(order, self._scratch))
+            return self._template
 
 
 class LocalServer:
@@ -76,7 +106,10 @@ class LocalServer:
         UnavailableError: It cannot be started.
     """
 
-    def __init__(self, order: Order, logs: Path, scratch: Scratch, host: str, lent: Lent) -> None:
+    def __init__(
+        self, order: Order, logs: Path, scratch: Scratch, host: str, lent: Lent, template: Template | None = None
+    ) -> None:
+        self._launched = phases.now()
         self.host = host
         self.port = _free_port(host)
         self._log = logs / f"{order.name}.log"
@@ -87,43 +120,45 @@ class LocalServer:
         if self.uds is not None:
             _make_room(self.uds)
             where = ["--uds", self.uds]
-        command = [sys.executable, *order.arguments, *where]
-        environment = {
-            "PYTHONSAFEPATH": "1",  # as for an installed command: -m would put the current directory first
-            **order.defaults,
-            **_inherited(),
-            **order.environment,
-            **lent.environment,
-            ENVIRONMENT_PREFIX + "REPORT": str(self._report),
-            "VLLM_RPC_BASE_PATH": str(scratch.path),  # where it leaves sockets if it is killed
-        }
-        with self._log.open("ab") as log:
-            try:
-                self._process = subprocess.Popen(
-                    keeper_command(order.grace_s, command),
-                    stdin=subprocess.PIPE,  # ends with this process, however that ends
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    pass_fds=(scratch.descriptor,),  # also in use until the keeper has gone
-                    start_new_session=True,  # so that Ctrl-C reaches only the service, which stops servers in order
-                )
-            except OSError as error:
-                raise UnavailableError(f"cannot start {order.name}: {error}", op="serve") from None
         self._name = order.name
         self._scratch = scratch
         self._noted_s = time.monotonic()
         self._grace_s = order.grace_s
         self._lent = lent
-        self._lock = threading.Lock()
+        self._template = template
+        self.not_forked: str | None = None
+        environment = {
+            **_environment(order, scratch),
+            **lent.environment,
+            ENVIRONMENT_PREFIX + "REPORT": str(self._report),
+        }
+        try:
+            self._process = self._start([*order.arguments, *where], environment)
+        except OSError as error:
+            raise UnavailableError(f"cannot start {order.name}: {error}", op="serve") from None
+
+    def _start(self, arguments: list[str], environment: Mapping[str, str]) -> KeeperProcess:
+        kept = (self._scratch.descriptor,)  # in use until the keeper has gone, too
+        with self._log.open("ab") as log:
+            if self._template is not None:
+                telling.make_room(self._report)
+                try:
+                    return self._template.fork(Request(arguments, environment, self._grace_s, log.fileno(), kept))
+                except NotForkedError as error:
+                    self.not_forked = str(error)
+            command = keeper_command("run", self._grace_s, [sys.executable, *arguments])
+            return start_keeper(command, environment, log.fileno(), kept)
+
+    @property
+    def from_template(self) -> bool:
+        return self._template is not None and self.not_forked is None
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def ended(self) -> str | None:
-        with self._lock:
-            status = self._process.poll()
+        status = self._process.poll()
         if status is None:
             return None
         number = -status if status < 0 else status - 128
@@ -139,18 +174,25 @@ class LocalServer:
                 self._scratch.note_shared(
                     self._name, [each.pid for each in psutil.Process(self.pid).children(recursive=True)]
                 )
+            self._learn()
         return reports.events(self._report)
 
+    def is_ready(self) -> list[phases.Phase]:
+        if self._template is not None:
+            telling.ask(self._report)
+        return phases.phases_of(reports.events(self._report), self._launched, phases.now())
+
+    def _learn(self) -> None:
+        if self._template is not None and (told := telling.collect(self._report)) is not None:
+            self._template.learn(told)
+
     def stop(self) -> None:
-        assert self._process.stdin is not None
-        with self._lock:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-            try:
-                self._process.wait(self._grace_s + BEYOND_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._process.ask_to_end()
+        if not self._process.wait(self._grace_s + BEYOND_GRACE_S):
+            self._process.kill()
+            self._process.wait(BEYOND_GRACE_S)
+        self._process.close()
+        telling.remove(self._report)
         self._report.unlink(missing_ok=True)
         self._scratch.remove_shared(self._name)
         if self.uds is not None:
@@ -167,10 +209,15 @@ class LocalServer:
         return " | ".join(lines[-3:])
 
 
-def keeper_command(grace_s: float, command: Sequence[str]) -> list[str]:
-    """A command that runs another one under a `keeper`."""
-    keeper = Path(__file__).with_name("keeper.py")
-    return [sys.executable, "-I", str(keeper), str(Path(psutil.__file__).parents[1]), str(grace_s), *command]
+def _environment(order: Order, scratch: Scratch) -> dict[str, str]:
+    """The part of the environment that all servers of such an order share."""
+    return {
+        "PYTHONSAFEPATH": "1",  # as a command has it: -m alone would put the current directory first
+        **order.defaults,
+        **_inherited(),
+        **order.environment,
+        "VLLM_RPC_BASE_PATH": str(scratch.path),  # killed, it leaves sockets there
+    }
 
 
 def _inherited() -> dict[str, str]:

@@ -44,6 +44,9 @@ class ServiceMetrics:
         )
         loaded = GaugeMetricFamily("yr_fastload_instance_load_bytes", "Weights of all ranks.", labels=of_each)
         ready = GaugeMetricFamily("yr_fastload_instance_ready_seconds", "Time from launch to ready.", labels=of_each)
+        phases = GaugeMetricFamily(
+            "yr_fastload_instance_phase_seconds", "Time that a phase of its start took.", labels=[*of_each, "phase"]
+        )
         in_flight = GaugeMetricFamily("yr_fastload_instance_requests_in_flight", "Requests in flight.", labels=of_each)
         served = CounterMetricFamily("yr_fastload_instance_requests", "Requests forwarded.", labels=of_each)
         restarts = CounterMetricFamily("yr_fastload_instance_restarts", "Restarts.", labels=of_each)
@@ -53,7 +56,9 @@ class ServiceMetrics:
                 loaded.add_metric([each.name], each.load.bytes)
             if each.ready_s is not None:
                 ready.add_metric([each.name], each.ready_s)
+            for phase in each.phases:
+                phases.add_metric([each.name, phase.name], phase.seconds)
             in_flight.add_metric([each.name], each.in_flight)
             served.add_metric([each.name], each.served)
             restarts.add_metric([each.name], each.restarts)
-        yield from (seconds, loaded, ready, in_flight, served, restarts)
+        yield from (seconds, loaded, ready, phases, in_flight, served, restarts)

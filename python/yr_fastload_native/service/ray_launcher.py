@@ -59,6 +59,12 @@ class RayLauncher:
         """The devices of the whole cluster, as it was at the start."""
         return self._devices
 
+    def prepare(self, order: Order) -> None:
+        """Nothing: each actor starts its server as ever."""
+
+    def template(self) -> None:
+        return None
+
     def launch(self, order: Order) -> RemoteServer:
         wanted: dict[str, float] = {"CPU": self._cpus}
         if self._devices.kind is not None:

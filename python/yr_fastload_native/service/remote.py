@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from yr_fastload_native.errors import ResourceExhaustedError, UnavailableError
 from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.local import BEYOND_GRACE_S
+from yr_fastload_native.vllm.phases import Phase
 
 __all__ = ["Actor", "ActorGoneError", "RemoteServer", "launch_on", "one_line"]
 
@@ -85,6 +86,8 @@ class RemoteServer:
         self.host: str = told["host"]
         self.port: int = told["port"]
         self.uds = None  # not reachable from another machine
+        self.from_template = False
+        self.not_forked = None
         self._actor = actor
         self._grace_s = grace_s
         self._how: str | None = None
@@ -104,6 +107,11 @@ class RemoteServer:
         with contextlib.suppress(ActorGoneError, TimeoutError):
             self._events = self._actor.ask("events", _ANSWER_S)
         return self._events
+
+    def is_ready(self) -> list[Phase]:
+        with contextlib.suppress(ActorGoneError, TimeoutError):
+            return [Phase(**each) for each in self._actor.ask("is_ready", _ANSWER_S)]
+        return []
 
     def stop(self) -> None:
         with contextlib.suppress(ActorGoneError, TimeoutError):

@@ -11,6 +11,7 @@ import attrs
 from yr_fastload_native.service.launcher import Devices, Order
 from yr_fastload_native.settings import ENVIRONMENT_PREFIX
 from yr_fastload_native.vllm.allowed import allowing
+from yr_fastload_native.vllm.compat import FIRST_IMPORTS
 
 __all__ = ["VllmServer"]
 
@@ -80,6 +81,7 @@ class VllmServer:
             devices=self.devices_each if self.devices.kind else 0,
             defaults=defaults,
             uds=None if self.uds is None else f"{os.path.abspath(self.uds)}.{name}",
+            imports=FIRST_IMPORTS,
         )
 
 

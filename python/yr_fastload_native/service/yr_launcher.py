@@ -54,6 +54,12 @@ class YrLauncher:
         """Devices of the kind that this machine has; how many the cluster has is unknown."""
         return Devices(MachineDevices.here().devices.kind) if self._address else Devices()
 
+    def prepare(self, order: Order) -> None:
+        """Nothing: each actor starts its server as ever."""
+
+    def template(self) -> None:
+        return None
+
     def launch(self, order: Order) -> RemoteServer:
         options = InvokeOptions(
             cpu=max(_LEAST_MILLICPUS, math.ceil(self._cpus * 1000)),

@@ -103,6 +103,11 @@ class ExchangeConfig:
         name = ENVIRONMENT_PREFIX + "PATCH"
         return bool(parse(name, environ.get(name, "0"), bool))
 
+    @staticmethod
+    def report_from_env(environ: Mapping[str, str] | None = None) -> str:
+        """The setting ``report`` alone, as the environment has it."""
+        return (os.environ if environ is None else environ).get(ENVIRONMENT_PREFIX + "REPORT", "")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Any) -> ExchangeConfig:
         """Create one from ``YR_FASTLOAD_<SETTING>`` variables; ``settings`` take precedence.

@@ -13,14 +13,17 @@ from typing import Any
 import attrs
 
 __all__ = [
+    "FIRST_IMPORTS",
     "TESTED",
     "Call",
     "Registered",
     "beside_others",
     "cold_loader",
+    "compiled",
     "has_load_formats",
     "has_online_quantization",
     "is_tested",
+    "let_artifacts_load",
     "on_all_ranks",
     "platform",
     "platform_version",
@@ -28,6 +31,7 @@ __all__ = [
     "reads_alone",
     "version",
     "weight_loading",
+    "worker_class",
 ]
 
 _log = logging.getLogger(__name__)
@@ -36,6 +40,20 @@ TESTED = ("0.10.0", "0.32.0")  # oldest and newest; docs/compatibility.md lists 
 # Load formats with which each rank reads on its own. With others (fastsafetensors, instanttensor, runai_streamer) ranks
 # may share the reading, so all ranks of an instance must take part.
 _READ_ALONE = ("auto", "hf", "safetensors", "pt", "npcache", "mistral", "sharded_state", "gguf")
+# What the processes of a server import, by a first guess; those that a version does not have are left out.
+FIRST_IMPORTS = (
+    "vllm",
+    "vllm.entrypoints.cli.main",
+    "vllm.entrypoints.cli.serve",
+    "vllm.entrypoints.openai.api_server",
+    "vllm.v1.engine.async_llm",
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.worker.worker_base",
+    "vllm.model_executor.model_loader",
+    "yr_fastload_native.vllm.exchange",
+    "yr_fastload_native.vllm.load_format",
+)
 _GROUPS = ("tp", "pp", "dp", "ep", "pcp", "dcp", "etp")
 
 
@@ -163,6 +181,34 @@ def weight_loading() -> Any:
     return importlib.import_module("vllm.model_executor.model_loader.base_loader").BaseModelLoader
 
 
+def worker_class(vllm_config: Any) -> type | None:
+    """The class of ranks that a config names, by its path (0.10.0 on); None where it names none that is there."""
+    name = getattr(getattr(vllm_config, "parallel_config", None), "worker_cls", None)
+    if isinstance(name, type):
+        return name
+    module, _, kind = str(name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
+
+
+def compiled() -> dict[str, Any]:
+    """How this process came by what it compiled, ``cache``: ``hit``, ``miss``; nothing where it compiled nothing.
+
+    By vLLM's own counters, of which older versions have fewer.
+    """
+    try:
+        counter = importlib.import_module("vllm.compilation.counter").compilation_counter
+    except (ImportError, AttributeError):
+        return {}
+    if getattr(counter, "num_aot_artifacts_loaded", 0):
+        return {"cache": "hit"}
+    made = ("num_aot_compiles", "num_graphs_seen", "num_inductor_compiles", "num_eager_compiles")
+    return {"cache": "miss"} if any(getattr(counter, name, 0) for name in made) else {}
+
+
 def has_online_quantization(model: Any) -> bool:
     """Whether weights are quantised during loading, so that there is nothing to exchange before."""
     return any(
@@ -173,6 +219,26 @@ def has_online_quantization(model: Any) -> bool:
 
 def _on_meta(module: Any) -> bool:
     return any(parameter.device.type == "meta" for parameter in module.parameters(recurse=False))
+
+
+def let_artifacts_load() -> None:
+    """Have vLLM load the compiled artifacts that torch's own backend makes, as it does on a CPU. Idempotent.
+
+    From 0.32.0 on vLLM finishes the loading of each by a method that those of its own backend have. Those of torch need
+    no finishing and have no such method: the call fails, and what lies on disk is compiled again.
+    """
+    try:
+        caching = importlib.import_module("vllm.compilation.caching")
+        torchs = importlib.import_module("torch._dynamo.aot_compile_types").BundledAOTAutogradSerializableCallable
+    except (ImportError, AttributeError):  # no artifacts in this version of vLLM or torch
+        return
+    method = "finalize_loading"
+    if hasattr(getattr(caching, "VllmSerializableFunction", None), method) and not hasattr(torchs, method):
+        setattr(torchs, method, _finished)
+
+
+def _finished(artifact: Any, vllm_config: Any) -> None:
+    """Nothing of it is left to be loaded."""
 
 
 class Registered:

@@ -28,6 +28,7 @@ from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.lifetime import Stay
 from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
 from yr_fastload_native.vllm.near_misses import near_miss
+from yr_fastload_native.vllm.phases import follow, mark
 from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
 from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final
 from yr_fastload_native.vllm.read_elsewhere import Watch
@@ -141,6 +142,11 @@ class Exchange:
             _log.warning(
                 "vLLM %s is outside the tested versions %s to %s: trying anyway", compat.version(), *compat.TESTED
             )
+        compat.let_artifacts_load()
+        worker = compat.worker_class(self._call.vllm_config)
+        if worker is not None:
+            follow(worker, self._settings.exchange.report, compat.compiled)
+        mark(self._settings.exchange.report, "rank set up")
         session.record("loading", {"prefix": self._call.prefix}, self._settings.exchange.report)
         started = time.perf_counter()
         registered = compat.Registered(self._call.vllm_config)
@@ -161,6 +167,7 @@ class Exchange:
         if self._stay is not None:
             self._stay.ends_with(model)
         self._outcome["load_model_s"] = time.perf_counter() - started
+        mark(self._settings.exchange.report, "processed")
         session.record("loaded", self._outcome, self._settings.exchange.report)
         return model
 
@@ -180,7 +187,14 @@ class Exchange:
                 publication.close()
 
     def _shadowed(self, load_model: Callable[[], Any], load_weights: Callable[[Any, Any], None]) -> Any:
-        setattr(self._loader, _SHADOWED, load_weights)
+        report = self._settings.exchange.report
+
+        def marked(model: Any, model_config: Any) -> None:
+            mark(report, "model made")
+            load_weights(model, model_config)
+            mark(report, "weights")
+
+        setattr(self._loader, _SHADOWED, marked)
         try:
             return load_model()
         finally:

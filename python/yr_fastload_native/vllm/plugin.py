@@ -9,8 +9,10 @@ from typing import Any
 
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.settings import ExchangeConfig
+from yr_fastload_native.template.telling import tell_when_ready
 from yr_fastload_native.vllm import LOAD_FORMAT, compat
 from yr_fastload_native.vllm.allowed import is_allowed
+from yr_fastload_native.vllm.phases import mark_imported
 
 __all__ = ["describe", "register"]
 
@@ -26,6 +28,9 @@ def register() -> None:
         InvalidArgumentError: The patch is requested, and a setting in the environment has a value that is not allowed.
     """
     wants_patch = _wants_patch()
+    report = ExchangeConfig.report_from_env()
+    mark_imported(report)
+    tell_when_ready(report)
     try:
         _register_load_format()
         if wants_patch:

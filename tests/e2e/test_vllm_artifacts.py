@@ -1,0 +1,32 @@
+"""What the first instance compiled is loaded by the next one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.worker,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm.envs") is None
+        or "VLLM_FORCE_AOT_LOAD" not in Path(str(importlib.util.find_spec("vllm.envs").origin)).read_text(),
+        reason="this version of vLLM keeps no compiled artifacts that can be asked for",
+    ),
+]
+
+
+def test_an_artifact_is_loaded_and_answers_the_same(
+    make: Callable[..., Path], start: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = make("qwen2")
+    cache = {"VLLM_CACHE_ROOT": str(tmp_path / "cache")}
+    first = start(model, environment=cache, enforce_eager=False)
+    first.wait_until_published()
+    # Whose start fails if there is no artifact that loads.
+    second = start(model, environment={**cache, "VLLM_FORCE_AOT_LOAD": "1"}, enforce_eager=False)
+    assert second.loaded["fallback"] is None
+    assert second.tokens == first.tokens

@@ -1,0 +1,379 @@
+"""Servers that are forked from a template are as if they had been started, and what goes wrong costs one start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from tests.waiting import wait_until
+
+from yr_fastload_native.service import template_process
+from yr_fastload_native.service.launcher import Order
+from yr_fastload_native.service.learned import Learned
+from yr_fastload_native.service.local import LocalLauncher, LocalServer
+from yr_fastload_native.template import fitness, lines
+from yr_fastload_native.template.environment import ImportedWith, noted_reads
+from yr_fastload_native.template.telling import Told
+
+SERVED = str(Path(__file__).with_name("served.py"))
+WAIT_S = 60.0
+MARKED = "import os\nPID = os.getpid()\nVALUE = os.environ.get('MARKED')\nos.environ.setdefault('SET_BY_IMPORT', '1')\n"
+
+
+class Fleet:
+    """A launcher that forks, and servers that it was asked for."""
+
+    def __init__(self, directory: Path, imports: tuple[str, ...]) -> None:
+        self._directory = directory
+        self._imports = imports
+        self.launcher = LocalLauncher(directory / "logs", forks=True)
+        self.servers: list[LocalServer] = []
+
+    def launch(self, name: str, mode: str = "stay", **environment: str) -> LocalServer:
+        environment = {"PYTHONPATH": str(self._directory), "MARKED": "as ever", **environment}
+        arguments = [SERVED, str(self._directory / name), mode]
+        server = self.launcher.launch(Order(name, arguments, environment, 2.0, imports=self._imports))
+        self.servers.append(server)
+        return server
+
+    def said(self, name: str) -> dict[str, Any]:
+        path = self._directory / name
+        assert wait_until(path.exists, WAIT_S), (self._directory / "logs" / f"{name}.log").read_text()
+        return json.loads(path.read_text())
+
+    def state(self) -> dict[str, Any]:
+        state = self.launcher.template()
+        assert state is not None
+        return state
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.stop()
+        self.launcher.close()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Fleet]]:
+    """Of servers whose template imports `marked`, and leaves nobody behind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "marked.py").write_text(MARKED)
+    before = {each.pid for each in psutil.Process().children(recursive=True)}
+    made: list[Fleet] = []
+
+    def make(*imports: str) -> Fleet:
+        made.append(Fleet(tmp_path, ("marked", *imports)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    assert wait_until(lambda: {each.pid for each in psutil.Process().children(recursive=True)} <= before)
+
+
+def gone(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+def test_a_forked_server_is_its_own(fleet: Callable[..., Fleet], tmp_path: Path) -> None:
+    servers = fleet()
+    first, second = servers.launch("a", OWN="1"), servers.launch("b", "end", OWN="2")
+    a, b = servers.said("a"), servers.said("b")
+    for server, said, own in ((first, a, "1"), (second, b, "2")):
+        assert (server.from_template, server.not_forked) == (True, None)
+        assert said["marked"] == servers.state()["pid"]
+        assert said["parent"] == server.pid
+        assert said["session"] == said["pid"]
+        assert said["environment"]["OWN"] == own
+        assert said["environment"]["SET_BY_IMPORT"] == "1"
+        assert said["stdin"] == os.devnull
+        assert said["open"] == [os.devnull]
+        assert said["sigterm"]
+    assert a["arguments"][1:] == ["stay", "--host", "127.0.0.1", "--port", str(first.port)]
+    assert a["random"] != b["random"]
+    assert a["key"] != b["key"]
+    assert wait_until(second.ended) == f"ended with status 7; the end of {tmp_path}/logs/b.log: it says this"
+    assert first.ended() is None
+    state = servers.state()
+    assert (state["state"], state["forked"]) == ("ready", 2)
+    assert state["private_bytes"] > 0
+    first.stop()
+    assert gone(a["pid"])
+
+
+def test_four_at_once_are_four(fleet: Callable[..., Fleet]) -> None:
+    servers = fleet()
+    with ThreadPoolExecutor(4) as threads:
+        launched = list(threads.map(servers.launch, "abcd"))
+    assert all(each.from_template for each in launched)
+    assert len({servers.said(name)["pid"] for name in "abcd"}) == 4
+
+
+def test_one_that_is_stopped_at_once_is_gone(fleet: Callable[..., Fleet]) -> None:
+    servers = fleet()
+    server = servers.launch("a")
+    server.stop()
+    assert server.from_template
+    assert wait_until(lambda: not psutil.pid_exists(server.pid))
+
+
+def test_what_it_spawns_is_forked_and_as_if_it_were_spawned(fleet: Callable[..., Fleet]) -> None:
+    servers = fleet()
+    servers.launch("a", "spawn")
+    said = servers.said("a")
+    child = said["child"]
+    assert child["marked"] == said["marked"]  # it has not imported it again
+    assert child["parent"] == said["pid"]
+    assert child["status"] == 5
+    assert child["sigterm"]
+    assert SERVED not in child["open"]
+    assert child["environment"] == said["environment"]
+
+
+def test_what_would_import_otherwise_is_spawned_and_the_next_template_knows(fleet: Callable[..., Fleet]) -> None:
+    servers = fleet()
+    server = servers.launch("a", "spawn with another value")
+    said = servers.said("a")
+    assert said["child"]["status"] == 6
+    assert said["child"]["marked"] is None
+    server._noted_s = -WAIT_S
+    server.events()
+    assert Learned.remembered(()).variables == {"MARKED": "another"}
+    first = servers.state()["pid"]
+    assert wait_until(lambda: servers.state()["state"] == "ready" and servers.state()["pid"] != first)
+    servers.launch("b", "spawn with another value")
+    said = servers.said("b")
+    assert said["environment"]["MARKED"] == "as ever"
+    assert said["child"]["environment"]["MARKED"] == "another"
+    assert said["child"]["marked"] == said["marked"] != first
+
+
+def test_what_servers_import_is_what_the_next_template_does(fleet: Callable[..., Fleet]) -> None:
+    servers = fleet()
+    server = servers.launch("a", "learn")
+    servers.said("a")
+    first = servers.state()
+    server.is_ready()
+
+    def learned() -> bool:
+        server._noted_s = -WAIT_S
+        server.events()
+        return "wave" in Learned.remembered(()).modules
+
+    assert wait_until(learned)
+    assert wait_until(lambda: servers.state()["state"] == "ready" and servers.state()["modules"] > first["modules"])
+    assert servers.launch("b").from_template
+    assert gone(first["pid"])
+    assert server.ended() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MARKED", "another"), ("OMP_NUM_THREADS", "3"), ("LD_LIBRARY_PATH", "/nowhere")]
+)
+def test_another_environment_is_an_ordinary_start(fleet: Callable[..., Fleet], name: str, value: str) -> None:
+    servers = fleet()
+    assert servers.launch("a").from_template
+    other = servers.launch("b", **{name: value})
+    assert not other.from_template
+    assert other.not_forked == f"the environment differs by {name}"
+    said = servers.said("b")
+    assert said["environment"][name] == value
+    assert said["marked"] is None
+    assert servers.launch("c").from_template
+
+
+def test_a_template_whose_files_change_is_made_again(fleet: Callable[..., Fleet], tmp_path: Path) -> None:
+    servers = fleet()
+    assert servers.launch("a").from_template
+    first = servers.state()["pid"]
+    (tmp_path / "marked.py").write_text(MARKED + "\n")
+    upgraded = servers.launch("b")
+    assert upgraded.not_forked == f"{tmp_path}/marked.py has changed since it was imported"
+    assert servers.launch("c").from_template
+    assert servers.state()["pid"] != first
+    assert all(server.ended() is None for server in servers.servers)
+
+
+def test_a_template_may_be_killed(fleet: Callable[..., Fleet]) -> None:
+    servers = fleet()
+    before = servers.launch("a")
+    os.kill(servers.state()["pid"], signal.SIGKILL)
+    assert wait_until(lambda: servers.state()["state"] == "none")
+    assert before.ended() is None
+    after = servers.launch("b")
+    assert after.from_template
+    # And who looks after the first one, too: what that leaves is killed by the keeper of the template that has gone.
+    server = servers.said("a")["pid"]
+    os.kill(before.pid, signal.SIGKILL)
+    assert wait_until(lambda: gone(server))
+    assert "SIGKILL" in (wait_until(before.ended) or "")
+    assert after.ended() is None
+
+
+def test_a_template_that_stands_still_costs_one_ordinary_start(
+    fleet: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = fleet()
+    servers.launch("a")
+    monkeypatch.setattr(template_process, "_ANSWER_S", 1.0)
+    stopped = servers.state()["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    started = time.monotonic()
+    ordinary = servers.launch("b")
+    assert time.monotonic() - started < WAIT_S / 2
+    assert ordinary.not_forked is not None
+    assert ordinary.not_forked.startswith("the template does not answer")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(stopped, signal.SIGCONT)  # what it was asked for meanwhile is not wanted any more
+    monkeypatch.undo()
+    assert servers.launch("c").from_template
+    assert servers.said("b")["marked"] is None
+    assert wait_until(lambda: gone(stopped))
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (
+            "import os\ndef fail():\n    raise OSError(12, 'no memory')\nos.fork = fail",
+            "cannot fork: [Errno 12] no memory",
+        ),
+        (
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+            "threads run in it",
+        ),
+        ("raise SystemExit('it ends')", "it ends"),
+    ],
+    ids=["fork fails", "threads", "an import ends it"],
+)
+def test_what_cannot_be_forked_is_started_as_ever(
+    fleet: Callable[..., Fleet], tmp_path: Path, code: str, why: str
+) -> None:
+    (tmp_path / "bad.py").write_text(code)
+    servers = fleet("bad")
+    for name in ("a", "b", "c", "d"):
+        server = servers.launch(name)
+        assert not server.from_template
+        assert why in str(server.not_forked)
+        assert servers.said(name)["marked"] is None
+    assert servers.state()["forked"] == 0
+
+
+def test_an_import_that_fails_is_left_out(fleet: Callable[..., Fleet], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise RuntimeError")
+    assert fleet("broken", "no_such_module").launch("a").from_template
+
+
+def test_devices_and_connections_make_it_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitness, "threads", list)
+    ours = SimpleNamespace(anything_open=lambda: False)
+    monkeypatch.setitem(sys.modules, "yr_fastload_native.process.at_exit", ours)
+    cuda = SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert fitness.unfit() is None
+    ours.anything_open = lambda: True
+    assert fitness.unfit() == "it is connected to openYuanrong"
+    cuda.is_initialized = lambda: True
+    assert fitness.unfit() == "torch.cuda is initialised in it"
+
+
+def test_reads_are_noted_and_what_is_handed_on_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THERE", "1")
+    kind = type(os.environ)
+    with noted_reads() as reads:
+        assert os.environ["THERE"] == os.getenv("THERE") == os.environ.copy()["THERE"] == "1"
+        assert "NOT_THERE" not in os.environ
+        os.environ["WRITTEN"] = "1"
+        del os.environ["WRITTEN"]
+    assert reads == {"THERE", "NOT_THERE"}
+    assert type(os.environ) is kind
+
+
+def test_variables_differ_by_what_imports_made_of_them() -> None:
+    imported = ImportedWith(
+        frozenset(["READ", "SET", "GIVEN"]),
+        {"READ": "1", "GIVEN": "for the template", "GONE": "1", "LD_PRELOAD": "a"},
+        {"READ": "1", "GIVEN": "for the template", "SET": "by import", "LD_PRELOAD": "a"},
+        {"GIVEN": None},
+    )
+    plain = {"READ": "1", "GONE": "1", "LD_PRELOAD": "a", "OTHER": "x"}
+    assert imported.differing(plain) == []
+    assert imported.differing({**plain, "SET": "by import", "GIVEN": "for the template"}) == []
+    assert imported.differing({**plain, "READ": "2", "SET": "otherwise", "GIVEN": "", "LD_PRELOAD": "b"}) == [
+        "GIVEN",
+        "LD_PRELOAD",
+        "READ",
+        "SET",
+    ]
+    assert imported.as_imported(plain) == {"READ": "1", "SET": "by import", "LD_PRELOAD": "a", "OTHER": "x"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"modules": [1], "variables": {}}', '{"modules": "os"}'])
+def test_what_was_remembered_and_is_damaged_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    guess = Learned(("os",))
+    learned = guess.with_told(Told(("json", "os"), {"A": None}))
+    learned.remember()
+    assert Learned.remembered(("x",)) == learned == Learned(("json", "os"), {"A": None})
+    assert learned.with_told(Told(("os",), {"A": None})) is learned
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(text)
+    assert Learned.remembered(("os",)) == guess
+    learned.remember()
+    path.chmod(0o666)  # others could have it import what they like
+    assert Learned.remembered(("os",)) == guess
+
+
+def test_an_answer_may_be_there_before_the_question_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = socket.socketpair()
+    real = socket.send_fds
+
+    def answered(line: socket.socket, data: list[bytes], descriptors: list[int]) -> int:
+        sent = real(line, data, descriptors)
+        with other:
+            assert lines.receive_first(other, 1) == ({}, [])
+            lines.send(other, {"pid": 1})
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", answered)
+    with one:
+        lines.send_first(one, {}, ())
+        assert lines.receive(one) == {"pid": 1}
+
+
+def test_lines_bring_messages_and_files(tmp_path: Path) -> None:
+    ends: tuple[socket.socket, socket.socket] = socket.socketpair()
+    with ends[0] as one, ends[1] as other, (tmp_path / "x").open("w") as file:
+        big = {"environment": {"A": "x" * 300_000}}
+        with ThreadPoolExecutor(1) as threads:
+            sent = threads.submit(lines.send_first, one, big, (file.fileno(),))
+            message, (descriptor,) = lines.receive_first(other, 4)
+            sent.result()
+        assert message == big
+        assert os.fstat(descriptor).st_ino == os.stat(tmp_path / "x").st_ino
+        os.close(descriptor)
+        lines.send(other, {"pid": 1})
+        other.sendall(b"\1")
+        assert lines.receive(one) == {"pid": 1}
+        assert one.recv(1) == b"\1"
+        other.sendall(b"[]\n")
+        with pytest.raises(ValueError, match="an object"):
+            lines.receive(one)
+        other.close()
+        with pytest.raises(ConnectionResetError):
+            lines.receive(one)
