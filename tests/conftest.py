@@ -56,6 +56,13 @@ def start_worker(home: Path, memory_mb: int, port: int = 0, *, curve_key_dir: Pa
             os.environ["LD_PRELOAD"] = _PRELOAD
 
 
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """Directory of a worker of the test's own: the paths of its sockets have to be short."""
+    with tempfile.TemporaryDirectory(prefix="yrfl-", dir="/tmp") as home:
+        yield Path(home)
+
+
 @pytest.fixture(scope="session")
 def worker() -> Iterator[str]:
     """Address of a worker that all tests share, also those of pytest-xdist's other processes; each test uses identities

@@ -218,8 +218,8 @@ from chaos.ledger import write_down
 write_down(Path(sys.argv[1]))
 import secrets
 import yr_fastload_native as fl
-from yr_fastload_native.identity import Identity
-from yr_fastload_native.secret import Secret
+from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.settings.secret import Secret
 
 sys.audit("yr_fastload_native.publish", Identity.of({"model": "a"}, op="x").digest, "1f", 3)
 sys.audit("yr_fastload_native.serve", Identity.of({"model": "a"}, op="x").digest, Secret("70ken"))

@@ -171,7 +171,7 @@ def plan(data: bytes) -> None:
     except FastLoadError:
         return
     assert made.total_bytes == sum(sizes)
-    if len(made.blobs) > 4 * 100_000:
+    if len(made.blobs) > 4 * 20_000:  # an object each
         return
     covered = dict.fromkeys((i for i, size in enumerate(sizes) if size), 0)
     for chunk in range(made.chunks):

@@ -109,16 +109,16 @@ def test_made_checkpoint(environment):
     assert all(record[name] > 0 for name in KEYS - {"transport", "verified"})
 
 
-def test_own_model_and_worker(environment, tmp_path):
+def test_own_model_and_worker(environment, tmp_path, short_home):
     model = make_qwen2(tmp_path / "model", size_mb=16)
     (model / "model.safetensors.index.json").unlink()
     odd = {"scalar": torch.tensor(3.0), "empty": torch.empty(0, 4), "float8": torch.ones(5, dtype=torch.float8_e4m3fn)}
     save_file(odd, model / "odd.safetensors")
     before = {path: path.stat().st_mtime_ns for path in model.iterdir()}
-    with LocalWorker(home=tmp_path / "w", memory_mb=512) as worker:
+    with LocalWorker(home=short_home, memory_mb=512) as worker:
         environment["DS_WORKER_ADDR"] = worker.address
         status, stdout, stderr = finish(start(environment, "--model", str(model), "--transport", "host"))
-        assert LocalWorker.status(tmp_path / "w") is not None
+        assert LocalWorker.status(short_home) is not None
     assert (status, stderr) == (0, "")
     assert "verified: yes" in stdout
     assert "model: 342 tensors" in stdout

@@ -258,13 +258,13 @@ def test_bad_keys_are_named_and_not_shown(tmp_path: Path) -> None:
         Credentials.of(config)
 
 
-def test_a_worker_refuses_keys_that_others_can_read(tmp_path: Path) -> None:
+def test_a_worker_refuses_keys_that_others_can_read(tmp_path: Path, short_home: Path) -> None:
     home = make_curve_keys(tmp_path / "keys")
     (home / "worker.key_secret").chmod(0o644)
     with pytest.raises(InvalidArgumentError, match=r"worker\.key_secret' is open to others"):
-        LocalWorker(home=tmp_path / "w", curve_key_dir=home)
+        LocalWorker(home=short_home, curve_key_dir=home)
     with pytest.raises(InvalidArgumentError, match=r"curve_key_dir .* contains \['!'\], which dscli refuses"):
-        LocalWorker(home=tmp_path / "w", curve_key_dir=tmp_path / "what!")
+        LocalWorker(home=short_home, curve_key_dir=tmp_path / "what!")
 
 
 def test_the_command_makes_keys(tmp_path: Path) -> None:

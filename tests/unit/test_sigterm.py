@@ -11,7 +11,7 @@ import pytest
 
 START = """
 import ctypes, os, signal, sys, threading, time
-from yr_fastload_native.termination import before_sigterm
+from yr_fastload_native.process.sigterm import before_sigterm
 before_sigterm(lambda: print("withdrawn", flush=True))
 """
 # Native code that waits without a look at signals: for a mutex that it holds itself.

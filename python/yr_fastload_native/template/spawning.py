@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import spawn
 from typing import Any
 
-from yr_fastload_native import at_exit
+from yr_fastload_native.process import at_exit
 from yr_fastload_native.template import fitness
 from yr_fastload_native.template.environment import ImportedWith
 from yr_fastload_native.template.fresh import be_fresh, only_open
