@@ -122,6 +122,30 @@ def test_four_at_once_are_four(fleet: Callable[..., Fleet]) -> None:
     assert len({servers.said(name)["pid"] for name in "abcd"}) == 4
 
 
+def test_one_that_is_replaced_while_it_is_asked_is_not_missed(
+    fleet: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = fleet()
+    servers.launch("a")
+    template = servers.launcher._template
+    assert template is not None
+    real = template_process.TemplateProcess.fork
+    asked: list[template_process.TemplateProcess] = []
+
+    def replaced(process: template_process.TemplateProcess, request: template_process.Request) -> object:
+        asked.append(process)
+        if len(asked) == 1:
+            template.learn(Told(("wave",)))
+            assert wait_until(lambda: servers.state()["modules"] and template._process is not process)
+            assert wait_until(lambda: process.ended)
+        return real(process, request)
+
+    monkeypatch.setattr(template_process.TemplateProcess, "fork", replaced)
+    assert servers.launch("b").from_template
+    assert len(set(map(id, asked))) == 2
+    assert servers.state()["reason"] is None
+
+
 def test_one_that_is_stopped_at_once_is_gone(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
     server = servers.launch("a")

@@ -74,7 +74,8 @@ class Template:
             keeper = process.fork(request)
         except (OSError, ValueError, KeyError) as error:
             why = f"the template does not answer: {type(error).__name__}: {error}"
-            self._lose(process, why)
+            if not self._lose(process, why):
+                return self.fork(request)  # another has taken its place meanwhile, which is not without an end
             self.prepare()
             raise NotForkedError(why) from None
         except NotForkedError as error:
@@ -181,13 +182,16 @@ class Template:
             self._retire(following)
             self._next = None
 
-    def _lose(self, process: TemplateProcess, why: str) -> None:
+    def _lose(self, process: TemplateProcess, why: str) -> bool:
+        """Give it up; false if it has been given up before."""
         with self._lock:
-            if self._process is process:
-                self._process = None
-                self._attempts += 1
-                self._why = why
-                self._retire(process)
+            if self._process is not process:
+                return False
+            self._process = None
+            self._attempts += 1
+            self._why = why
+            self._retire(process)
+            return True
 
     def _retire(self, process: TemplateProcess) -> None:
         process.ask_to_end()

@@ -89,11 +89,11 @@ class TemplateProcess:
         return self.facts is not None and not psutil.pid_exists(self.facts["pid"])
 
     def why(self) -> str:
-        """The last that it wrote."""
+        """That it ended, with the last that it wrote."""
+        written = ""
         with contextlib.suppress(OSError):
-            written = self._log.read_text(errors="replace")[-_TAIL_BYTES:].strip().splitlines()
-            return written[-1] if written else "it ended"
-        return "it ended"
+            written = self._log.read_text(errors="replace")[-_TAIL_BYTES:].strip()
+        return f"the template ended: {written.splitlines()[-1]}" if written else "the template ended"
 
     def look(self, bound_s: float = _ANSWER_S) -> dict[str, Any]:
         """Ask it about itself, once.
