@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from yr_fastload_native.service import template_process
 from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.learned import Learned
 from yr_fastload_native.service.local import LocalLauncher, LocalServer
-from yr_fastload_native.template import fitness, lines
+from yr_fastload_native.template import fitness, lines, spawning
 from yr_fastload_native.template.environment import ImportedWith, noted_reads
 from yr_fastload_native.template.telling import Told
 
@@ -361,6 +362,34 @@ def test_what_was_remembered_and_is_damaged_is_forgotten(
     learned.remember()
     path.chmod(0o666)  # others could have it import what they like
     assert Learned.remembered(("os",)) == guess
+
+
+def test_what_is_not_multiprocessing_s_or_would_differ_is_spawned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spawned: list[str] = []
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", lambda path, args, fds: spawned.append(args[-2]))
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("it forks"))
+    monkeypatch.setattr(fitness, "threads", lambda: ["foreign"])
+    monkeypatch.setenv("READ", "2")
+    environ = dict(os.environ)
+
+    def install(read: str) -> Any:
+        before = {**environ, "READ": read}
+        spawning.install(ImportedWith(frozenset(["READ"]), before, before), told.append, lambda: None)
+        return multiprocessing.util.spawnv_passfds
+
+    mine, other = os.fsencode(sys.executable), b"/usr/bin/numactl"
+    worker = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)"
+    tracker = "from multiprocessing.resource_tracker import main;main(3)"
+    same, another = install("2"), install("1")
+    for call, path, code in ((same, mine, tracker), (same, other, worker), (same, mine, worker)):
+        call(path, ["python", "-c", code, "--multiprocessing-fork"], [5, 7])
+    assert not told
+    another(mine, ["python", "-c", worker, "--multiprocessing-fork"], [5, 7])
+    assert told == [{"variables": {"READ": "2"}}]
+    assert spawned == [tracker, worker, worker, worker]
 
 
 def test_an_answer_may_be_there_before_the_question_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,12 +119,7 @@ class Template:
         return f"the environment differs by {', '.join(differing)}" if differing else None
 
     def _facts(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
-            "seconds": self.seconds,
-            "modules": self.files.count,
-            "reads": sorted(self.imported.reads),
-        }
+        return {"pid": os.getpid(), "seconds": self.seconds, "modules": self.files.count}
 
 
 def main() -> str | None:
@@ -141,7 +136,7 @@ def main() -> str | None:
     birth.run(
         wanted,
         imported,
-        report=lambda what: telling.tell(report, what) if report else None,
+        report=lambda what: telling.tell(report, what),
         begin=lambda: telling.tell_when_ready(report),
     )
     return None

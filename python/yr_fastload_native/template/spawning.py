@@ -43,7 +43,7 @@ def install(imported: ImportedWith, report: Report, begin: Callable[[], None]) -
 
     def spawnv_passfds(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
         handles = _handles(args)
-        if handles is None:
+        if handles is None or os.fsdecode(path) != sys.executable:  # which binds it to cores, for example
             return plain(path, args, passfds)
         differing = imported.differing(os.environ)
         if differing:
@@ -87,7 +87,7 @@ def _be_spawned(handles: dict[str, int], passfds: Sequence[int], begin: Callable
         sys.argv = ["-c", "--multiprocessing-fork"]  # by which it knows what it is
         spawn.spawn_main(**handles)
     except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -64,14 +64,15 @@ def tell_when_ready(report: str) -> None:
 
 
 def tell(report: str, what: dict[str, Any]) -> None:
-    """Raises:
-    OSError: It cannot be written.
-    """
+    """Write a file for whoever started the server, if there is room for it."""
+    if not report:
+        return
     path = Path(f"{report}{_TOLD}.{os.getpid()}.{next(_numbers)}")
     new = path.with_name(f"new{path.name}")
-    new.touch(mode=0o600)
-    new.write_text(json.dumps(what))
-    new.replace(path)
+    with contextlib.suppress(OSError):  # the server goes on without, and so does the next one
+        new.touch(mode=0o600)
+        new.write_text(json.dumps(what))
+        new.replace(path)
 
 
 def _is_fifo(path: str) -> bool:
