@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket
 from yr_fastload_native.service.app import app_of
 from yr_fastload_native.service.fleet import Fleet, Limits
 from yr_fastload_native.service.launcher import Devices, Order
+from yr_fastload_native.vllm.phases import Phase
 
 from ..waiting import wait_until
 
@@ -116,11 +117,16 @@ class Started:
     uds: str | None
     host: str = "127.0.0.1"
     pid: int | None = None
+    from_template: bool = False
+    not_forked: str | None = None
 
     def ended(self) -> str | None:
         return None
 
     def events(self) -> list[dict[str, Any]]:
+        return []
+
+    def is_ready(self) -> list[Phase]:
         return []
 
     def stop(self) -> None:
@@ -141,6 +147,12 @@ class StandIns:
         self.made: list[StandIn] = []
         self._sockets = sockets
         self._told = told
+
+    def prepare(self, order: Order) -> None:
+        pass
+
+    def template(self) -> dict[str, Any] | None:
+        return None
 
     def launch(self, order: Order) -> Started:
         stand_in = StandIn()

@@ -9,7 +9,7 @@ import pytest
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
-from yr_fastload_native.catalogue.catalogue import Catalogue, Generation, SupersededError, set_own
+from yr_fastload_native.catalogue.catalogue import Catalogue, Generation, HeldKey, SupersededError, set_own
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.catalogue.manifest import build_manifest, decode_head
 from yr_fastload_native.process.deadline import Deadline
@@ -126,9 +126,9 @@ def test_a_lease_keeps_all_of_it_and_takes_all_of_it_along(
     catalogue: Catalogue, store: MemoryStore, made: Made
 ) -> None:
     told = Made(catalogue, files={"f": "0" * 64})
-    catalogue.announce(told.generation, told.body, soon(), place=("place", b"me"), replace=False)
+    catalogue.announce(told.generation, told.body, soon(), held=HeldKey("place", b"me"), replace=False)
     store.set("data", b"bytes", ttl_s=1, deadline_s=1)
-    lease = catalogue.take_lease(told.generation, ["data"], soon(), place=("place", b"me"))
+    lease = catalogue.take_lease(told.generation, ["data"], soon(), held=HeldKey("place", b"me"))
     store.advance(29)
     name = told.generation.manifest.generation
     kept = {WHO.head_key, WHO.manifest_key(name), WHO.digests_key(name), WHO.files_key(name), "place", "data"}

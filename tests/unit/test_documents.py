@@ -81,8 +81,17 @@ def test_versions_of_vllm_are_those_that_are_installed() -> None:
 
 
 def test_where_things_are_is_where_they_are() -> None:
-    for room in re.findall(r"^\| `([a-z_/]+/)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE):
-        assert (ROOT / room).is_dir(), room
+    """Each table's heading names the folder that its rows are in, or none; the last one answers questions."""
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for heading, rows in re.findall(r"^\| (.*?) \| what it holds \|\n\|---\|---\|\n((?:\|.*\n)+)", page, re.MULTILINE):
+        folder = ROOT / heading.strip("`") if heading.startswith("`") else ROOT
+        rooms = [room for row in rows.splitlines() for room in re.findall(r"`([^`]+)`", row.split("|")[1])]
+        assert rooms
+        assert all((folder / room).exists() for room in rooms), rooms
+    questions = page[page.index("| question | answer |") :].partition("\n\n")[0]
+    files = re.findall(r"`([\w/]+\.(?:py|cpp))`", questions)
+    assert len(files) >= 6
+    assert all((ROOT / file).exists() or (ROOT / "python/yr_fastload_native" / file).exists() for file in files), files
 
 
 def test_classes_of_the_map_exist() -> None:

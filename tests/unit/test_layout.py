@@ -15,7 +15,7 @@ MAY_KNOW = {
     "datasystem": {"core"},
     "transports": {"core", "datasystem"},
     "bindings": {"core", "devices", "testing", "datasystem", "transports"},
-    "sim": {"engine"},
+    "sim": {"engine", "cuda"},  # folders of its own
 }
 
 

@@ -10,6 +10,7 @@ from yr_fastload_native.catalogue import listing
 from yr_fastload_native.catalogue.catalogue import Catalogue
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.process.deadline import Deadline
+from yr_fastload_native.publishing.eviction import evict
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until
@@ -50,7 +51,7 @@ def test_what_is_looked_at(catalogue: Catalogue, published: list[Identity], othe
     assert found.who.fields == published[1].fields
     assert (found.bytes, found.transports, len(found.sources)) == (1240, ("host",), 2)
     assert 0 <= found.age_s < 60
-    with pytest.raises(fl.NotPublishedError, match=f"nothing is published of identity {'0' * 12}"):
+    with pytest.raises(fl.NotPublishedError, match=f"nothing is published for identity {'0' * 12}"):
         listing.look(catalogue, "0" * 64, soon(), op="test")
 
 
@@ -68,7 +69,7 @@ def test_what_is_evicted_is_gone(
 ) -> None:
     who = published[2]
     listed = listing.look(catalogue, who.digest, soon(), op="test")
-    listing.evict(catalogue, listed, soon())
+    evict(catalogue, listed, soon())
     kept = keys_with(store, who.digest)
     name = listed.manifest.generation
     assert sorted(kept) == sorted([who.evicted_key(name), who.slot_keys(name)[0]]), "its source has not looked yet"
@@ -82,7 +83,7 @@ def test_evicting_what_was_replaced_meanwhile_leaves_the_new_one(
     who = published[0]
     listed = listing.look(catalogue, who.digest, soon(), op="test")
     other = loader.publish({**WEIGHTS, "b": np.zeros((20, 3), np.float32)}, who.fields)
-    listing.evict(catalogue, listed, soon())
+    evict(catalogue, listed, soon())
     assert listing.look(catalogue, who.digest, soon(), op="test").manifest.generation == other.generation
 
 

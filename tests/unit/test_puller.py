@@ -49,7 +49,9 @@ def test_what_is_only_between_devices_cannot_be_loaded_here(
         who, build_manifest(who, "0" * 24, table, plan, None, (4096, 9)), ["d2d", "staged"], None
     )
     assert catalogue.announce(made, body, Deadline(5, "test"), replace=False)
-    with pytest.raises(fl.DeviceError, match="published by d2d and staged, which cannot be used here: d2d: the") as e:
+    with pytest.raises(
+        fl.DeviceError, match="published by d2d and staged, which cannot be used here: d2d: it moves no"
+    ) as e:
         guest.load(target, identity)
     assert not e.value.memory_written
     assert all((tensor == 9).all() for tensor in target.values())
