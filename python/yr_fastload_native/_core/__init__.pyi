@@ -163,7 +163,7 @@ class Device:
     @property
     def cpu_accessible(self) -> bool:
         """
-        Whether the CPU can read and write it.
+        Whether the CPU can load from and store to it.
         """
     @property
     def index(self) -> int:
@@ -527,7 +527,7 @@ def cuda_driver_version() -> int:
 
 def current_acl_device() -> int:
     """
-    This thread's device; -1 if it has none, or if Ascend's runtime cannot be loaded. Loads it.
+    The device of this thread; -1 if it has none, or Ascend's runtime cannot be loaded. Loads it.
     """
 
 def digest(data: typing_extensions.Buffer) -> int:
