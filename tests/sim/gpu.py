@@ -126,11 +126,12 @@ class Transfer:
         from runtime import pattern
 
         from yr_fastload_native import _core
+        from yr_fastload_native.testing import MemoryStore
 
         self.core = _core
         self.device = _core.cuda_device(device)
         self.pool = _core.PinnedPool(self.device, pool_bytes)
-        self.store = _core.MemoryStore()
+        self.store = MemoryStore()
         self.plan = _core.make_plan(array("Q", sizes), chunk_bytes=chunk_bytes, max_blobs=max_blobs)
         self.source = [Array(pattern(size, 1 + i % 200), device=device) for i, size in enumerate(sizes)]
         self.target = [Array(bytes(size), device=device) for size in sizes]
