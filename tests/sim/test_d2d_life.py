@@ -185,7 +185,7 @@ def test_keys_are_named_again_to_a_worker_that_was_out_of_breath(model, own_work
         time.sleep(3.0)
         os.kill(status.pid, signal.SIGCONT)
         assert source.call("settled", model=model, wait_s=120)["settled"]
-        assert reader.call("load", model=model)["equal"]
+        assert reader.call("load", model=model, deadline_s=100)["equal"]
     finally:
         os.kill(status.pid, signal.SIGCONT)
         reader.close()
