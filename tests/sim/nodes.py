@@ -18,7 +18,7 @@ import psutil
 from yr_fastload_native.measuring.child_process import Process, serve
 from yr_fastload_native.measuring.fork_server import ForkServer
 
-ANSWER_S = 60
+ANSWER_S = 150
 PATIENT_S = 30  # with a source that a busy machine keeps from sending; a load's own deadline is what ends a wait then
 LEASE_S = 60  # outlives a machine that stands still for a while
 # Whoever was forked may wait for ever for the allocator of AddressSanitizer.
