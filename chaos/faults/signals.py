@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import signal
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ __all__ = [
 _LONGEST_STOP_S = 3.0
 
 
-class _Signal(Fault):
+class _Signal(Fault, abc.ABC):
     """A process is stopped for a while, or for good."""
 
     number: int
@@ -38,8 +39,9 @@ class _Signal(Fault):
         super().__init__(spec)
         self.told["stopped_s"] = self.stopped_s = round(self.rng.uniform(0.2, _LONGEST_STOP_S), 2)
 
+    @abc.abstractmethod
     def target(self, scenario: Scenario) -> Node | Worker:
-        raise NotImplementedError
+        """What it strikes."""
 
     def strike(self, scenario: Scenario) -> None:
         if self.number == signal.SIGSTOP:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import time
 from typing import TYPE_CHECKING
@@ -57,15 +58,16 @@ class PoolFull(Fault):
         scenario.workers.current.store.erase(self._filling, deadline_s=5)
 
 
-class _Meddling(Fault):
+class _Meddling(Fault, abc.ABC):
     """Somebody deletes, replaces or truncates an object under the readers."""
 
     moments = ("published", "loading")
     allowed = DAMAGED | FULL
     how = "deleted"
 
+    @abc.abstractmethod
     def keys(self, scenario: Scenario) -> list[str]:
-        raise NotImplementedError
+        """Of the objects that it meddles with."""
 
     def strike(self, scenario: Scenario) -> None:
         store = scenario.workers.current.store

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from yr_fastload_native import _core
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError, ResourceExhaustedError
-from yr_fastload_native.weights.tensor_table import Tensor, TensorTable
+from yr_fastload_native.weights.tensor_reader import Tensor
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 # Names that torch and numpy (with ml_dtypes) both have.
 SHARED = [

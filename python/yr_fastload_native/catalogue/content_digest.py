@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.weights.sha256 import sums
-from yr_fastload_native.weights.tensor_table import Tensor, TensorTable
+from yr_fastload_native.weights.tensor_reader import Tensor
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["check_trusted", "content_digest", "digest_of", "entries"]
 

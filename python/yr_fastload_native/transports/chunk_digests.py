@@ -12,7 +12,8 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.manifest import Manifest
 from yr_fastload_native.devices.kind import DeviceContext
-from yr_fastload_native.weights.tensor_table import Tensor, TensorTable
+from yr_fastload_native.weights.tensor_reader import Tensor
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["LocalChunks", "of_tensors"]
 

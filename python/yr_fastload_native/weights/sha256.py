@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from yr_fastload_native.weights.tensor_table import Tensor, TensorTable
+from yr_fastload_native.weights.tensor_reader import Tensor
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["sums"]
 
