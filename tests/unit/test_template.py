@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ import psutil
 import pytest
 from tests.waiting import wait_until
 
+from yr_fastload_native.process import keeper
 from yr_fastload_native.service import template_process
 from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.learned import Learned
@@ -47,6 +49,11 @@ class Fleet:
         arguments = [SERVED, str(self._directory / name), mode]
         server = self.launcher.launch(Order(name, arguments, environment, 2.0, imports=self._imports))
         self.servers.append(server)
+        return server
+
+    def forked(self, name: str, mode: str = "stay", **environment: str) -> LocalServer:
+        server = self.launch(name, mode, **environment)
+        assert server.from_template, server.not_forked
         return server
 
     def said(self, name: str) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def test_four_at_once_are_four(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
     with ThreadPoolExecutor(4) as threads:
         launched = list(threads.map(servers.launch, "abcd"))
-    assert all(each.from_template for each in launched)
+    assert [each.not_forked for each in launched] == [None] * 4
     assert len({servers.said(name)["pid"] for name in "abcd"}) == 4
 
 
@@ -127,7 +134,7 @@ def test_one_that_is_replaced_while_it_is_asked_is_not_missed(
     fleet: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = fleet()
-    servers.launch("a")
+    servers.forked("a")
     template = servers.launcher._template
     assert template is not None
     real = template_process.TemplateProcess.fork
@@ -143,22 +150,21 @@ def test_one_that_is_replaced_while_it_is_asked_is_not_missed(
         return real(process, request)
 
     monkeypatch.setattr(template_process.TemplateProcess, "fork", replaced)
-    assert servers.launch("b").from_template
+    servers.forked("b")
     assert len(set(map(id, asked))) == 2
     assert servers.state()["reason"] is None
 
 
 def test_one_that_is_stopped_at_once_is_gone(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
-    server = servers.launch("a")
+    server = servers.forked("a")
     server.stop()
-    assert server.from_template
     assert wait_until(lambda: not psutil.pid_exists(server.pid))
 
 
 def test_what_it_spawns_is_forked_and_as_if_it_were_spawned(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
-    servers.launch("a", "spawn")
+    servers.forked("a", "spawn")
     said = servers.said("a")
     child = said["child"]
     assert child["marked"] == said["marked"]  # it has not imported it again
@@ -171,7 +177,7 @@ def test_what_it_spawns_is_forked_and_as_if_it_were_spawned(fleet: Callable[...,
 
 def test_what_would_import_otherwise_is_spawned_and_the_next_template_knows(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
-    server = servers.launch("a", "spawn with another value")
+    server = servers.forked("a", "spawn with another value")
     said = servers.said("a")
     assert said["child"]["status"] == 6
     assert said["child"]["marked"] is None
@@ -189,7 +195,7 @@ def test_what_would_import_otherwise_is_spawned_and_the_next_template_knows(flee
 
 def test_what_servers_import_is_what_the_next_template_does(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
-    server = servers.launch("a", "learn")
+    server = servers.forked("a", "learn")
     servers.said("a")
     first = servers.state()
     server.is_ready()
@@ -201,7 +207,7 @@ def test_what_servers_import_is_what_the_next_template_does(fleet: Callable[...,
 
     assert wait_until(learned)
     assert wait_until(lambda: servers.state()["state"] == "ready" and servers.state()["modules"] > first["modules"])
-    assert servers.launch("b").from_template
+    servers.forked("b")
     assert gone(first["pid"])
     assert server.ended() is None
 
@@ -211,36 +217,35 @@ def test_what_servers_import_is_what_the_next_template_does(fleet: Callable[...,
 )
 def test_another_environment_is_an_ordinary_start(fleet: Callable[..., Fleet], name: str, value: str) -> None:
     servers = fleet()
-    assert servers.launch("a").from_template
+    servers.forked("a")
     other = servers.launch("b", **{name: value})
     assert not other.from_template
     assert other.not_forked == f"the environment differs by {name}"
     said = servers.said("b")
     assert said["environment"][name] == value
     assert said["marked"] is None
-    assert servers.launch("c").from_template
+    servers.forked("c")
 
 
 def test_a_template_whose_files_change_is_made_again(fleet: Callable[..., Fleet], tmp_path: Path) -> None:
     servers = fleet()
-    assert servers.launch("a").from_template
+    servers.forked("a")
     first = servers.state()["pid"]
     (tmp_path / "marked.py").write_text(MARKED + "\n")
     upgraded = servers.launch("b")
     assert upgraded.not_forked == f"{tmp_path}/marked.py has changed since it was imported"
-    assert servers.launch("c").from_template
+    servers.forked("c")
     assert servers.state()["pid"] != first
     assert all(server.ended() is None for server in servers.servers)
 
 
 def test_a_template_may_be_killed(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
-    before = servers.launch("a")
+    before = servers.forked("a")
     os.kill(servers.state()["pid"], signal.SIGKILL)
     assert wait_until(lambda: servers.state()["state"] == "none")
     assert before.ended() is None
-    after = servers.launch("b")
-    assert after.from_template
+    after = servers.forked("b")
     # And who looks after the first one, too: what that leaves is killed by the keeper of the template that has gone.
     server = servers.said("a")["pid"]
     os.kill(before.pid, signal.SIGKILL)
@@ -253,7 +258,7 @@ def test_a_template_that_stands_still_costs_one_ordinary_start(
     fleet: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = fleet()
-    servers.launch("a")
+    servers.forked("a")
     monkeypatch.setattr(template_process, "_ANSWER_S", 1.0)
     stopped = servers.state()["pid"]
     os.kill(stopped, signal.SIGSTOP)
@@ -265,7 +270,7 @@ def test_a_template_that_stands_still_costs_one_ordinary_start(
     with contextlib.suppress(ProcessLookupError):
         os.kill(stopped, signal.SIGCONT)  # what it was asked for meanwhile is not wanted any more
     monkeypatch.undo()
-    assert servers.launch("c").from_template
+    servers.forked("c")
     assert servers.said("b")["marked"] is None
     assert wait_until(lambda: gone(stopped))
 
@@ -314,6 +319,30 @@ def test_devices_and_connections_make_it_unfit(monkeypatch: pytest.MonkeyPatch) 
     assert fitness.unfit() == "it is connected to openYuanrong"
     cuda.is_initialized = lambda: True
     assert fitness.unfit() == "torch.cuda is initialised in it"
+
+
+@pytest.mark.parametrize("name", [b"jemalloc_bg_thd", None], ids=["takes a harmless name", "ends"])
+def test_a_thread_that_is_about_to_be_harmless_is_waited_for(name: bytes | None) -> None:
+    done = threading.Event()
+    begun = threading.Event()
+
+    def run() -> None:
+        begun.set()
+        time.sleep(0.2)
+        if name is not None:
+            keeper.take_name(name.decode())
+            done.wait(WAIT_S)
+
+    before = fitness.threads()
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait(WAIT_S)
+    try:
+        assert len(fitness._others()) == len(before) + 1
+        assert fitness.threads() == before
+    finally:
+        done.set()
+        thread.join(WAIT_S)
 
 
 def test_reads_are_noted_and_what_is_handed_on_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 __all__ = ["OWN_THREADS", "threads", "unfit"]
@@ -13,6 +14,8 @@ OWN_THREADS = "yrfl-modules"  # name of those that wait in the kernel, and hold 
 _DEVICES = ("cuda", "npu", "xpu")
 # Of ZeroMQ, whose contexts a child does not use, and of jemalloc, which has handlers for forks.
 _HARMLESS = ("ZMQbg/", "jemalloc_bg_thd")
+_SETTLED_S = 1.0  # for a thread that was joined to leave the kernel's list, and for one that has begun to take its name
+_LOOK_S = 0.01
 
 
 def unfit() -> str | None:
@@ -35,13 +38,17 @@ def threads() -> list[str]:
     """Threads of this process that a fork would lose, native ones too, by the names that the kernel has for them.
 
     Libraries that know of forks, such as OpenBLAS, end theirs before one, and start them again when they need them: so
-    where there are any, a child is forked that ends at once, and what is left is counted.
+    where there are any, a child is forked that ends at once, and what is left after a second is counted.
     """
-    if found := _others():
+    found = _others()
+    if found:
         child = os.fork()
         if not child:
             os._exit(0)
         os.waitpid(child, 0)
+    ends = time.monotonic() + _SETTLED_S
+    while found and time.monotonic() < ends:
+        time.sleep(_LOOK_S)
         found = _others()
     return found
 
