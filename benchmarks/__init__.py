@@ -1,1 +1,1 @@
-"""Measurements of this project against others, on the same bytes, in one run; see README.md beside this."""
+"""Measurements of this project against others, on the same bytes, in one run; see README.md in this folder."""

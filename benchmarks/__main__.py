@@ -1,4 +1,4 @@
-"""``make bench``: every system on the same bytes, JSON and pictures, and the table of targets."""
+"""``make bench``: every system on the same bytes; writes JSON and plots, and prints the table of targets."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _MEASURE = {"host": _host, "device": _device, "engine": _engine, "overhead": _ov
 @click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Of all sizes, for a quick try.")
 @click.option("--json", "as_json", is_flag=True, help="The targets as one line of JSON instead of a table.")
 def main(results: Path, sections: str, rounds: int, scale: float, as_json: bool) -> None:
-    """Measure, write JSON and pictures, and print which targets hold."""
+    """Measure, write JSON and plots, and print which targets are met."""
     wanted = sections.split(",")
     unknown = set(wanted) - set(SECTIONS)
     if unknown:

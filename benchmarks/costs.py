@@ -1,4 +1,4 @@
-"""What ``yr-fastload estimate`` calculates with, from the results of a run."""
+"""The costs that ``yr-fastload estimate`` uses, from the results of a run."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def costs_of(records: Mapping[str, Any]) -> Costs:
 
 
 def write(results: Path) -> None:
-    """Have the command calculate with what is in a folder of results."""
+    """Update the command's costs from a folder of results."""
     records = {name: msgspec.json.decode((results / f"{name}.json").read_bytes()) for name in SECTIONS}
     _FILE.write_bytes(msgspec.json.format(msgspec.json.encode(costs_of(records)), indent=1) + b"\n")

@@ -1,4 +1,4 @@
-"""Transports ``d2d`` and ``staged``: against one copy of the same bytes, and against one key a parameter."""
+"""Transports ``d2d`` and ``staged``: against one copy of the same bytes, and against one key per parameter."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def measure(
         transport: ``d2d`` or ``staged``.
         workload: As in `sizes_of`.
         scale: Likewise.
-        rounds: Repetitions; one more comes first and does not count.
-        note: Says what goes on.
-        baseline: One key a parameter through openYuanrong's Python client too (`d2d`).
-        readers: In the end so many start together, to see what the publisher sends (`d2d`).
+        rounds: Repetitions, after one that does not count.
+        note: Called with each step, for progress.
+        baseline: One key per parameter through openYuanrong's Python client too (`d2d`).
+        readers: This many start together at the end, to measure the publisher's traffic (`d2d`).
         chunk_bytes: As in the settings.
     """
     plan = Plan(
@@ -64,7 +64,7 @@ def measure(
 
 
 def interference(workload: str, scale: float, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
-    """What a source's own work on one core loses to a reader by ``d2d``."""
+    """How much a source's own work on one core slows down while a reader pulls from it by ``d2d``."""
     plan = Plan(worker="", transport="d2d", shapes=workload, scale=scale, deadline_s=_DEADLINE_S)
     require_memory(sum(plan.sizes().values()), copies=3, op="bench")
     environment, simulated = device_environment("d2d")

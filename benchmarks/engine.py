@@ -28,7 +28,7 @@ def _verify(model: Path, *options: str) -> dict[str, Any]:
 
 
 def _formats(model: Path, rounds: int) -> dict[str, Any]:
-    """Seconds of vLLM's own formats, and versions of what they use."""
+    """Seconds of vLLM's own load formats, and the versions of the libraries that they use."""
     script = Path(__file__).with_name("vllm_formats.py")
     command = [str(COMMAND.with_name("python")), str(script), str(model), str(rounds), *_FORMATS]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
@@ -37,13 +37,13 @@ def _formats(model: Path, rounds: int) -> dict[str, Any]:
 
 
 def measure(size_mb: int, rounds: int, folder: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """Start a cold and a pulling instance in turn, with copies and without; the tokens have to be the same.
+    """Start a cold and a pulling instance in turn, with copies and with zero copy; tokens must be equal.
 
     Args:
         size_mb: Of the model, a qwen2 with random weights.
         rounds: Repetitions.
-        folder: Where there is room for it.
-        note: Says what goes on.
+        folder: Where the model is written.
+        note: Called with each step, for progress.
     """
     model = folder / "qwen2"
     note("making a model for vLLM")

@@ -1,4 +1,4 @@
-"""Transport ``host`` on one machine: against plain copies of the same bytes, and against those who read the disk."""
+"""Transport ``host`` on one machine: against plain copies of the same bytes, and against readers of the disk."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class System:
     """What is measured.
 
     Attributes:
-        destination: State of the memory that tensors end up in, as `Peer` has it; ``none`` for a mere read.
+        destination: State of the memory that tensors end up in, as in `Peer`; ``none`` for a read without tensors.
         run: Returns its seconds.
     """
 
@@ -80,7 +80,7 @@ def _arrays(tensors: Tensors) -> dict[str, Any]:
 
 
 class _Bench:
-    """One workload: its tensors published twice (for those who copy, and for those who alias), and on the disk."""
+    """One workload: its tensors published twice (to be copied, and to be aliased), and written to disk."""
 
     def __init__(self, worker: str, sizes: Mapping[str, int], folder: Path) -> None:
         self.source = _make(sizes)
@@ -108,7 +108,7 @@ class _Bench:
             loader.close()
 
     def new(self) -> Tensors:
-        """Tensors in memory that this process has not touched."""
+        """Tensors in untouched memory."""
         gc.collect()
         touch_memory(self.bytes)
         return {name: torch.empty_like(tensor) for name, tensor in self.source.items()}
@@ -117,7 +117,7 @@ class _Bench:
         require_equal(_arrays(got), _arrays(self.source))
 
     def systems(self) -> dict[str, System]:
-        """Each runs once, compares every byte, and returns its seconds."""
+        """The systems; each runs once, compares every byte, and returns its seconds."""
         found = {
             "pull": System("touched", lambda: self._pull("pull", self._digest, self._poisoned())),
             _LAYOUT: System("touched", lambda: self._pull(_LAYOUT, self._layout, self._poisoned())),
@@ -161,7 +161,7 @@ class _Bench:
         return report.seconds
 
     def _connect_and_pull(self) -> float:
-        """With a new connection, which maps the worker's memory anew."""
+        """Pull with a new connection, which maps the worker's memory again."""
         target = self.new()
 
         def pull() -> None:
@@ -212,13 +212,13 @@ def measure(
     Args:
         workload: As in `sizes_of`.
         scale: Likewise.
-        rounds: Repetitions; one more comes first and does not count.
-        note: Says what goes on.
-        only: Names of systems, if not all are wanted.
-        without: Beginnings of names of systems that are left out.
+        rounds: Repetitions, after one that does not count.
+        note: Called with each step, for progress.
+        only: Names of systems to measure; all by default.
+        without: Prefixes of names of systems to leave out.
 
     Returns:
-        Seconds and destination by system, and those ratios that the systems allow.
+        Seconds and destination by system, and the ratios that can be computed from them.
     """
     sizes = sizes_of(workload, scale)
     total = sum(sizes.values())

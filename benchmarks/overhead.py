@@ -1,4 +1,4 @@
-"""What a load takes beside its bytes: work for each tensor, and what a source loses to its readers."""
+"""The cost of a load beyond its bytes: work per tensor, and what readers cost a source."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _PER_TENSOR = ("layout", "manifest", "finish")
 
 
 def measure_tensors(counts: Sequence[int], rounds: int, note: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Pull so many tensors of 64 bytes each: the time is that of names, layouts and plans.
+    """Pull many tensors of 64 bytes each: the time goes to names, layouts and plans.
 
     Args:
-        counts: How many, one entry of the result each.
-        rounds: Repetitions; one more comes first and does not count.
-        note: Says what goes on.
+        counts: Numbers of tensors, one entry of the result each.
+        rounds: Repetitions, after one that does not count.
+        note: Called with each step, for progress.
 
     Returns:
-        ``us`` a tensor, of the whole pull and by stage, medians.
+        Microseconds per tensor (``us``), of the whole pull and by stage, medians.
     """
     with private_worker(4 * sum(counts) * _TENSOR_BYTES) as worker:
         return [_pull(Config(worker=worker, hold=False), tensors, rounds, note) for tensors in counts]

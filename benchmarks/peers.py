@@ -1,4 +1,4 @@
-"""Other ways to get a checkpoint's tensors: what a pull is measured against, each in the best mode that it has.
+"""Other ways to get a checkpoint's tensors, which a pull is measured against, each in its best mode.
 
 Where tensors end up decides what a way costs, so each says it, and stands beside pulls that end in the same state:
 ``fresh`` memory of their own that nobody has touched, memory that they have ``touched`` before (copied into what is
@@ -31,8 +31,8 @@ class Peer:
     """One way, in one mode.
 
     Attributes:
-        name: Of the library, and the mode if it has several.
-        module: What has to be installed.
+        name: The library, and its mode if it has several.
+        module: The module that must be installed.
         destination: State of the memory that tensors end up in: ``fresh``, ``touched``, ``mapped``, ``mapped, read``.
         read: Tensors of a folder; into the given ones, if the destination is ``touched``.
     """
@@ -62,7 +62,7 @@ def _safetensors_read(folder: Path, _: Tensors) -> Tensors:
 
 
 def _fill(target: Tensors, source: Iterator[tuple[str, torch.Tensor]]) -> Tensors:
-    """By torch's own copy, which uses all cores for a large tensor."""
+    """Copy with torch, which uses all cores for a large tensor."""
     for name, tensor in source:
         target[name].copy_(tensor)
     return target
@@ -74,7 +74,7 @@ def _torch_mmap(folder: Path, _: Tensors) -> Tensors:
 
 
 def _fastsafetensors(folder: Path, _: Tensors) -> Tensors:
-    """Its buffers are the caller's afterwards, so that nothing is copied a second time."""
+    """Takes over its buffers, so that nothing is copied a second time."""
     from fastsafetensors import fastsafe_open
 
     with fastsafe_open([str(file) for file in _files(folder)], device="cpu", nogds=True) as opened:
@@ -106,18 +106,18 @@ _PEERS = (
 
 
 def available() -> list[Peer]:
-    """Those that are installed."""
+    """The peers that are installed."""
     return [peer for peer in _PEERS if importlib.util.find_spec(peer.module) is not None]
 
 
 def versions() -> Mapping[str, str | None]:
-    """Of the libraries of all that are installed."""
+    """Versions of the libraries of all installed peers."""
     names = {peer.module.replace("_", "-") for peer in available()}
     return {name: installed(name) for name in sorted(names)}
 
 
 def read_sequentially(folder: Path) -> None:
-    """Read all files into one small buffer: what the disk gives, or the page cache."""
+    """Read all files into one small buffer: the rate of the disk, or of the page cache."""
     buffer = bytearray(_BLOCK_BYTES)
     for path in _files(folder):
         with path.open("rb", buffering=0) as file:

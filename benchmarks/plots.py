@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG and SVG."""
+"""Plots of a run, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _systems(record: Mapping[str, Any], path: Path) -> None:
-    """Median seconds of each system, from the fastest on; whiskers from the least to the most."""
+    """Median seconds of each system, fastest first; whiskers from minimum to maximum."""
     rows = sorted(record["seconds"].items(), key=lambda row: -row[1]["median"])
     figure, axes = plt.subplots(figsize=(9, 0.36 * len(rows) + 1.2))
     values = [row["median"] for _, row in rows]
@@ -74,7 +74,7 @@ def _against_original(records: Mapping[str, Any], path: Path) -> None:
 
 
 def _scaling(record: Mapping[str, Any], path: Path) -> None:
-    """What grows with readers, bytes and tensors, and what the size of a chunk does."""
+    """Seconds by readers, bytes, tensors and chunk size."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 7))
     readers, sizes, tensors, chunks = axes[0, 0], axes[0, 1], axes[1, 0], axes[1, 1]
     counts = [row["readers"] for row in record["readers"]]
@@ -100,7 +100,7 @@ def _scaling(record: Mapping[str, Any], path: Path) -> None:
 
 
 def plot_all(records: Mapping[str, Any], folder: Path) -> None:
-    """Make the pictures that the records of a run, by section, allow."""
+    """Draw the plots that the records of a run, by section, allow."""
     for workload, record in records.get("host", {}).items():
         _systems(record, folder / f"host-{workload}")
         _breakdown(record, folder / f"host-{workload}-stages")

@@ -1,4 +1,4 @@
-"""How a load grows: with readers, bytes and tensors; and what the size of a chunk does."""
+"""How a load scales with readers, bytes and tensors, and how the chunk size matters."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def measure(rounds: int, scale: float, note: Note) -> dict[str, Any]:
     """Time loads of one model's tensors, every byte compared.
 
     Args:
-        rounds: Repetitions; medians count.
-        scale: Of all sizes.
-        note: Says what goes on.
+        rounds: Repetitions; medians are reported.
+        scale: Factor for all sizes.
+        note: Called with each step, for progress.
 
     Returns:
-        A list each: ``readers`` (d2d), ``host_size`` and ``d2d_size``, ``tensors`` (host), ``host_chunk`` and
+        One list each: ``readers`` (d2d), ``host_size`` and ``d2d_size``, ``tensors`` (host), ``host_chunk`` and
         ``d2d_chunk``.
     """
     return {

@@ -1,4 +1,4 @@
-"""``make bench-smoke``: has a change cost more than it may? Ratios within one run, never seconds."""
+"""``make bench-smoke``: has a change made anything slower? Ratios within one run, never seconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _measure() -> dict[str, float]:
 
 
 def compare(measured: dict[str, float], reference: dict[str, float]) -> list[str]:
-    """A line for each ratio that is lost, or has no counterpart."""
+    """A line for each ratio that has fallen too far, or has no counterpart."""
     lines = [f"{name} is not in {REFERENCE.name}" for name in measured.keys() - reference.keys()]
     for name, wanted in reference.items():
         value = measured.get(name)
@@ -49,7 +49,7 @@ def compare(measured: dict[str, float], reference: dict[str, float]) -> list[str
 @click.command()
 @click.option("--update", is_flag=True, help="Write what is reached every time as the new reference.")
 def main(update: bool) -> None:
-    """Measure for two minutes, and compare with the committed reference; exit status 1 if more than 30 % are lost."""
+    """Measure for two minutes and compare with the committed reference; exit status 1 if a ratio fell by over 30 %."""
     if update:
         runs = [_measure() for _ in range(_ATTEMPTS)]
         lowest = {name: min(run[name] for run in runs) for name in runs[0]}

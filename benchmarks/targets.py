@@ -1,4 +1,4 @@
-"""What this project wants to reach, and whether a run did. Ratios within one run, medians of each round's ratio."""
+"""The project's performance targets, and whether a run met them. Ratios within one run, medians over its rounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Target:
 
     Attributes:
         name: What is compared.
-        bound: What it should be; at least so much, or at most with ``at_most``.
+        bound: Least acceptable value, or greatest with ``at_most``.
         value: From the records of a run by section; None where the run has no such section.
         evidence: What the value was computed from.
     """

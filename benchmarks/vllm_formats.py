@@ -66,7 +66,7 @@ def _versions() -> dict[str, str]:
 
 
 def measure(model: Path, rounds: int, formats: list[str]) -> dict[str, dict[str, Any]]:
-    """In turn; one round more comes first and does not count."""
+    """Measure the formats in turn, after one round that does not count."""
     from vllm.config import set_current_vllm_config
     from vllm.distributed import parallel_state
 

@@ -29,8 +29,8 @@ py::memoryview to_python(const std::vector<std::uint64_t>& values) { return copi
 py::memoryview to_python(const std::vector<std::int64_t>& values) { return copied(values, "q"); }
 
 std::function<void(std::uint64_t)> progress_callback(const Progress& progress, std::uint64_t total_bytes) {
-  // Borrowed from the argument of the call that waits: copies and drops of the lambda, made without the GIL, must not
-  // count references.
+  // Borrowed from the waiting call's argument: the lambda is copied and dropped without the GIL, where references must
+  // not be counted.
   return [borrowed = progress ? py::handle(*progress) : py::handle(), total_bytes](std::uint64_t done_bytes) {
     const WithGil gil;
     check_interrupts();

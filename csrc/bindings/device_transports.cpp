@@ -16,7 +16,7 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// Checks what openYuanrong and HCCL will read by address, while an array can still be refused.
+/// Checks arrays that openYuanrong and HCCL will read by address, while they can still be refused.
 TensorMemory memory_of(const Plan& plan, const py::buffer& addresses, py::object owners) {
   const U64Array array(addresses, "addresses");
   if (array.size() != plan.tensors)

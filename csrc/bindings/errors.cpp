@@ -11,7 +11,7 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// Raises the Python class that the table names, made as Python code would make it.
+/// Raises the Python class from the error table, constructed as Python code would.
 void raise(const Error& error) {
   const py::object type = py::module_::import("yr_fastload_native.errors").attr(error.row().python_class);
   const std::string prefix = error.op() + ": ";

@@ -8,9 +8,9 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// Reads tensors of one framework's class and its subclasses by the DLPack exchange API: a quarter of the time that
-/// asking for their attributes one by one takes. What is not plain (another type, an unknown device, another layout, a
-/// lazy negative, anything that the framework refuses) is left to whoever can say what is wrong with it.
+/// Reads tensors of one framework's class and its subclasses through the DLPack exchange API, in a quarter of the time
+/// that attribute access takes. Anything not plain (another type, an unknown device, another layout, a lazy negative,
+/// whatever the framework refuses) is left to the slower path, which can say what is wrong.
 class Exchange {
  public:
   Exchange(py::handle kind, const py::capsule& api, py::object number_of, py::object device_of, py::object make)
@@ -78,7 +78,7 @@ class Exchange {
     return true;
   }
 
-  /// Uses the framework's own dtype, since DLPack confuses some, such as torch's int4 with int8.
+  /// Uses the framework's own dtype: DLPack cannot tell some apart, such as torch's int4 and int8.
   const Number& number_of(py::handle value) {
     const py::object dtype = py::reinterpret_steal<py::object>(PyObject_GetAttr(value.ptr(), dtype_.ptr()));
     if (!dtype) throw py::error_already_set();

@@ -18,7 +18,7 @@ struct DLManagedTensor {
   void (*deleter)(DLManagedTensor*);
 };
 
-/// Where a tensor's bytes are. Holds whatever keeps them there.
+/// Address of a tensor's bytes, with a reference to whatever keeps them alive.
 struct TensorView {
   std::uint64_t address = 0;
   std::uint64_t item_bytes = 0;
@@ -53,7 +53,7 @@ TensorView dlpack_view(const py::capsule& capsule) {
   if (!PyCapsule_IsValid(capsule.ptr(), kFresh))
     throw py::value_error("not an unused DLPack capsule (named \"dltensor\")");
   auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kFresh));
-  // From here on we own it: the protocol has the consumer rename the capsule.
+  // Renaming the capsule takes ownership, by the DLPack protocol.
   PyCapsule_SetName(capsule.ptr(), "used_dltensor");
   TensorView view;
   view.owner = std::shared_ptr<void>(managed, [](void* pointer) {

@@ -89,7 +89,7 @@ std::tuple<std::uint64_t, bool, Spans, Failures> load(ChunkReader& reader, Devic
 using GivenDevice = std::optional<std::shared_ptr<Device>>;
 using GivenPool = std::optional<std::shared_ptr<PinnedPool>>;
 
-/// Where tensors are: what the caller says, or ordinary memory.
+/// The tensors' device: the caller's, or ordinary memory.
 class TensorDevice {
  public:
   TensorDevice(const GivenDevice& device, const GivenPool& pool)

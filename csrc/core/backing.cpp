@@ -20,15 +20,15 @@ namespace {
 
 constexpr std::uintptr_t kPage = 4096;
 constexpr std::uintptr_t kHugePage = std::uintptr_t{2} << 20;
-/// A huge page takes 0.15 ms. In a virtual machine that gives free blocks back to its host it took 4 ms, as the host
-/// has to back all of it again (vLLM, 2.18 GiB: 4.7 s, against 1.8 s in small pages, many of which are still backed).
+/// Faulting in a huge page takes 0.15 ms; in a virtual machine that returns free blocks to its host it took 4 ms,
+/// because the host has to back the whole page again (vLLM, 2.18 GiB: 4.7 s, against 1.8 s in small pages).
 constexpr double kSlowSeconds = 1e-3;
 
 bool advise(std::uintptr_t begin, std::uintptr_t end, int advice) noexcept {
   return ::madvise(reinterpret_cast<void*>(begin), end - begin, advice) == 0;
 }
 
-/// What the administrator says; MADV_COLLAPSE itself does not ask.
+/// The administrator's setting, which MADV_COLLAPSE ignores.
 bool huge_pages_allowed() noexcept {
   static const bool allowed = [] {
     std::string setting;
@@ -38,7 +38,7 @@ bool huge_pages_allowed() noexcept {
   return allowed;
 }
 
-/// A page has to be there for the others to be collapsed with it.
+/// At least one page must be resident for MADV_COLLAPSE to work.
 bool back_with_huge_page(std::uintptr_t begin, Backing::HugePages& huge) noexcept {
   if (!huge || !huge_pages_allowed()) return false;
   const Stopwatch watch;
@@ -48,7 +48,7 @@ bool back_with_huge_page(std::uintptr_t begin, Backing::HugePages& huge) noexcep
   return backed;
 }
 
-/// Asking for pages that are all there costs 15 % of a copy, so one of them is looked at first: the last.
+/// Populating pages that are resident already costs 15 % of a copy, so the last one is checked first.
 void back(std::uintptr_t begin, std::uintptr_t end, Backing::HugePages& huge) noexcept {
   begin = (begin + kPage - 1) & ~(kPage - 1);
   end &= ~(kPage - 1);

@@ -11,14 +11,14 @@
 namespace yr_fastload {
 namespace {
 
-/// A thread, and whether it has nothing left to do but to return.
+/// A thread, and whether it is about to return.
 struct Member {
   std::thread thread;
   std::shared_ptr<std::atomic<bool>> ended;
 };
 
-/// Threads whose runner is gone. The list is never destroyed: a thread that is stuck when the process exits must
-/// find its std::thread neither joined (exit would hang) nor destroyed (exit would abort).
+/// Threads that outlived their runner. The list is never destroyed: the std::thread of a thread that is stuck at exit
+/// must be neither joined (exit would hang) nor destroyed (exit would abort).
 class LeftBehind {
  public:
   static LeftBehind& instance() {
@@ -105,7 +105,7 @@ void CallRunner::submit(std::function<void()> task) {
   state_->tasks.push_back(std::move(task));
   if (state_->idle < state_->tasks.size() && state_->members.size() < state_->max_threads) {
     auto ended = std::make_shared<std::atomic<bool>>(false);
-    // The thread shares the state: it may outlive the runner.
+    // Shared with the thread, which may outlive the runner.
     std::thread thread([state = state_, ended] { state->serve(*ended); });
     state_->members.push_back({std::move(thread), std::move(ended)});
     ++state_->alive;

@@ -57,7 +57,7 @@ std::uint64_t tail_sum(const std::byte* data, std::size_t bytes, std::size_t fir
 
 static_assert(kLeastStreamed >= Digest::kBlockBytes, "only whole blocks are copied past the caches");
 
-/// With `kCopy` the words of a whole block go to `copy` too, which is aligned to 16 bytes, past the caches.
+/// With `kCopy`, whole blocks are also written to `copy` (aligned to 16 bytes) by non-temporal stores.
 template <bool kCopy>
 __attribute__((target("avx2"))) std::uint64_t block_sum_avx2(const std::byte* data, std::size_t bytes,
                                                              std::byte* copy) noexcept {

@@ -38,7 +38,7 @@ Lease::~Lease() {
   try {
     leave(Deadline::after(kLeaveSeconds));
   } catch (...) {
-    // The store is gone or stuck; what it holds ends with its TTL.
+    // The store is gone or stuck; its objects expire with their TTL.
   }
 }
 
@@ -48,18 +48,18 @@ Keys Lease::slots() const {
   return slots;
 }
 
-/// What is this source's alone.
+/// The keys that only this source holds.
 Keys Lease::own() const {
   Keys keys{slot_};
   if (!keys_.place.empty()) keys.push_back(keys_.place);
   return keys;
 }
 
-/// Becomes one more source of a generation that is there.
+/// Joins a published generation as one more source.
 void Lease::join(Deadline deadline) {
   take_slot(deadline);
   try {
-    // After the slot, not before: a last source that left in between did not see us and has erased the head.
+    // Checked after the slot is set: a last source that left before that did not see us, and erased the head.
     const auto head = store_->get(keys_.head, deadline);
     if (!head || *head != keys_.head_value)
       throw Error(ErrorCode::kNotPublished, "lease", "the publication was withdrawn meanwhile", {keys_.head});
@@ -69,7 +69,7 @@ void Lease::join(Deadline deadline) {
     try {
       store_->erase(own(), Deadline::after(kLeaveSeconds).earlier(deadline.and_a_moment()));
     } catch (const Error&) {
-      // The slot ends with its TTL.
+      // The slot expires with its TTL.
     }
     throw;
   }
@@ -108,7 +108,7 @@ void Lease::renew_until_told(bool at_once) {
   try {
     withdraw(Deadline::after(kLeaveSeconds));  // nobody needs the old generation any more
   } catch (const std::exception&) {
-    // It ends with its TTL.
+    // It expires with its TTL.
   }
 }
 
@@ -123,8 +123,8 @@ void Lease::renew(Deadline deadline) {
   settle(LeaseState::kLive, {});
 }
 
-/// Sets or renews the entry by which people find this identity. Nothing depends on it: after a moment in which nobody
-/// held an entry there may be two for a while, or none where all are taken.
+/// Sets or renews the entry that lists this identity. Nothing depends on it: for a while there may be two entries, or
+/// none if all places are taken.
 void Lease::enlist(Deadline deadline) {
   for (const auto& key : keys_.entries) {
     const auto holds = store_->get(key, deadline);
@@ -144,8 +144,8 @@ void Lease::delist(Deadline deadline) {
   if (!mine.empty()) store_->erase(mine, deadline);
 }
 
-/// Sets head, slot and place again where they ended because this process was stopped for longer than a lease: the data
-/// is still there. Returns what somebody else has taken meanwhile.
+/// Restores head, slot and place that expired while this process was stopped for longer than a lease; the data is still
+/// there. Returns what somebody else has taken meanwhile.
 Keys Lease::revive(const Keys& missing, Deadline deadline) {
   Keys taken;
   for (const auto& key : missing) {
@@ -190,7 +190,7 @@ void Lease::leave(Deadline deadline) {
 void Lease::withdraw(Deadline deadline) {
   store_->erase(own(), deadline);
   if (sources(deadline) > 0) return;
-  // The head first: who still finds it must find the data. A generation published meanwhile keeps its head.
+  // The head goes first: whoever finds it must find the data. A newer generation keeps its own.
   const auto head = store_->get(keys_.head, deadline);
   const bool replaced = head && *head != keys_.head_value;
   if (head && !replaced) store_->erase({keys_.head}, deadline);

@@ -12,7 +12,7 @@ namespace {
 /// A multiple of every page size in use, so that a block is never larger than what the cap was checked for.
 constexpr std::size_t kGranule = std::size_t{64} << 10;
 
-/// For sizes that `PinnedPool::fits` accepts, so that nothing overflows.
+/// Cannot overflow for sizes that `PinnedPool::fits` accepts.
 std::size_t round_up(std::size_t bytes) noexcept {
   return std::max<std::size_t>((bytes + kGranule - 1) / kGranule, 1) * kGranule;
 }
@@ -34,7 +34,7 @@ struct PinnedPool::State {
   std::uint64_t peak_bytes = 0;
   std::uint64_t locked_bytes = 0;
 
-  /// The smallest free block that is large enough but wastes no more than it uses.
+  /// The smallest free block that fits and is at most twice as large as needed.
   std::unique_ptr<Memory> take_free(std::size_t bytes) {
     auto best = free.end();
     for (auto it = free.begin(); it != free.end(); ++it) {

@@ -16,7 +16,7 @@
 namespace yr_fastload {
 namespace {
 
-/// How much is copied between two looks at the cancel flag: under a millisecond of work.
+/// Bytes copied between two checks of the cancel flag: under a millisecond of work.
 constexpr std::size_t kSliceBytes = std::size_t{1} << 20;
 constexpr std::size_t kReserveKeys = 1000;
 constexpr double kCleanUpSeconds = 2.0;
@@ -40,7 +40,7 @@ class SharedSeconds {
   double total_ = 0;
 };
 
-/// What the threads of one transfer share.
+/// State shared by the threads of one transfer.
 class Progress {
  public:
   Progress(const CancelFlag& cancelled, const TransferOptions& options) : cancelled_(cancelled), options_(options) {}
@@ -62,7 +62,7 @@ class Progress {
                   [&](std::uint64_t done, std::size_t slice, Digest& digest) { digest.update(source + done, slice); });
   }
 
-  /// Memory that copies of others than `copy` go to.
+  /// Where the other threads' copies go; `copy` is for its own.
   Backing backing(std::byte* destination, std::uint64_t bytes) noexcept { return {destination, bytes, huge_pages_}; }
 
   void add(std::uint64_t bytes) noexcept { bytes_.fetch_add(bytes, std::memory_order_relaxed); }
@@ -157,7 +157,7 @@ class Load {
     return uploads() ? Slots::threads(pool_, size) : size;
   }
 
-  /// Before the first byte is written, not when the first large chunk comes.
+  /// Called before the first byte is written, so that a failure leaves the tensors untouched.
   void check_staging() const {
     const std::uint64_t cap = pool_.stats().cap_bytes;
     for (const std::uint64_t chunk : chunks_)
@@ -227,7 +227,7 @@ class Load {
     return copy_blobs(item, [this](const Blob& blob) { return tensor(blob); }, [] { return true; });
   }
 
-  /// The next chunk is begun while the device copies this one; who is to be told that it has arrived waits for that.
+  /// Starts the next chunk while the device copies this one; arrival is reported once the copy is done.
   bool upload(const FetchedChunk& item, Uploader& uploader) {
     DigestFold fold;
     const std::byte* source = item.view->bytes().data();
@@ -262,7 +262,7 @@ class Load {
         });
   }
 
-  /// A device's copy from staging memory can go wrong as every other: what counts is what is in the tensors.
+  /// Verifies the tensors rather than the staging memory: the device's copy can go wrong too.
   bool arrived_unharmed(std::uint64_t chunk) {
     if (!options_.verify || device_.copies_are_checked()) return true;
     if (!device_.cpu_accessible()) {  // whoever asked for it has to look, on the device
@@ -280,7 +280,7 @@ class Load {
     return false;
   }
 
-  /// The CPU sees nothing of it, so nothing is verified here.
+  /// The CPU cannot see these bytes, so nothing is verified here.
   bool copy_on_device(const FetchedChunk& item, Stream& stream) {
     if (item.view->place() == Place::kDevice) {
       const std::byte* source = item.view->bytes().data();
@@ -360,14 +360,14 @@ class Load {
   Crew crew_{cancelled_};  // last: its destructor joins the threads that use all of the above
 };
 
-/// Threads that read tensors of this device.
+/// Number of threads that read tensors of this device.
 unsigned reading_threads(const Device& device, const PinnedPool& pool, const TransferOptions& options,
                          std::uint64_t chunks) {
   const unsigned size = crew_size(options, chunks);
   return device.cpu_accessible() ? size : Slots::threads(pool, size);
 }
 
-/// Adds a run of a blob to its digest, and that to `fold` where the blob ends.
+/// Adds a run of a blob to the blob's digest, and at the end of the blob that digest to `fold`.
 template <typename Update>
 void add_run(Digest& digest, DigestFold& fold, const Blob& blob, std::uint64_t offset, std::size_t bytes,
              const Update& update) {
@@ -412,7 +412,7 @@ class Publish {
   }
 
  private:
-  /// Before the first byte is copied: a pool that is too small is known at once.
+  /// Called before the first byte is copied, so that a pool that is too small is reported at once.
   void reserve_all() {
     const Stopwatch watch;
     for (std::size_t first = 0; first < keys_.size(); first += kReserveKeys) {
@@ -490,13 +490,13 @@ class Publish {
     }
   }
 
-  /// Also the chunks whose sealing was never confirmed: the store may have them.
+  /// Includes chunks whose sealing was never confirmed: the store may have them.
   void take_back() noexcept {
     drafts_.clear();
     try {
       store_.erase(keys_, Deadline::after(kCleanUpSeconds).earlier(options_.deadline.and_a_moment()));
     } catch (...) {
-      // The store is gone or stuck; what it still holds ends with its TTL. The first error is the one to report.
+      // The store is gone or stuck; its objects expire with their TTL. The first error is the one to report.
     }
   }
 

@@ -18,13 +18,13 @@ void check_limits(PlanLimits limits) {
   if (limits.chunk_bytes == 0 || limits.chunk_bytes % kBlobAlignment != 0)
     throw Error(ErrorCode::kInvalidArgument, "plan",
                 "chunk_bytes=" + std::to_string(limits.chunk_bytes) + " is not a positive multiple of 64");
-  // Far above any object a worker can hold; keeps align_up() from overflowing.
+  // Far above any object that a worker can hold; keeps align_up() from overflowing.
   if (limits.chunk_bytes > std::uint64_t{1} << 40)
     throw Error(ErrorCode::kInvalidArgument, "plan", "chunk_bytes is above 1 TiB");
   if (limits.max_blobs == 0) throw Error(ErrorCode::kInvalidArgument, "plan", "max_blobs is 0");
 }
 
-/// Refuses before anything is allocated: large tensors alone may ask for more chunks than there can be.
+/// Checked before anything is allocated: large tensors alone may need more chunks than there can be.
 std::uint64_t check_totals(Span<const std::uint64_t> tensor_bytes, PlanLimits limits) {
   std::uint64_t total = 0;
   std::uint64_t full_chunks = 0;
@@ -121,7 +121,7 @@ Sharing find_sharing(Span<const std::uint64_t> addresses, Span<const std::uint64
       throw Error(ErrorCode::kInvalidArgument, "plan", "a tensor ends beyond the address space", {std::to_string(i)});
     if (bytes[i] > 0) order.push_back(i);
   }
-  // By address, the longest first, then the first named: an owner comes before all that lie in it.
+  // By address, then longest first, then as named: an owner precedes the tensors inside it.
   std::sort(order.begin(), order.end(), [&](std::uint64_t a, std::uint64_t b) {
     if (addresses[a] != addresses[b]) return addresses[a] < addresses[b];
     if (bytes[a] != bytes[b]) return bytes[a] > bytes[b];

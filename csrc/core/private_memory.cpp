@@ -50,7 +50,7 @@ class Descriptor {
   int fd_;
 };
 
-/// A line of /proc/self/maps: a part of a file, and where it is mapped.
+/// A line of /proc/self/maps: part of a file, and where it is mapped.
 struct Mapping {
   std::uint64_t begin = 0, end = 0, offset = 0, inode = 0;
   dev_t device = 0;
@@ -62,7 +62,7 @@ struct Mapping {
   }
 };
 
-/// Throws kDevice where the line is not as the kernel writes it.
+/// Throws kDevice if the line is malformed.
 Mapping parse(const std::string& line) {
   Mapping mapping;
   std::istringstream text(line);
@@ -96,10 +96,10 @@ bool is_worker(const fs::path& process) {
   return std::getline(comm, name) && name.rfind("datasystem", 0) == 0;
 }
 
-/// Files without a name that processes have open. A worker's memory is in several, so what was seen is kept.
+/// Anonymous files that processes have open. A worker's memory is spread over several, so lookups are cached.
 class NamelessFiles {
  public:
-  /// Throws kDevice if nobody whom this process may look into has it.
+  /// Throws kDevice if no process that this one may inspect has it open.
   Descriptor open(const Mapping& mapping) {
     if (mapping.inode == 0) refuse("it is no file's");
     std::size_t next = 0;
@@ -143,7 +143,7 @@ class NamelessFiles {
     return true;
   }
 
-  /// This process first, then workers: looking into all of them takes ten times as long.
+  /// Searches this process first, then workers: a search of all processes takes ten times as long.
   void list() {
     listed_ = true;
     std::error_code error;
@@ -189,7 +189,7 @@ PrivateMemory::~PrivateMemory() { ::munmap(mapping_, mapped_); }
 void PrivateMemory::detach() noexcept {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   auto* const begin = static_cast<unsigned char*>(mapping_);
-  // Adding nothing is a write all the same, and loses none that happens at the same time.
+  // An atomic add of zero is a write, and loses no concurrent one.
   for (std::size_t at = 0; at < mapped_; at += page) __atomic_fetch_add(begin + at, 0, __ATOMIC_RELAXED);
 }
 

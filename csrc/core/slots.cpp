@@ -8,14 +8,14 @@
 namespace yr_fastload {
 namespace {
 
-/// How long who gives up waits for what the device has begun; more than that is a device that hangs.
+/// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
 constexpr double kDrainSeconds = 2.0;
 
 constexpr std::size_t aligned(std::size_t bytes) noexcept {
   return (bytes + kBlobAlignment - 1) / kBlobAlignment * kBlobAlignment;
 }
 
-/// Bytes of a blob for a slot with so much room: the rest of it, or whole blocks of its digest.
+/// Bytes of a blob that go into a slot with so much room: all that is left, or a whole number of digest blocks.
 std::size_t run_bytes(std::uint64_t left, std::size_t room) noexcept {
   return left <= room ? static_cast<std::size_t>(left) : room / Digest::kBlockBytes * Digest::kBlockBytes;
 }

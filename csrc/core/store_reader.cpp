@@ -15,8 +15,8 @@ StoreReader::StoreReader(std::shared_ptr<ObjectStore> store, std::string key_pre
 void StoreReader::read(Span<const std::uint64_t> chunks, const Deliver& deliver, const CancelFlag& cancelled,
                        Deadline deadline) {
   for (std::size_t first = 0; first < chunks.size() && !cancelled.raised();) {
-    // The first batch is small, so that copying starts at once; the others are large, because a call to the store is
-    // slow while every core copies: it waits for one.
+    // The first batch is small, so that copying starts at once; later ones are large, because a call to the store waits
+    // for a core while all of them copy.
     const std::size_t count = std::min(first == 0 ? first_batch_ : batch_, chunks.size() - first);
     Keys keys;
     for (std::size_t i = 0; i < count; ++i) keys.push_back(chunk_key(key_prefix_, chunks[first + i]));

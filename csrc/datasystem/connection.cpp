@@ -11,14 +11,14 @@ namespace ds = ::datasystem;
 
 namespace {
 
-/// What the worker answers to a client that it does not know (tenant_auth_manager.cpp, authenticate.cpp, 0.8.1).
+/// The worker's answers to unknown clients (tenant_auth_manager.cpp, authenticate.cpp, 0.8.1).
 bool refused(const std::string& answer) {
   return answer.find("Not authorized") != std::string::npos || answer.find("K_NOT_AUTHORIZED") != std::string::npos ||
          answer.find("AK/SK or token not provide") != std::string::npos ||
          answer.find("Failed to verify client") != std::string::npos;
 }
 
-/// The same where it has given away all of its max_client_num (client_manager.cpp, 0.8.1).
+/// The worker's answer once max_client_num clients are connected (client_manager.cpp, 0.8.1).
 bool full(const std::string& answer) { return answer.find("Client number upper to the limit") != std::string::npos; }
 
 }  // namespace

@@ -10,8 +10,8 @@ namespace {
 
 namespace ds = ::datasystem;
 
-/// One: two first calls at once each make what serves their device, and the call whose one is superfluous waits seconds
-/// for its threads to end (seen in 0.8.1: AsyncGetDevBuffer, ~ThreadPool). Calls only start transfers, and are short.
+/// One at a time: two concurrent first calls both create their device's state, and the one whose state is superfluous
+/// waits seconds for its threads to end (0.8.1: AsyncGetDevBuffer, ~ThreadPool). Calls only start transfers: short.
 constexpr unsigned kCallThreads = 1;
 constexpr double kCloseSeconds = 1.0;
 
@@ -49,7 +49,7 @@ HeteroSession::~HeteroSession() {
     else
       runner_.run("close", Deadline::after(kCloseSeconds), std::move(destroy));
   } catch (...) {
-    // Late: its thread ends when openYuanrong lets it.
+    // Late: its thread ends when openYuanrong returns.
   }
 }
 

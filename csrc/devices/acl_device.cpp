@@ -27,10 +27,10 @@ constexpr int kHostToDevice = 1;
 constexpr int kDeviceToHost = 2;
 constexpr int kDeviceToDevice = 3;
 
-/// The functions of libascendcl.so that are used here.
+/// The functions of libascendcl.so used here.
 class Acl {
  public:
-  /// Loaded and initialised once a process, and never finalised: others in the process use it too.
+  /// Loaded and initialised once per process, and never finalised: other code in the process uses it too.
   static const Acl& instance() {
     static const Acl acl;
     return acl;
@@ -99,8 +99,8 @@ void check(AclError result, const char* call) {
   throw Error(code, "device", std::string(call) + " failed with ACL error " + std::to_string(result));
 }
 
-/// Makes a device the calling thread's own while it lives: a caller's thread keeps the device that it had. One that had
-/// none keeps this, as ACL has no way back.
+/// Selects a device for the calling thread, and restores the previous one when destroyed. A thread that had none keeps
+/// this one: ACL cannot unset it.
 class ThreadDevice {
  public:
   explicit ThreadDevice(int index) noexcept {
@@ -180,8 +180,8 @@ class AclStream final : public Stream {
     }
   }
   ~AclStream() override {
-    // aclrtDestroyStream waits for what is under way, and a device that hangs does not get there; by force what has not
-    // begun is dropped, so that nothing is written later.
+    // aclrtDestroyStream waits for pending work, which never ends on a device that hangs; the forced variant drops what
+    // has not begun, so that nothing is written later.
     static_cast<void>(under_way_ ? acl_.destroy_stream_force(stream_) : acl_.destroy_stream(stream_));
   }
 
@@ -224,7 +224,7 @@ class AclDevice final : public Device {
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<AclStream>(index_); }
 
  private:
-  /// On a thread that can be left behind: a device that hangs does not return from here.
+  /// Runs on a thread that can be abandoned: on a device that hangs this does not return.
   std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host, Deadline deadline) {
     return runner_.run(
         "device", deadline,

@@ -36,7 +36,7 @@ class LockedPages final : public Memory {
   bool locked_ = false;
 };
 
-/// Copies are done when the call returns.
+/// Copies are complete when the call returns.
 class CpuEvent final : public Event {
  public:
   void record() override {}

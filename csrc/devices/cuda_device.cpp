@@ -28,11 +28,11 @@ constexpr unsigned kNonBlocking = 1;    // CU_STREAM_NON_BLOCKING: in no order w
 constexpr unsigned kWithoutTiming = 2;  // CU_EVENT_DISABLE_TIMING
 constexpr unsigned kKernelThreads = 128;
 
-/// Runs up to this size are cheaper by the kernel, some dozens at once, than by a call each.
+/// Runs up to this size are cheaper in batches by the kernel than by one call each.
 constexpr std::size_t kSmallRun = std::size_t{64} << 10;
 constexpr std::size_t kFewRuns = 4;
 
-/// A copy takes some 50 us; the driver cannot be asked to wait with a bound.
+/// Polling interval: a copy takes some 50 us, and the driver has no wait with a timeout.
 constexpr int kQueriesAtOnce = 4;
 constexpr std::chrono::microseconds kQueryPause{20};
 
@@ -111,7 +111,7 @@ class CudaStream final : public Stream {
     check(bound_.result(), "cuCtxPushCurrent");
     check(driver_.create_stream(&stream_, kNonBlocking), "cuStreamCreate");
   }
-  /// Does not wait: what is under way ends by itself.
+  /// Does not wait for pending work.
   ~CudaStream() override { static_cast<void>(driver_.destroy_stream(stream_)); }
 
   void copy(Direction direction, const Copy& copy) override {
@@ -151,7 +151,7 @@ class CudaStream final : public Stream {
   }
 
  private:
-  /// The kernel reads and writes page-locked memory as the device sees it, at the same addresses.
+  /// The kernel accesses page-locked memory at the host's addresses (unified addressing).
   void launch(const Copy* copies, unsigned count) {
     void* arguments[] = {&copies, &count};
     check(driver_.launch(context_.copy_kernel(), count, 1, 1, kKernelThreads, 1, 1, 0, stream_, arguments, nullptr),
@@ -189,7 +189,7 @@ class CudaDevice final : public Device {
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(context_); }
 
  private:
-  /// On a thread that can be left behind: a device that hangs does not return from here.
+  /// Runs on a thread that can be abandoned: on a device that hangs this does not return.
   std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host, Deadline deadline) {
     return runner_.run(
         "device", deadline,

@@ -11,11 +11,11 @@ namespace {
 
 namespace ds = ::datasystem;
 
-/// How long one wait for a chunk lasts before the cancel flag is looked at.
+/// Longest wait for a chunk between two checks of the cancel flag.
 constexpr std::uint64_t kSliceMs = 100;
-/// Between two looks at what a peer serves that is still loading itself.
+/// Polling interval for a peer that is still loading itself.
 constexpr std::chrono::milliseconds kLookInterval{10};
-/// Keys in one question; openYuanrong takes 10,000.
+/// Keys per query; openYuanrong takes 10,000.
 constexpr std::size_t kLookKeys = 4096;
 
 std::string seconds_text(double seconds) {
@@ -23,7 +23,7 @@ std::string seconds_text(double seconds) {
   return text.substr(0, text.find('.') + 2) + " s";
 }
 
-/// A chunk that lies in its tensors already.
+/// A chunk that has arrived in its tensors.
 class InPlace final : public ObjectView {
  public:
   explicit InPlace(std::uint64_t bytes) : bytes_(bytes) {}
@@ -74,7 +74,7 @@ bool D2dReader::done() const {
 
 std::size_t D2dReader::ahead() const { return std::max<std::size_t>(1, options_.chunks_ahead); }
 
-/// Learns which of the wanted chunks the peer serves by now, once there are fewer to ask for than may be asked for.
+/// Asks which of the wanted chunks the peer serves by now, when fewer are known than may be requested.
 void D2dReader::look(Deadline deadline) {
   if (wanted_.empty() || served_.size() >= ahead() || Deadline::Clock::now() < next_look_) return;
   std::deque<std::uint64_t> served = served_;
@@ -95,7 +95,7 @@ void D2dReader::look(Deadline deadline) {
   next_look_ = Deadline::Clock::now() + kLookInterval;
 }
 
-/// Asks for the next chunks: for several in one call, when half of those asked for have come.
+/// Requests the next chunks, several per call, once half of those requested have arrived.
 void D2dReader::ask(Deadline deadline) {
   if (served_.empty() || pending_.size() > ahead() / 2) return;
   Keys keys;
@@ -105,7 +105,7 @@ void D2dReader::ask(Deadline deadline) {
     const std::uint64_t chunk = served_[keys.size()];
     Landing landing;
     if (lands(chunk)) {
-      // With nothing under way, room can only come from the threads that copy.
+      // With nothing in flight, only the copying threads can make room.
       landing = receiver_->land(plan_->chunk_bytes[chunk], pending_.empty() && landings.empty(), deadline);
       if (!landing) break;
     }
@@ -114,7 +114,7 @@ void D2dReader::ask(Deadline deadline) {
     landings.push_back(std::move(landing));
   }
   if (keys.empty()) return;
-  // From here on they may be written to, also if the call is late.
+  // From here on the tensors may be written to, even if the call times out.
   for (std::size_t i = 0; i < keys.size(); ++i)
     if (!landings[i]) in_flight_.push_back(served_[i]);
   asking_ = landings;
@@ -132,7 +132,7 @@ void D2dReader::ask(Deadline deadline) {
   asking_.clear();
 }
 
-/// Waits a little for the chunk that was asked for first. False if no more are wanted.
+/// Waits briefly for the oldest request. False if no more are wanted.
 bool D2dReader::take(const Deliver& deliver) {
   if (pending_.empty()) {
     if (served_.empty() && since_.seconds() >= stall_s_)
@@ -170,7 +170,7 @@ void D2dReader::leave(std::string why) {
   if (left_because_.empty()) left_because_ = std::move(why);
 }
 
-/// What is under way may still write where it goes: that memory stays until the session's client is gone.
+/// Transfers in flight may still write: their memory is kept until the session's client is gone.
 void D2dReader::abandon() {
   if (pending_.empty() && !late_) return;
   auto kept = std::make_shared<std::deque<Pending>>(std::move(pending_));

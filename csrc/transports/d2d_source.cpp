@@ -14,14 +14,13 @@
 namespace yr_fastload {
 namespace {
 
-/// Keys in one call: few, so that a withdrawal need not wait long for the thread.
+/// Keys per call: few, so that a withdrawal does not wait long for the thread.
 constexpr std::size_t kPublishKeys = 16;
 constexpr double kPackSeconds = 60.0;
-/// A key is named again this long: a worker that is out of breath answers a call too late, and to name one twice does
-/// no harm.
+/// How long an unanswered key is offered again: an overloaded worker answers too late, and offering twice is harmless.
 constexpr double kNameSeconds = 30.0;
-/// A call takes milliseconds a key, and seconds on a machine that is out of breath. Whoever gave up at once would keep
-/// the tensors for minutes (datasystem/graveyard.hpp).
+/// A call takes milliseconds per key, and seconds on an overloaded machine. Giving up at once would keep the tensors
+/// for minutes (datasystem/graveyard.hpp).
 constexpr double kLeaveSeconds = 30.0;
 constexpr double kDestructorSeconds = 1.0;
 constexpr std::chrono::milliseconds kRetryInterval{20};
@@ -53,7 +52,7 @@ struct D2dSource::State {
   bool ended = false;
   bool leaving = false;
 
-  /// On a thread of its own.
+  /// Runs on its own thread.
   static void connect(const std::shared_ptr<State>& self) {
     std::unique_ptr<HeteroSession> made;
     std::string failure;
@@ -78,13 +77,13 @@ struct D2dSource::State {
     self->changed.notify_all();
   }
 
-  /// The caller holds the mutex, and has seen that there is a session and no pump.
+  /// Requires the mutex, a session and no running pump.
   static void post_pump(const std::shared_ptr<State>& self) {
     self->pumping = true;
     self->session->post([self](::datasystem::HeteroClient& client) { self->pump(client); });
   }
 
-  /// Names what is offered until nothing is left; on a thread of the session.
+  /// Offers keys until none is left; runs on a thread of the session.
   void pump(::datasystem::HeteroClient& client) {
     std::unique_lock<std::mutex> lock(mutex);
     while (!ended && !offered.empty()) {
@@ -98,7 +97,7 @@ struct D2dSource::State {
         if (greets) keys.push_back(greeting_key(lane));
         for (const std::uint64_t chunk : batch) keys.push_back(chunk_key(lane, chunk));
       }
-      // Before the call, and also those that will fail: a call that is late may have named them all the same.
+      // Recorded before the call, those that will fail included: a call that times out may still have offered them.
       served.insert(served.end(), keys.begin(), keys.end());
       lock.unlock();
       Keys refused;
@@ -121,7 +120,7 @@ struct D2dSource::State {
     changed.notify_all();
   }
 
-  /// Names chunks to the worker; returns the keys that it went on to refuse, and why.
+  /// Offers chunks to the worker; returns the keys that it kept refusing, and why.
   Keys name(::datasystem::HeteroClient& client, const Keys& keys, const std::vector<std::uint64_t>& chunks, bool greets,
             std::string& reason) {
     std::vector<BlobList> lane;
@@ -136,7 +135,7 @@ struct D2dSource::State {
       std::vector<BlobList> lists;
       for (const std::string& key : wanted) lists.push_back(*list_of[key]);
       Keys refused;
-      // DevMSet answers OK also when every key failed: the truth is in the list.
+      // DevMSet answers OK even if every key failed: the list of failed keys is what counts.
       const ::datasystem::Status status = client.DevMSet(wanted, lists, refused);
       reason = status.IsError() ? describe(status) : "openYuanrong refused them";
       if (status.IsError() || refused.empty() || give_up_naming(deadline, pause))
@@ -145,14 +144,14 @@ struct D2dSource::State {
     }
   }
 
-  /// After a pause. Whether there is nobody to name keys for any more, or no time.
+  /// Pauses, then returns whether offering should stop: withdrawn, or out of time.
   bool give_up_naming(Deadline deadline, std::chrono::milliseconds pause) {
     std::unique_lock<std::mutex> lock(mutex);
     const auto until = std::min(deadline.at(), Deadline::Clock::now() + pause);
     return changed.wait_until(lock, until, [this] { return ended; }) || deadline.passed();
   }
 
-  /// After `ended` was set, on the thread that connected. Takes as long as it must, up to kLeaveSeconds.
+  /// Requires `ended`; runs on the thread that connected, for at most kLeaveSeconds.
   static void leave(const std::shared_ptr<State>& self) {
     const Deadline deadline = Deadline::after(kLeaveSeconds);
     std::unique_ptr<HeteroSession> session;
@@ -170,7 +169,7 @@ struct D2dSource::State {
       }
     }
     if (!session) return;
-    // A key that somebody was sent to and has not confirmed yet is refused: in a moment it is free, or its reader died.
+    // A key is refused while a reader has not confirmed its transfer: it will soon, or it has died.
     auto pause = kRetryInterval;
     while (!left.empty() && !stuck && !deadline.passed()) {
       try {
@@ -216,7 +215,7 @@ D2dSource::~D2dSource() {
   try {
     withdraw(Deadline::after(kDestructorSeconds));
   } catch (...) {
-    // No thread could be made; the worker forgets a client that does not answer.
+    // No thread could be created; the worker drops clients that do not answer.
   }
 }
 
@@ -266,7 +265,7 @@ void D2dSource::withdraw(Deadline deadline) {
   try {
     runner_.run("withdraw", deadline, [state = state_] { State::leave(state); });
   } catch (const Error&) {
-    // Late: it goes on.
+    // Late: it continues in the background.
   }
 }
 

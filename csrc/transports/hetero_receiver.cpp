@@ -77,7 +77,7 @@ void HeteroReceiver::greet(const std::string& key) {
         return futures;
       });
     } catch (...) {
-      // Whoever asks for chunks meets the same and reports it.
+      // The next request for chunks meets the same error and reports it.
     }
   });
 }

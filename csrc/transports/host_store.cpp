@@ -24,9 +24,9 @@ constexpr std::size_t kBatchKeys = 1000;
 
 using Client = std::shared_ptr<ds::KVClient>;
 
-/// KVClient's destructor waits for the worker's answer, without a bound if the worker is frozen (measured: until it
-/// went on), and 17 s if it is gone. So the last owner, a store, a call or an object in use, has it run where it can be
-/// left behind.
+/// KVClient's destructor waits for the worker's answer: without a bound if the worker is frozen (measured: until it
+/// resumed), and 17 s if it is gone. So its last owner (a store, a call or an object in use) runs it on a thread that
+/// can be abandoned.
 Client make_client(const ds::ConnectOptions& options) {
   struct Made {
     explicit Made(const ds::ConnectOptions& options) : client(options) {}
@@ -41,7 +41,7 @@ Client make_client(const ds::ConnectOptions& options) {
               CallRunner(1, 0).run("close", Deadline::after(kCloseSeconds),
                                    [made] { std::unique_ptr<Made>(made).reset(); });
             } catch (...) {
-              // Late: its thread ends when the worker answers or goes.
+              // Late: its thread ends when the worker answers or is gone.
             }
           }};
 }
@@ -233,8 +233,7 @@ class HostStore final : public ObjectStore {
     if (status.IsOk()) return;
     std::uint64_t bytes = 0;
     for (const std::uint64_t size : sizes) bytes += size;
-    // The client asks again until its time is up; the last answer may be a timeout, the earlier ones are in the
-    // message.
+    // The client retries until its time is up; the last answer may be a timeout, with the earlier ones in the message.
     const std::string retried = ds::Status::StatusCodeName(ds::K_OUT_OF_MEMORY) + " *";
     const bool full = code_of(status.GetCode()) == ErrorCode::kResourceExhausted ||
                       status.GetMsg().find(retried) != std::string::npos;

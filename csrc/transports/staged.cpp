@@ -33,7 +33,7 @@ void store(ds::HeteroClient& client, const Keys& keys, const std::vector<BlobLis
   param.ttlSecond = ttl_s;
   const ds::Status status = client.MSetD2H(keys, lists, param);
   if (deadline.passed()) {
-    // Who waited for this has erased these keys, and gone.
+    // The waiting caller has erased these keys and left.
     std::vector<std::string> failed;
     const std::string erased = describe(client.Delete(keys, failed));
     throw Error(ErrorCode::kTransferTimeout, "publish", "was late, and its copies were deleted (" + erased + ")", keys);
@@ -76,7 +76,7 @@ void publish_staged(HeteroReceiver& connection, std::shared_ptr<const Plan> plan
   }
 }
 
-/// One read: calls under way, oldest first.
+/// One read: calls in flight, oldest first.
 class StagedReader::Pull {
  public:
   Pull(StagedReader& reader, Span<const std::uint64_t> chunks, const Deliver& deliver, Deadline deadline)
@@ -88,7 +88,7 @@ class StagedReader::Pull {
 
   ~Pull() {
     if (calls_.empty()) return;
-    // What is under way may still write where it lands: that memory stays until the session's client is gone.
+    // Calls in flight may still write: their memory is kept until the session's client is gone.
     session_->keep(std::make_shared<std::deque<Call>>(std::move(calls_)));
     reader_.receiver_->discard(session_);
   }
@@ -105,7 +105,7 @@ class StagedReader::Pull {
   }
 
  private:
-  /// False if there is no room now.
+  /// False if there is no room at the moment.
   bool ask() {
     Call call;
     std::vector<BlobList> lists;
