@@ -61,7 +61,7 @@ void register_errors(py::module_& module);
 void register_plan(py::module_& module);
 void register_digest(py::module_& module);
 void register_tensors(py::module_& module);
-void register_exchange(py::module_& module);
+void register_tensor_reader(py::module_& module);
 void register_devices(py::module_& module);
 void register_stores(py::module_& module);
 void register_hetero(py::module_& module);

@@ -8,7 +8,7 @@ PYBIND11_MODULE(_core, module) {
   register_plan(module);
   register_digest(module);
   register_tensors(module);
-  register_exchange(module);
+  register_tensor_reader(module);
   register_devices(module);
   register_stores(module);
   register_hetero(module);

@@ -11,9 +11,9 @@ namespace {
 /// Reads tensors of one framework's class and its subclasses through the DLPack exchange API, in a quarter of the time
 /// that attribute access takes. Anything not plain (another type, an unknown device, another layout, a lazy negative,
 /// whatever the framework refuses) is left to the slower path, which can say what is wrong.
-class Exchange {
+class DlpackReader {
  public:
-  Exchange(py::handle kind, const py::capsule& api, py::object number_of, py::object device_of, py::object make)
+  DlpackReader(py::handle kind, const py::capsule& api, py::object number_of, py::object device_of, py::object make)
       : kind_(kind), number_of_(std::move(number_of)), device_of_(std::move(device_of)), make_(std::move(make)) {
     constexpr const char* kName = "dlpack_exchange_api";
     if (!PyCapsule_IsValid(api.ptr(), kName)) return;
@@ -129,15 +129,15 @@ class Exchange {
 
 }  // namespace
 
-void register_exchange(py::module_& module) {
+void register_tensor_reader(py::module_& module) {
   module.def(
       "read_tensors",
       [](const py::typing::List<py::str>& names, const py::typing::List<py::object>& values, const py::type& kind,
          const py::capsule& api, const py::object& number_of, const py::object& device_of, const py::object& make) {
         if (names.size() != values.size()) throw py::value_error("names and values differ in length");
-        Exchange exchange(kind, api, number_of, device_of, make);
+        DlpackReader reader(kind, api, number_of, device_of, make);
         py::typing::List<py::object> found(names.size());
-        for (std::size_t i = 0; i < names.size(); ++i) found[i] = exchange.read(names[i], values[i]);
+        for (std::size_t i = 0; i < names.size(); ++i) found[i] = reader.read(names[i], values[i]);
         return found;
       },
       py::arg("names"), py::arg("values"), py::arg("kind"), py::arg("api"), py::arg("number_of"), py::arg("device_of"),

@@ -9,24 +9,13 @@ import time
 
 import numpy as np
 import pytest
+from tests.two_arrays import published, weights
 
 import yr_fastload_native as fl
 
 from ..waiting import wait_until
 
 pytestmark = pytest.mark.worker
-
-
-def weights(value: int, size: int = 1 << 20) -> dict[str, np.ndarray]:
-    return {"a": np.full(size, value, np.uint8), "b": np.full(size // 3, value, np.uint8)}
-
-
-def published(loader: fl.FastLoader, identity: dict[str, str]) -> bool:
-    try:
-        loader.load(weights(0), identity)
-    except fl.NotPublishedError:
-        return False
-    return True
 
 
 @pytest.fixture

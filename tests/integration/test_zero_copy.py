@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from tests.tied_model import equal, model, state
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
@@ -15,22 +16,6 @@ from yr_fastload_native import _core
 pytestmark = pytest.mark.worker
 
 MIB = 1 << 20
-
-
-def model(seed: int) -> torch.nn.Module:
-    torch.manual_seed(seed)
-    made = torch.nn.Sequential(torch.nn.Linear(700, 900), torch.nn.LayerNorm(900), torch.nn.Linear(900, 300))
-    made.register_buffer("table", torch.rand(1000, 999))
-    made.tied = made[2].weight
-    return made
-
-
-def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def equal(module: torch.nn.Module, wanted: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(value, wanted[name]) for name, value in module.state_dict().items())
 
 
 @pytest.fixture

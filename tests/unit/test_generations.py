@@ -5,26 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-import numpy as np
 import pytest
+from tests.two_arrays import published, weights
 
 import yr_fastload_native as fl
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.testing import MemoryStore
 
 from ..waiting import wait_until
-
-
-def weights(value: int, size: int = 1 << 20) -> dict[str, np.ndarray]:
-    return {"a": np.full(size, value, np.uint8), "b": np.full(size // 3, value, np.uint8)}
-
-
-def published(loader: fl.FastLoader, identity: dict[str, str]) -> bool:
-    try:
-        loader.load(weights(0), identity)
-    except fl.NotPublishedError:
-        return False
-    return True
 
 
 def test_what_is_not_published_is_not_loaded(loader: fl.FastLoader, identity: dict[str, str]) -> None:

@@ -35,7 +35,7 @@ from yr_fastload_native.reporting.prometheus import Metrics, counted
 from yr_fastload_native.reporting.timeline import Timeline
 from yr_fastload_native.settings import Config
 from yr_fastload_native.transports.chunk_digests import of_tensors
-from yr_fastload_native.transports.jobs import Progress
+from yr_fastload_native.transports.jobs import Progress, Request
 from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["FastLoader", "Progress"]
@@ -128,8 +128,8 @@ class FastLoader:
             table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
             self._usage.note("tensors", len(table.tensors))
             told = None if files is None else check_files(files, op="publish")
-            publisher = Publisher(worker, who, table, self._link.devices.of(table), deadline, progress, told)
-            publication = publisher.publish(started)
+            request = Request(worker, who, table, self._link.devices.of(table), deadline, progress)
+            publication = Publisher(request, told).publish(started)
             publication.keep_origin(table, who, worker.config)
         finally:
             self._claims.release(who)
@@ -362,7 +362,8 @@ class FastLoader:
         trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
         pins = None if trusted is None else check_trusted(trusted, op="load")
         known = check_files(files or {}, op="load")
-        puller = Puller(worker, who, table, self._link.devices.of(table), deadline, progress, pins, timeline, known)
+        request = Request(worker, who, table, self._link.devices.of(table), deadline, progress)
+        puller = Puller(request, pins, timeline, known)
         try:
             pulled = self._pull(puller)
         except FastLoadError as error:

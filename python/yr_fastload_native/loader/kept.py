@@ -21,7 +21,7 @@ from yr_fastload_native.publishing.publisher import Publisher
 from yr_fastload_native.reporting.load_report import LoadReport
 from yr_fastload_native.reporting.prometheus import count
 from yr_fastload_native.settings import Config
-from yr_fastload_native.transports.jobs import StoreSession
+from yr_fastload_native.transports.jobs import Request, StoreSession
 from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["Kept"]
@@ -127,8 +127,8 @@ class Kept:
         try:
             table = TensorTable(model, op="publish", writable=False, max_tensors=self._config.max_tensors)
             context = self._link.devices.of(table)
-            made = Publisher(worker, origin.who, table, context, deadline, None, publication.files, again=publication)
-            made.publish(time.perf_counter())
+            request = Request(worker, origin.who, table, context, deadline, None)
+            Publisher(request, publication.files, again=publication).publish(time.perf_counter())
         except (IntegrityError, InvalidArgumentError, LayoutMismatchError) as error:
             return str(error)
         return None

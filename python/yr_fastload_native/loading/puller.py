@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from yr_fastload_native.catalogue.catalogue import Generation
-from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.checkpoints.sums import differing
-from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import DeviceError, LayoutMismatchError
 from yr_fastload_native.loading.transfer import Outcome, Transfer
 from yr_fastload_native.loading.trust import Trust
@@ -20,10 +18,9 @@ from yr_fastload_native.reporting.load_report import LoadReport, Step
 from yr_fastload_native.reporting.timeline import Timeline
 from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.d2d.peer import Peer
-from yr_fastload_native.transports.jobs import LoadJob, Progress, StoreSession
+from yr_fastload_native.transports.jobs import LoadJob, Request, StoreSession
 from yr_fastload_native.transports.selection import Candidate, to_try
 from yr_fastload_native.transports.wanted import WantedChunks
-from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["Pulled", "Puller"]
 
@@ -83,23 +80,14 @@ class Puller:
     """
 
     def __init__(
-        self,
-        worker: StoreSession,
-        who: Identity,
-        table: TensorTable,
-        context: DeviceContext,
-        deadline: Deadline,
-        progress: Progress | None,
-        trusted: frozenset[str] | None,
-        timeline: Timeline,
-        files: dict[str, str],
+        self, request: Request, trusted: frozenset[str] | None, timeline: Timeline, files: dict[str, str]
     ) -> None:
-        self._worker = worker
-        self._who = who
-        self._table = table
-        self._context = context
-        self._deadline = deadline
-        self._progress = progress
+        self._request = request
+        self._worker = request.worker
+        self._who = request.who
+        self._table = request.table
+        self._context = request.context
+        self._deadline = request.deadline
         self._trusted = trusted
         self._files = files
         self.timeline = timeline
@@ -163,9 +151,7 @@ class Puller:
         with self.timeline.stage("layout"):
             manifest.check_layout(self._table, op="load")
             plan = manifest.plan()
-        job = LoadJob(
-            worker, generation, self._table, self._context, plan, self._deadline, self._progress, self.timeline
-        )
+        job = self._request.to_load(generation, plan, self.timeline)
         outcome = self._transfer(job, candidates, peer)
         if trust is not None:
             trust.compare(job)

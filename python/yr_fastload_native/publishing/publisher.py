@@ -14,21 +14,17 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import Generation, HeldKey, SupersededError
 from yr_fastload_native.catalogue.content_digest import digest_of, entries
-from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.catalogue.manifest import Manifest, build_manifest
-from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import IntegrityError, LayoutMismatchError, NotPublishedError, UnavailableError
-from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.publishing.background_digests import BackgroundDigests, DigestTerms
 from yr_fastload_native.publishing.by_reference import PublishedByReference
 from yr_fastload_native.publishing.publication import Publication, PublicationParts
 from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.chunk_digests import LocalChunks
 from yr_fastload_native.transports.d2d.peer import Peer
-from yr_fastload_native.transports.jobs import Progress, PublishJob, StoreSession
+from yr_fastload_native.transports.jobs import PublishJob, Request
 from yr_fastload_native.transports.selection import chunk_bytes, to_offer
 from yr_fastload_native.weights.sha256 import sums
-from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["ATTEMPTS", "Publisher"]
 
@@ -63,35 +59,23 @@ class Publisher:
     not those that it had.
     """
 
-    def __init__(
-        self,
-        worker: StoreSession,
-        who: Identity,
-        table: TensorTable,
-        context: DeviceContext,
-        deadline: Deadline,
-        progress: Progress | None,
-        files: dict[str, str] | None,
-        *,
-        again: Publication | None = None,
-    ) -> None:
+    def __init__(self, request: Request, files: dict[str, str] | None, *, again: Publication | None = None) -> None:
         self._again = again
         self._expected = None if again is None else again.chunk_digests()
-        self._worker = worker
-        self._catalogue = worker.catalogue
-        self._config = worker.config
-        self._who = who
-        self._table = table
-        self._context = context
-        self._deadline = deadline
-        self._progress = progress
+        self._request = request
+        self._worker = request.worker
+        self._catalogue = self._worker.catalogue
+        self._config = self._worker.config
+        self._who = request.who
+        self._table = request.table
+        self._deadline = request.deadline
         self._files = files
-        self._offers = to_offer(worker.config, context.kind)
+        self._offers = to_offer(self._config, request.context.kind)
         self._names = [transport.name for transport in self._offers]
-        self._versions = table.versions()
+        self._versions = self._table.versions()
         self._sha256: list[str] | None = None
         # Until the lease renews it, the first chunk must live as long as the last one takes.
-        self._ttl_s = math.ceil(worker.config.publish_deadline_s) + worker.catalogue.data_ttl_s
+        self._ttl_s = math.ceil(self._config.publish_deadline_s) + self._catalogue.data_ttl_s
 
     def publish(self, started: float) -> Publication:
         for attempt in range(ATTEMPTS):
@@ -139,9 +123,8 @@ class Publisher:
         return publication
 
     def _chunks(self, generation: Generation) -> LocalChunks:
-        """The chunks of a generation, as they lie in the tensors."""
         manifest = generation.manifest
-        return LocalChunks(self._context, self._table, manifest.plan(), manifest, self._worker.copy_threads)
+        return self._request.chunks_of(manifest.plan(), manifest)
 
     def _drop(self, made: _Made) -> None:
         if made.peer is not None:
@@ -207,7 +190,7 @@ class Publisher:
 
     def _peer(self, generation: str, chunks: LocalChunks) -> Peer | None:
         """A source of all chunks, that is to be started, if a transport serves them by reference."""
-        peer = registry.peer_of(self._offers, self._worker, self._who, generation, self._context)
+        peer = registry.peer_of(self._offers, self._worker, self._who, generation, self._request.context)
         if peer is not None:
             peer.serve_all(chunks.plan, chunks.addresses, self._table.memory())
         return peer
@@ -220,9 +203,7 @@ class Publisher:
         limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
         plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
         sys.audit("yr_fastload_native.publish", who.digest, name, plan.chunks)
-        job = PublishJob(
-            self._worker, who, name, table, self._context, plan, self._ttl_s, self._deadline, self._progress
-        )
+        job = self._request.to_publish(name, plan, self._ttl_s)
         peer = None
         try:
             peer = self._peer(name, job.chunks)

@@ -11,6 +11,7 @@ import attrs
 
 from yr_fastload_native.settings.environment import ENVIRONMENT_PREFIX, read, settings
 from yr_fastload_native.settings.fields import (
+    MIB,
     TRANSPORTS,
     boolean,
     chunk_bytes,
@@ -31,7 +32,6 @@ __all__ = ["SECRETS", "Config"]
 _WORKER_VARIABLE = "DS_WORKER_ADDR"
 _TENANT_VARIABLE = "DATASYSTEM_TENANT_ID"
 _LOGS_VARIABLE = "DATASYSTEM_CLIENT_LOG_DIR"
-_MIB = 1 << 20
 
 
 @settings
@@ -136,14 +136,14 @@ class Config:
     )
     chunks_in_flight: int = setting(64, number(int, 1, 1024), "Largest number of chunks between fetching and copying.")
     staging_bytes: int = setting(
-        256 * _MIB,
+        256 * MIB,
         number(int, 0, 1 << 40),
         "Most page-locked staging memory, and as much device memory for arriving chunks.",
         "bytes",
     )
     max_tensors: int = setting(1_000_000, number(int, 1, 1 << 32), "Largest number of tensors in one publication.")
     max_manifest_bytes: int = setting(
-        256 * _MIB, number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"
+        256 * MIB, number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"
     )
     publish_sha256: bool = setting(
         False,

@@ -12,6 +12,7 @@ from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.settings.secret import Secret
 
 __all__ = [
+    "MIB",
     "TRANSPORTS",
     "boolean",
     "chunk_bytes",
@@ -29,7 +30,7 @@ __all__ = [
     "worker_address",
 ]
 
-_MIB = 1 << 20
+MIB = 1 << 20
 _MAX_TEXT = 255
 _TENANT = re.compile(r"[a-zA-Z0-9\-_!@#%^*()+=:;]{1,128}")  # what openYuanrong takes in a key
 _PIN = re.compile(r"[0-9a-f]{64}")

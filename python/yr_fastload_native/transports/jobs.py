@@ -9,6 +9,7 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import Catalogue, Generation
 from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.catalogue.manifest import Manifest
 from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.reporting.timeline import Timeline
@@ -16,7 +17,7 @@ from yr_fastload_native.settings import Config
 from yr_fastload_native.transports.chunk_digests import LocalChunks
 from yr_fastload_native.weights.tensor_table import TensorTable
 
-__all__ = ["LoadJob", "Progress", "PublishJob", "StoreSession"]
+__all__ = ["LoadJob", "Progress", "PublishJob", "Request", "StoreSession"]
 
 Progress = Callable[[int, int], None]
 
@@ -36,7 +37,37 @@ class StoreSession:
 
 
 @attrs.frozen
-class PublishJob:
+class Request:
+    """What a caller asks for: to have tensors published, or others loaded into.
+
+    Attributes:
+        who: Under what they are published.
+        context: Where the tensors lie.
+    """
+
+    worker: StoreSession
+    who: Identity
+    table: TensorTable
+    context: DeviceContext
+    deadline: Deadline
+    progress: Progress | None
+
+    def to_publish(self, generation: str, plan: _core.Plan, ttl_s: int) -> PublishJob:
+        return PublishJob(*self._fields(), generation, plan, ttl_s)
+
+    def to_load(self, generation: Generation, plan: _core.Plan, timeline: Timeline) -> LoadJob:
+        return LoadJob(*self._fields(), generation, plan, timeline)
+
+    def chunks_of(self, plan: _core.Plan, manifest: Manifest | None) -> LocalChunks:
+        """The chunks of a generation, as they lie in the tensors."""
+        return LocalChunks(self.context, self.table, plan, manifest, self.worker.copy_threads)
+
+    def _fields(self) -> tuple[StoreSession, Identity, TensorTable, DeviceContext, Deadline, Progress | None]:
+        return self.worker, self.who, self.table, self.context, self.deadline, self.progress
+
+
+@attrs.frozen
+class PublishJob(Request):
     """One new generation.
 
     Attributes:
@@ -44,40 +75,27 @@ class PublishJob:
         ttl_s: Life of what is stored until a lease renews it.
     """
 
-    worker: StoreSession
-    who: Identity
     generation: str
-    table: TensorTable
-    context: DeviceContext
     plan: _core.Plan
     ttl_s: int
-    deadline: Deadline
-    progress: Progress | None
 
     @property
     def chunks(self) -> LocalChunks:
-        """The generation's chunks, as they lie in the tensors."""
-        return LocalChunks(self.context, self.table, self.plan, None, self.worker.copy_threads)
+        return self.chunks_of(self.plan, None)
 
 
 @attrs.frozen
-class LoadJob:
+class LoadJob(Request):
     """One load of a generation, into tensors whose layout agrees with its.
 
     Attributes:
         timeline: What was done when.
     """
 
-    worker: StoreSession
     generation: Generation
-    table: TensorTable
-    context: DeviceContext
     plan: _core.Plan
-    deadline: Deadline
-    progress: Progress | None
     timeline: Timeline
 
     @property
     def chunks(self) -> LocalChunks:
-        """The generation's chunks, as they lie in the tensors."""
-        return LocalChunks(self.context, self.table, self.plan, self.generation.manifest, self.worker.copy_threads)
+        return self.chunks_of(self.plan, self.generation.manifest)
