@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .instances import Instance, Instances, Zygotes
+from .instances import ForkServers, Instance, Instances
 
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 
@@ -31,24 +31,24 @@ def environment_of_vllm() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def zygotes(environment_of_vllm: dict[str, str]) -> Iterator[Zygotes]:
+def servers(environment_of_vllm: dict[str, str]) -> Iterator[ForkServers]:
     with contextlib.ExitStack() as stack:
-        yield Zygotes(stack, environment_of_vllm)
+        yield ForkServers(stack, environment_of_vllm)
 
 
 @pytest.fixture
-def start(worker: str, tmp_path: Path, zygotes: Zygotes) -> Iterator[Callable[..., Instance]]:
+def start(worker: str, tmp_path: Path, servers: ForkServers) -> Iterator[Callable[..., Instance]]:
     """Starts instances; they end with the test."""
-    with Instances(zygotes, worker, tmp_path) as instances:
+    with Instances(servers, worker, tmp_path) as instances:
         yield instances.start
 
 
 @pytest.fixture(scope="session")
 def publisher(
-    worker: str, tmp_path_factory: pytest.TempPathFactory, zygotes: Zygotes
+    worker: str, tmp_path_factory: pytest.TempPathFactory, servers: ForkServers
 ) -> Iterator[Callable[..., Instance]]:
     """The instance that was the first to load a model with these settings, and publishes it to the end."""
-    with Instances(zygotes, worker, tmp_path_factory.mktemp("publishers")) as instances:
+    with Instances(servers, worker, tmp_path_factory.mktemp("publishers")) as instances:
         started: dict[str, Instance] = {}
 
         def first(model: Path, **settings: Any) -> Instance:

@@ -24,7 +24,7 @@ def loads(task: dict[str, Any], parent: Parent) -> None:
     if hasattr(torch, "accelerator"):  # as vLLM's runner on a CPU does
         torch.accelerator.empty_cache = lambda: None
     load_general_plugins()
-    import besides  # noqa: F401 - registers it
+    from tests.e2e import besides  # noqa: F401 - registers it
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     models = []  # what is published of one that is gone goes too

@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import select
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,161 +12,45 @@ from types import TracebackType
 from typing import Any
 
 from yr_fastload_native import sim
-from yr_fastload_native.errors import FastLoadError, TransferTimeoutError
+from yr_fastload_native.measuring.child_process import Process
+from yr_fastload_native.measuring.fork_server import ForkServer
 from yr_fastload_native.vllm.reports import events, wait_until_published
 
-HERE = Path(__file__).parent
-IMPORT_S = 120.0
 START_S = 240.0
 PUBLISH_S = 60.0
-LEAVE_S = 10.0
-STDERR_TAIL_BYTES = 4000
 STANDARD = {"max_model_len": 128, "enforce_eager": True, "gpu_memory_utilization": 0.1, "seed": 0}
 SMALL_CACHE = {"num_gpu_blocks_override": 64}  # of keys and values: texts are short
 
 
-class Forked:
-    """A process of a zygote; it leads a group, which ends with the ``with`` block."""
-
-    def __init__(self, pid: int, stream: socket.socket, stderr: Any) -> None:
-        self._pid = pid
-        self._stream = stream
-        self._stderr = stderr
-        self._read = b""
-
-    def tell(self, message: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the next expect() says why
-            self._stream.sendall(json.dumps(message).encode() + b"\n")
-
-    def expect(self, event: str, timeout_s: float) -> dict[str, Any]:
-        """Wait for an event, and return its facts.
-
-        Raises:
-            FastLoadError: What the process failed with, or that it has ended.
-            TransferTimeoutError: It took too long.
-        """
-        facts: dict[str, Any] = json.loads(self._line(event, time.monotonic() + timeout_s))
-        kind = facts.pop("event")
-        if kind == "error":
-            raise FastLoadError(f"{facts['code']}: {facts['message']}", op="test")
-        assert kind == event
-        return facts
-
-    def leave(self) -> None:
-        """Let it leave in order, or however it can."""
-        with contextlib.suppress(OSError):
-            self._stream.shutdown(socket.SHUT_WR)
-        end = time.monotonic() + LEAVE_S
-        while (left_s := end - time.monotonic()) > 0 and select.select([self._stream], [], [], left_s)[0]:
-            if not self._receive():
-                break
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        self.kill()
-        self._stream.close()
-        self._stderr.close()
-
-    def __enter__(self) -> Forked:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.leave()
-        self.close()
-
-    def _line(self, event: str, until: float) -> bytes:
-        while b"\n" not in self._read:
-            if not select.select([self._stream], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise TransferTimeoutError(f"the process did not get to {event!r} in time", op="test")
-            if not (received := self._receive()):
-                size = self._stderr.seek(0, os.SEEK_END)
-                self._stderr.seek(max(0, size - STDERR_TAIL_BYTES))
-                sys.stderr.write(self._stderr.read().decode(errors="replace"))
-                raise FastLoadError("the process has ended; what it wrote is above", op="test")
-            self._read += received
-        line, _, self._read = self._read.partition(b"\n")
-        return line
-
-    def _receive(self) -> bytes:
-        try:
-            return self._stream.recv(1 << 16)
-        except ConnectionResetError:
-            return b""
-
-
-class Zygote:
-    """The process that has imported vLLM, until the end of the ``with`` block.
-
-    Args:
-        environment: Of its children, which may add to it.
-    """
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._one_at_a_time = threading.Lock()
-        self._asked, theirs = socket.socketpair()
-        self._asked.settimeout(IMPORT_S)
-        path = os.pathsep.join([str(HERE), *sys.path])
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "zygote", str(theirs.fileno())],
-                env={**environment, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-
-    def fork(self, role: str, task: object) -> Forked:
-        """A process in a role of zygote.py; the first message is its task."""
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
-        ours, theirs = socket.socketpair()
-        with theirs, self._one_at_a_time:
-            streams = [theirs.fileno(), theirs.fileno(), stderr.fileno()]
-            socket.send_fds(self._asked, [role.encode()], streams)
-            made = Forked(int(self._asked.recv(64)), ours, stderr)
-        made.tell(task)
-        return made
-
-    def __enter__(self) -> Zygote:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._asked.close()
-        self._process.kill()
-        self._process.wait()
-
-
-class Zygotes:
-    """One of ordinary processes and one of those with simulated devices, each from when somebody asks for some.
+class ForkServers:
+    """What processes with vLLM are forked from, with simulated devices and without, each from when one is wanted.
 
     Args:
         stack: Ends them.
-        environment: Of ordinary processes.
+        environment: Of processes without devices.
     """
 
     def __init__(self, stack: contextlib.ExitStack, environment: Mapping[str, str]) -> None:
         self._stack = stack
         self._environments = {False: environment, True: sim.environment(environment)}
-        self._started: dict[bool, Zygote] = {}
+        self._started: dict[bool, ForkServer] = {}
         self._starting = threading.Lock()
 
-    def fork(self, role: str, task: object, *, simulated: bool = False) -> Forked:
-        """A process in a role of zygote.py; the first message is its task."""
+    def fork(self, role: str, task: object, *, simulated: bool = False) -> Process:
+        """A process in a role of roles.py; the first message is its task."""
+        environment = self._environments[simulated]
         with self._starting:
             if simulated not in self._started:
-                self._started[simulated] = self._stack.enter_context(Zygote(self._environments[simulated]))
-        return self._started[simulated].fork(role, task)
+                server = ForkServer(["tests.e2e.ahead"], environment)
+                self._started[simulated] = self._stack.enter_context(server)
+        server = self._started[simulated]
+        return Process("test", "tests.e2e.roles", role, task, environment, group=True, server=server)
 
 
 class Instance:
     """A vLLM instance: what it answered, and what its ranks said of their weights."""
 
-    def __init__(self, process: Forked, report: Path) -> None:
+    def __init__(self, process: Process, report: Path) -> None:
         self._process = process
         self._report = report
         process.expect("ready", START_S)
@@ -199,11 +74,11 @@ class Instance:
 class Instances:
     """Starts instances; they end with the ``with`` block."""
 
-    def __init__(self, zygotes: Zygotes, worker: str, reports: Path) -> None:
-        self._zygotes = zygotes
+    def __init__(self, servers: ForkServers, worker: str, reports: Path) -> None:
+        self._servers = servers
         self._worker = worker
         self._reports = reports
-        self._begun: list[Forked] = []
+        self._begun: list[Process] = []
 
     def start(
         self,
@@ -222,7 +97,7 @@ class Instances:
             extra: Settings of the exchange.
             simulated: Whether it has devices.
             environment: Added to its own.
-            role: As zygote.py has it.
+            role: As roles.py has it.
             arguments: Of vLLM.
         """
         report = self._reports / f"report-{uuid.uuid4().hex}"
@@ -244,7 +119,7 @@ class Instances:
             "settings": settings,
             "tokens": 12,
         }
-        process = self._zygotes.fork(role, task, simulated=simulated)
+        process = self._servers.fork(role, task, simulated=simulated)
         self._begun.append(process)
         return Instance(process, report)
 
@@ -255,6 +130,6 @@ class Instances:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with ThreadPoolExecutor() as pool:
-            list(pool.map(Forked.leave, self._begun))
+            list(pool.map(Process.leave, self._begun))
         for each in self._begun:
             each.close()

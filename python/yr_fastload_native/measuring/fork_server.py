@@ -6,6 +6,7 @@ survive one.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import importlib
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -43,6 +45,7 @@ class ForkServer:
     def __init__(self, imports: Sequence[str], environment: Mapping[str, str]) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.settimeout(_START_S)
+        self._one_at_a_time = threading.Lock()
         path = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
         with theirs:
             self._process = subprocess.Popen(
@@ -55,7 +58,7 @@ class ForkServer:
     def fork(
         self, module: str, role: str, environment: Mapping[str, str], channel: socket.socket, log: IO[bytes]
     ) -> Forked:
-        """A process that runs a module as ``python -m MODULE ROLE`` would, but for what is registered with `atexit`.
+        """A process that runs a module as ``python -m MODULE ROLE`` would. Any thread may ask for one.
 
         Args:
             module: What it runs.
@@ -77,8 +80,9 @@ class ForkServer:
 
     def _ask(self, request: Mapping[str, Any], *descriptors: int) -> int:
         try:
-            socket.send_fds(self._channel, [json.dumps(request).encode()], descriptors)
-            answer = self._channel.recv(_MESSAGE_BYTES)
+            with self._one_at_a_time:
+                socket.send_fds(self._channel, [json.dumps(request).encode()], descriptors)
+                answer = self._channel.recv(_MESSAGE_BYTES)
         except TimeoutError:
             raise TransferTimeoutError(f"nothing was forked within {_START_S:.0f} s", op="fork") from None
         except OSError:
@@ -162,6 +166,14 @@ def _serve(imports: Sequence[str]) -> None:
 
 def _become(request: Mapping[str, Any], channel: int, log: int) -> NoReturn:
     status = 1
+
+    def leave() -> None:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)  # a thread of openYuanrong may sleep for a minute before it lets the process go
+
+    atexit.register(leave)  # after all that is registered from here on
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
@@ -178,11 +190,7 @@ def _become(request: Mapping[str, Any], channel: int, log: int) -> NoReturn:
         status = left.code if isinstance(left.code, int) else int(left.code is not None)
     except BaseException:
         traceback.print_exc()
-    finally:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)  # a thread of openYuanrong may sleep for a minute before it lets the process go
+    sys.exit(status)
 
 
 if __name__ == "__main__":
