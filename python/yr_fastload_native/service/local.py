@@ -19,6 +19,7 @@ from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.process.scratch import Scratch
 from yr_fastload_native.service.launcher import Devices, Order
 from yr_fastload_native.service.machine import Lent, MachineDevices
+from yr_fastload_native.service.model_files import at_hand
 from yr_fastload_native.service.processes import KeeperProcess, keeper_command, start_keeper
 from yr_fastload_native.service.template import Template
 from yr_fastload_native.service.template_process import NotForkedError, Request
@@ -78,7 +79,9 @@ class LocalLauncher:
         """Raises:
         ResourceExhaustedError: The devices are in use.
         UnavailableError: It cannot be started.
+        NotPublishedError: The directory of its model is not on this machine, and nobody publishes what is in it.
         """
+        order = at_hand(order, _environment(order, self._scratch))
         template = self._template_for(order) if self._forks else None
         lent = self._machine.lend(order.devices)
         try:
