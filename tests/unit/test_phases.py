@@ -63,6 +63,13 @@ def test_a_start_is_one_line_and_its_slowest_rank_counts() -> None:
     assert {each.name: each.facts for each in found if each.facts} == {"compiled": {"cache": "miss"}}
 
 
+def test_a_model_is_taken_before_its_server_is_launched() -> None:
+    first, second, *_, last = phases_of([said(9, phases.MODEL_TAKEN, 100.5, 50), *a_start()], 100.0, 160.0)
+    assert (first.name, first.seconds, first.pid) == ("model taken", 0.5, 9)
+    assert (second.name, second.seconds) == ("launched", 0.5)
+    assert last.pid == SERVER
+
+
 @pytest.mark.parametrize("left_out", ["imported", "rank set up", "compiled", "weights"])
 def test_what_nobody_said_is_in_the_next_phase(left_out: str) -> None:
     events = [each for each in a_start() if each.get("name") != left_out]

@@ -47,6 +47,9 @@ def test_keys_go_where_they_belong() -> None:
         "on_wrong": "log",
         "patch": False,
         "wait_for_publisher_s": 120.0,
+        "share_caches": "auto",
+        "share_caches_bytes": 1 << 30,
+        "share_model_files": True,
         "report": "",
     }
 

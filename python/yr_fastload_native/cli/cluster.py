@@ -62,7 +62,8 @@ def model_of(fields: dict[str, object]) -> str:
     ]
     about = fields.get(ABOUT)
     named = {**(about if isinstance(about, dict) else {}), **fields}
-    return " ".join([str(named.get("model", "-")), *places])
+    kind = [f"({fields['kind']})"] if "kind" in fields else []  # sets of files
+    return " ".join([str(named.get("model", "-")), *places, *kind])
 
 
 def facts(listed: Listed) -> dict[str, object]:

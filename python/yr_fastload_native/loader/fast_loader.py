@@ -219,6 +219,28 @@ class FastLoader:
             return False
         return True
 
+    def sizes(self, identity: Mapping[str, Any], *, deadline_s: float | None = None) -> dict[str, int]:
+        """Bytes of each tensor that is published under an identity, by name, for a reader that does not know them.
+
+        Raises:
+            NotPublishedError: No live source publishes it.
+            IntegrityError: Its manifest is damaged.
+            ResourceExhaustedError: The manifest is beyond a bound of the config.
+            UnavailableError: The worker does not answer.
+            TransferTimeoutError: Not known within ``deadline_s``, by default ``config.deadline_s``.
+            InvalidArgumentError: The identity cannot be hashed.
+        """
+        op = "sizes"
+        who = Identity.of(identity, op=op)
+        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, op)
+        catalogue = self._link.worker(op, deadline.left()).catalogue
+        head, names = catalogue.head(who, deadline, op=op)
+        try:
+            generation, _ = catalogue.read(who, head, names, deadline, op=op, mine=None)
+        except SupersededError:
+            raise NotPublishedError("it was withdrawn meanwhile", op=op, failed_keys=[who.head_key]) from None
+        return {each.name: each.bytes for each in generation.manifest.tensors}
+
     def identities(self, *, deadline_s: float | None = None) -> list[dict[str, Any]]:
         """The identities that are published at the worker, as far as they are listed: see `yr-fastload ls`.
 

@@ -9,7 +9,7 @@ import attrs
 
 from yr_fastload_native.vllm.phases import Phase
 
-__all__ = ["Devices", "Kind", "Launched", "Launcher", "Order"]
+__all__ = ["Devices", "Kind", "Launched", "Launcher", "Model", "Order"]
 
 Kind = Literal["NPU", "GPU"]
 
@@ -28,6 +28,21 @@ class Devices:
 
 
 @attrs.frozen
+class Model:
+    """What a server is to serve.
+
+    Attributes:
+        name: Directory or name, as it stands in the arguments.
+        code: Whether it may run code of its own.
+        is_named: Whether the arguments say what clients call it.
+    """
+
+    name: str
+    code: bool = False
+    is_named: bool = False
+
+
+@attrs.frozen
 class Order:
     """A server to be started.
 
@@ -40,6 +55,7 @@ class Order:
         defaults: Like `environment`, but only for variables that the process that starts it does not have.
         uds: Path of the Unix socket on which it listens, on its machine; None: it listens on a port.
         imports: Modules that its processes may need, for a template that knows no better.
+        model: What it serves; None: the arguments name no model.
     """
 
     name: str
@@ -50,6 +66,7 @@ class Order:
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     uds: str | None = None
     imports: Sequence[str] = ()
+    model: Model | None = None
 
 
 class Launched(Protocol):

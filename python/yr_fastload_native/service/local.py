@@ -19,6 +19,7 @@ from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.process.scratch import Scratch
 from yr_fastload_native.service.launcher import Devices, Order
 from yr_fastload_native.service.machine import Lent, MachineDevices
+from yr_fastload_native.service.model_files import at_hand
 from yr_fastload_native.service.processes import KeeperProcess, keeper_command, start_keeper
 from yr_fastload_native.service.template import Template
 from yr_fastload_native.service.template_process import NotForkedError, Request
@@ -78,11 +79,15 @@ class LocalLauncher:
         """Raises:
         ResourceExhaustedError: The devices are in use.
         UnavailableError: It cannot be started.
+        NotPublishedError: The directory of its model is not on this machine, and nobody publishes what is in it.
         """
+        began = phases.now()
+        here = at_hand(order, _environment(order, self._scratch))
+        taken = None if here is order else began
         template = self._template_for(order) if self._forks else None
         lent = self._machine.lend(order.devices)
         try:
-            return LocalServer(order, self._logs, self._scratch, self._host, lent, template)
+            return LocalServer(here, self._logs, self._scratch, self._host, lent, template, taken)
         except BaseException:
             lent.give_back()
             raise
@@ -102,19 +107,37 @@ class LocalLauncher:
 class LocalServer:
     """One subprocess with a server.
 
+    Args:
+        order: What to start.
+        logs: Directory of its log.
+        scratch: Where its report and sockets are.
+        host: Address on which it listens.
+        lent: Its devices.
+        template: From which it is forked if possible; None: it is not.
+        taken: When somebody began to take the files of its model for it, as `phases.now` tells; None: nobody did.
+
     Raises:
         UnavailableError: It cannot be started.
     """
 
     def __init__(
-        self, order: Order, logs: Path, scratch: Scratch, host: str, lent: Lent, template: Template | None = None
+        self,
+        order: Order,
+        logs: Path,
+        scratch: Scratch,
+        host: str,
+        lent: Lent,
+        template: Template | None = None,
+        taken: float | None = None,
     ) -> None:
-        self._launched = phases.now()
+        self._launched = phases.now() if taken is None else taken
         self.host = host
         self.port = _free_port(host)
         self._log = logs / f"{order.name}.log"
         self._report = scratch.path / f"{order.name}.report"
         self._report.unlink(missing_ok=True)
+        if taken is not None:
+            phases.mark(str(self._report), phases.MODEL_TAKEN)
         self.uds = order.uds
         where = ["--host", host, "--port", str(self.port)]
         if self.uds is not None:

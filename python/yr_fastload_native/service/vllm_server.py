@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from yr_fastload_native.service.launcher import Devices, Order
+from yr_fastload_native.service.launcher import Devices, Model, Order
 from yr_fastload_native.settings import ENVIRONMENT_PREFIX
 from yr_fastload_native.vllm.allowed import allowing
 from yr_fastload_native.vllm.compat import FIRST_IMPORTS
@@ -53,6 +53,10 @@ class VllmServer:
                 found = value or following
         return found
 
+    def _has(self, option: str) -> bool:
+        """Whether the arguments have an option, however it is spelt."""
+        return any(each.partition("=")[0].replace("_", "-") == option for each in self.arguments)
+
     def order(self, name: str) -> Order:
         """The order for an instance with this name."""
         if self.devices.kind:
@@ -82,6 +86,7 @@ class VllmServer:
             defaults=defaults,
             uds=None if self.uds is None else f"{os.path.abspath(self.uds)}.{name}",
             imports=FIRST_IMPORTS,
+            model=Model(self.model, code=self._has("--trust-remote-code"), is_named=self._has("--served-model-name")),
         )
 
 

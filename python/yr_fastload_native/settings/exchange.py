@@ -81,6 +81,23 @@ class ExchangeConfig:
         "instance reads the disk. If the reading one dies, another takes over within `lease_s`.",
         "s",
     )
+    share_caches: str = setting(
+        "auto",
+        one_of("auto", "on", "off"),
+        "Whether what vLLM compiles is published, and what others have compiled is taken, so that an instance need not "
+        "compile. Such files are code. `auto` takes them if a process of this user on this machine made them, if the "
+        "worker requires curve keys or an access key, or if `trusted_digests` names them; `on` takes them from whoever "
+        "the worker lets publish.",
+    )
+    share_caches_bytes: int = setting(
+        1 << 30, number(int, 1 << 20, 1 << 40), "Most bytes of compiled files that are published or taken.", "bytes"
+    )
+    share_model_files: bool = setting(
+        True,
+        boolean,
+        "Whether the small files of a model's directory (config, tokenizer, chat template) are published too, so that "
+        "`yr-fastload serve` can start instances on machines that do not have it.",
+    )
     report: str = setting(
         "",
         path,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,15 +22,21 @@ __all__ = [
     "Call",
     "Registered",
     "beside_others",
+    "cache_root",
     "cold_loader",
     "compiled",
+    "compiles",
+    "configuration_hash",
+    "device",
     "has_load_formats",
     "has_online_quantization",
+    "hash_models_as",
     "is_tested",
     "let_artifacts_load",
     "on_all_ranks",
     "platform",
     "platform_version",
+    "rank_directory",
     "ranks",
     "reads_alone",
     "version",
@@ -54,6 +64,7 @@ FIRST_IMPORTS = (
     "yr_fastload_native.vllm.exchange",
     "yr_fastload_native.vllm.load_format",
 )
+_AS_NAMED = "_yr_fastload_as_named"
 _GROUPS = ("tp", "pp", "dp", "ep", "pcp", "dcp", "etp")
 
 
@@ -207,6 +218,72 @@ def compiled() -> dict[str, Any]:
         return {"cache": "hit"}
     made = ("num_aot_compiles", "num_graphs_seen", "num_inductor_compiles", "num_eager_compiles")
     return {"cache": "miss"} if any(getattr(counter, name, 0) for name in made) else {}
+
+
+def cache_root() -> Path:
+    """The directory of vLLM's caches."""
+    return Path(importlib.import_module("vllm.envs").VLLM_CACHE_ROOT).absolute()
+
+
+def compiles(vllm_config: Any) -> bool:
+    """Whether models of this configuration are compiled, and what comes of it is kept in `cache_root`."""
+    compilation = vllm_config.compilation_config
+    level = getattr(compilation, "mode", getattr(compilation, "level", None))  # 0.11.1 renamed it
+    kept = not importlib.import_module("vllm.envs").VLLM_DISABLE_COMPILE_CACHE
+    return kept and bool(level) and not vllm_config.model_config.enforce_eager
+
+
+def configuration_hash(vllm_config: Any) -> list[str]:
+    """How vLLM tells configurations apart that are compiled differently: by their fields and its variables."""
+    envs = importlib.import_module("vllm.envs")
+    if hasattr(envs, "compile_factors"):
+        variables = json.dumps(envs.compile_factors(), sort_keys=True, default=str)
+    else:  # before 0.12
+        variables = envs.compute_hash()
+    return [vllm_config.compute_hash(), hashlib.sha256(variables.encode()).hexdigest()]
+
+
+def rank_directory(vllm_config: Any) -> str:
+    """The name of the directories of this rank in `cache_root`."""
+    parallel = vllm_config.parallel_config
+    data = getattr(parallel, "data_parallel_index", getattr(parallel, "data_parallel_rank", 0))
+    return f"rank_{parallel.rank}_{data}"
+
+
+def hash_models_as(named: Callable[[str], str | None]) -> None:
+    """Have configurations of models hashed as if these lay elsewhere: the path counts for what is compiled. Idempotent.
+
+    Args:
+        named: Where the model of a path is said to be; None: there.
+    """
+    kind = importlib.import_module("vllm.config").ModelConfig
+    plain = kind.compute_hash
+    if hasattr(plain, _AS_NAMED):
+        return
+
+    @functools.wraps(plain)
+    def compute_hash(self: Any) -> str:
+        here = self.model
+        try:
+            self.model = named(here) or here
+            return str(plain(self))
+        finally:
+            self.model = here
+
+    setattr(compute_hash, _AS_NAMED, True)
+    kind.compute_hash = compute_hash
+
+
+def device() -> list[str]:
+    """The architecture that kernels are compiled for, beside the CPU's."""
+    current = importlib.import_module("vllm.platforms").current_platform
+    found = []
+    for ask in ("get_device_name", "get_device_capability"):
+        try:
+            found.append(str(getattr(current, ask)()))
+        except (AttributeError, NotImplementedError, RuntimeError):
+            found.append("")
+    return found
 
 
 def has_online_quantization(model: Any) -> bool:

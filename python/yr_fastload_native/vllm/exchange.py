@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 
 from yr_fastload_native.checkpoints.sums import differing, digest_of
@@ -23,10 +24,12 @@ from yr_fastload_native.reporting.load_report import LoadReport, size
 from yr_fastload_native.reporting.prometheus import count
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.as_made import AsMade
+from yr_fastload_native.vllm.caches import share_caches
 from yr_fastload_native.vllm.files_read import Checkpoint
 from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.lifetime import Stay
 from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
+from yr_fastload_native.vllm.model_elsewhere import hash_as_there, share_model
 from yr_fastload_native.vllm.near_misses import near_miss
 from yr_fastload_native.vllm.phases import follow, mark
 from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
@@ -143,6 +146,7 @@ class Exchange:
                 "vLLM %s is outside the tested versions %s to %s: trying anyway", compat.version(), *compat.TESTED
             )
         compat.let_artifacts_load()
+        hash_as_there()
         worker = compat.worker_class(self._call.vllm_config)
         if worker is not None:
             follow(worker, self._settings.exchange.report, compat.compiled)
@@ -291,7 +295,8 @@ class Exchange:
         wrong = differing(mine, self._fast.files(self._identity) or {}) if mine else []
         if wrong:
             _log.warning("%s is not the file of that name that others have read: exchanged apart from them", wrong[0])
-            self._exchange_as({**self._identity, "sums": digest_of(sorted(mine.items()))})
+            self._checkpoint = attrs.evolve(self._checkpoint, apart={"sums": digest_of(sorted(mine.items()))})
+            self._exchange_as(self._identity | self._checkpoint.apart)
         return bool(wrong)
 
     def _exchange_as(self, identity: dict[str, Any]) -> None:
@@ -326,6 +331,7 @@ class Exchange:
         self._shared = process_wide(model)
         try:
             self._fast = session.loader_of(self._settings.transfer)
+            share_caches(self._call, self._settings)
             self._checkpoint = Checkpoint.of(
                 exchange.fingerprint,
                 self._cold,
@@ -333,16 +339,15 @@ class Exchange:
                 self._call.model_config,
                 deadline_s=self._settings.transfer.deadline_s,
             )
-            self._exchange_as(
-                identity_of(
-                    self._call,
-                    stage=self._stage,
-                    checkpoint=self._checkpoint.text,
-                    load_format=self._load_format,
-                    made=AsMade.of(model, exchanged_tensors(model, self._shared), self._fast.digests),
-                    read_elsewhere=self._making.contents(self._checkpoint.paths),
-                )
+            identity = identity_of(
+                self._call,
+                stage=self._stage,
+                checkpoint=self._checkpoint.text,
+                load_format=self._load_format,
+                made=AsMade.of(model, exchanged_tensors(model, self._shared), self._fast.digests),
+                read_elsewhere=self._making.contents(self._checkpoint.paths),
             )
+            self._exchange_as(identity | self._checkpoint.apart)
         except FastLoadError as error:
             self._identity = None
             self._fall_back(error, time.perf_counter() - started)
@@ -480,6 +485,8 @@ class Exchange:
             compare_later(self._source(), self._report.generation)
         if self._read_from_disk:
             self._outcome["publish_s"] += time.perf_counter() - started
+        if not self._is_refused:
+            share_model(self._call, self._settings, self._checkpoint)
 
     def _finish_final(self, model: Any) -> None:
         live = Live.of(model)

@@ -15,6 +15,7 @@ import attrs
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.checkpoints.weight_files import INDEXES, NamedFile, named, weight_files
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError
+from yr_fastload_native.vllm.model_files import described
 
 __all__ = ["Checkpoint", "files_read"]
 
@@ -28,10 +29,12 @@ class Checkpoint:
     Attributes:
         text: Its name in the identity.
         files: None if a given fingerprint vouches for the weights.
+        apart: What else stands in their identity, since there are other files with the same sample.
     """
 
     text: str
     files: ReadFiles | None = None
+    apart: dict[str, str] = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, fingerprint: str, loader: Any, model: Any, model_config: Any, *, deadline_s: float) -> Checkpoint:
@@ -50,6 +53,9 @@ class Checkpoint:
         """
         if fingerprint not in ("files", "files:full"):
             return cls(f"given:{fingerprint}")
+        about = described(str(model_config.model))
+        if about is not None:  # whoever has its weights' files vouches for them
+            return cls(about.checkpoint, apart=dict(about.apart))
         files = ReadFiles.of(files_read(loader, model, model_config), deadline_s=deadline_s)
         if fingerprint == "files:full":
             return cls(f"sha256:{files.read_whole()}", files)

@@ -20,7 +20,7 @@ import attrs
 from yr_fastload_native.vllm import reports
 from yr_fastload_native.worker.watcher import start_ticks
 
-__all__ = ["Phase", "follow", "mark", "mark_imported", "now", "phases_of"]
+__all__ = ["MODEL_TAKEN", "Phase", "follow", "mark", "mark_imported", "now", "phases_of"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 _WRAPPED = "_yr_fastload_marks"
@@ -34,6 +34,7 @@ _OF_WORKER = {
 _SERVER = ("launched", "server imported")
 _RANK = ("engine made", "rank imported", "rank set up", "model made", "weights", "processed", *_OF_WORKER.values())
 _LAST = "server answers"
+MODEL_TAKEN = "model taken"  # by whoever starts a server on a machine that has no directory of its model
 _imported = 0  # pid of the process that has said so
 
 
@@ -117,12 +118,17 @@ def phases_of(events: Sequence[dict[str, Any]], launched: float, ready: float) -
         ready: When it was ready.
     """
     marks = [each for each in events if each["event"] == "phase"]
-    points = [*_of_server(marks), *_of_ranks(marks)]
+    server = _of_server(marks)
+    points = [*_of_launcher(marks), *server, *_of_ranks(marks)]
     ends = [min(max(at, launched), ready) for at, _ in points]
     ends = [launched, *itertools.accumulate(ends, max), ready]
     seconds = [end - begin for begin, end in itertools.pairwise(ends)]
-    last = Phase(_LAST, seconds[-1], points[0][1].pid if points else None)
+    last = Phase(_LAST, seconds[-1], server[0][1].pid if server else None)
     return [attrs.evolve(phase, seconds=took) for (_, phase), took in zip(points, seconds, strict=False)] + [last]
+
+
+def _of_launcher(marks: Sequence[dict[str, Any]]) -> list[tuple[float, Phase]]:
+    return [(each["at"], Phase(MODEL_TAKEN, 0.0, each["pid"])) for each in marks if each["name"] == MODEL_TAKEN][:1]
 
 
 def _of_server(marks: Sequence[dict[str, Any]]) -> list[tuple[float, Phase]]:

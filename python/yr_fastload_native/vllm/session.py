@@ -7,11 +7,13 @@ import os
 import threading
 from typing import Any
 
+import attrs
+
 from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.settings import Config
 from yr_fastload_native.vllm import reports
 
-__all__ = ["loader_of", "outcomes", "record"]
+__all__ = ["loader_for_files", "loader_of", "outcomes", "record"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
@@ -31,6 +33,13 @@ def loader_of(config: Config) -> FastLoader:
         if key not in _loaders:
             _loaders[key] = FastLoader(config)
         return _loaders[key]
+
+
+def loader_for_files(config: Config) -> FastLoader:
+    """The loader of the weights, unless they go by a transport that files cannot."""
+    if config.transport not in ("auto", "host"):
+        config = attrs.evolve(config, transport="host", publish_as="host")
+    return loader_of(config)
 
 
 def record(event: str, outcome: dict[str, Any], report: str) -> None:
