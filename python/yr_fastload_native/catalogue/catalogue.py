@@ -132,12 +132,12 @@ class Catalogue:
         deadline: Deadline,
         *,
         op: str,
-        mine: TensorTable,
+        mine: TensorTable | None,
         beside: Sequence[str] = (),
     ) -> tuple[Generation, list[bytes | None]]:
         """Read the generation that a head names, and in the same call the values of some more keys.
 
-        Its tensors are likely to be ``mine``.
+        Its tensors are likely to be ``mine``, if there are any.
 
         Raises:
             SupersededError: Its manifest is gone already.
