@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import ml_dtypes
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.checkpoints.safetensors_files import compare, scan_directory
 from yr_fastload_native.loader import checkpoint as loader_checkpoint
+from yr_fastload_native.loading.published_checkpoint import CheckpointReader
 from yr_fastload_native.testing import MemoryStore
 from yr_fastload_native.weights.views import VIEWS
 
@@ -367,6 +370,41 @@ def test_a_chunk_is_asked_for_again(
     assert_right(opened, weights())
     assert asked[0] > 1
     assert not opened.from_files
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "object"},
+        {"dtype": "load"},
+        {"dtype": "float64"},
+        {"shape": (600, 1001)},
+        {"shape": (600, 1000, *[1] * 31)},
+        {"shape": (1 << 62, 1 << 62, 0)},
+        {"strides": (1, 1)},
+        {"strides": (2000, 1)},
+    ],
+)
+def test_a_manifest_that_claims_what_is_not_there(
+    loader: fl.FastLoader, guest: fl.FastLoader, directory: Path, changes: dict[str, Any]
+) -> None:
+    """Whoever can write to the worker can write it; there is no tensor here to compare it with."""
+    loader.publish_checkpoint(directory)
+    reader = guest.checkpoint(directory)._reader
+    manifest = reader.generation.manifest
+    (embed,) = [entry for entry in manifest.tensors if entry.name == "embed"]
+    forged = msgspec.structs.replace(manifest, tensors=[msgspec.structs.replace(embed, **changes)])
+    generation = attrs.evolve(reader.generation, manifest=forged)
+    with pytest.raises(fl.IntegrityError, match="published tensor 'embed'"):
+        CheckpointReader(generation, reader._plan, reader._chunks, reader._views, reader._terms)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_a_dtype_that_has_no_views(loader: fl.FastLoader, store: MemoryStore, tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(3, dtype=torch.complex32)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(fl.InvalidArgumentError, match="tensor 'w' has dtype complex32"):
+        loader.publish_checkpoint(tmp_path)
+    assert not store.keys()
 
 
 def test_what_was_compared_in_this_pool_is_not_compared_again(

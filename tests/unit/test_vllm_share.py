@@ -126,7 +126,7 @@ def test_sharded_as_ever(start: Callable[..., Any], guest: fl.FastLoader) -> Non
 def test_what_is_published(start: Callable[..., Any], guest: fl.FastLoader, share: str, kinds: set[str]) -> None:
     loader, outcome = start(share)
     assert loader.disk_reads == 0
-    assert set(published(guest)) == kinds
+    assert wait_until(lambda: set(published(guest)) == kinds)
     again, pulled = start(share)
     assert again.disk_reads == 0
     assert (pulled["transport"] is not None) == ("sharded" in kinds)
@@ -142,7 +142,7 @@ def test_a_pool_that_has_room_for_a_part_only(
     loader, outcome = start("auto", 1, 2)
     assert loader.disk_reads == 1
     assert (outcome["checkpoint"], outcome["published"]) == (None, "inline")
-    assert published(guest) == ["sharded"]
+    assert wait_until(lambda: published(guest) == ["sharded"])
 
 
 def test_a_checkpoint_ends_with_its_last_model(

@@ -36,7 +36,7 @@ from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.jobs import Progress, PublishJob, StoreSession
 from yr_fastload_native.transports.stored_chunks import StoredChunks
 from yr_fastload_native.weights.tensor_table import TensorTable
-from yr_fastload_native.weights.views import VIEWS
+from yr_fastload_native.weights.views import ITEM_BYTES, VIEWS
 
 __all__ = ["Checkpoints", "Source"]
 
@@ -84,6 +84,7 @@ class Checkpoints:
         # Whole tensors in the worker's memory, whatever the settings say of other publications.
         config = attrs.evolve(session.config, transport="host", publish_as="host", zero_copy=True)
         table = TensorTable(_entries(files), op="publish", writable=False, max_tensors=config.max_tensors)
+        _check_dtypes(table)
         publisher = Publisher(
             attrs.evolve(session, config=config),
             who,
@@ -192,6 +193,18 @@ def _entries(files: TensorFiles) -> dict[str, Any]:
         )
     beside = {HEADER + name: value for name, value in files.headers().items()}
     return tensors | beside | {FILE + name: value for name, value in files.indexes().items()}
+
+
+def _check_dtypes(table: TensorTable) -> None:
+    """Refuse tensors that nobody could read."""
+    wrong = [tensor.name for tensor in table.tensors if tensor.dtype not in ITEM_BYTES]
+    if wrong:
+        dtype = table.tensors[table.index[wrong[0]]].dtype
+        raise InvalidArgumentError(
+            f"tensor {wrong[0]!r} has dtype {dtype}; tensors of a checkpoint have one of {', '.join(ITEM_BYTES)}",
+            op="publish",
+            failed_keys=wrong,
+        )
 
 
 def _check_copied(files: TensorFiles, job: PublishJob, digests: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import RLock
@@ -22,13 +23,16 @@ from yr_fastload_native.errors import (
     UnavailableError,
 )
 from yr_fastload_native.transports.stored_chunks import Memory, StoredChunks
-from yr_fastload_native.weights.views import Views
+from yr_fastload_native.weights.tensor_reader import dense_strides
+from yr_fastload_native.weights.views import ITEM_BYTES, Views
 
 __all__ = ["CheckpointReader", "PublishedCheckpoint", "ReadTerms"]
 
 _log = logging.getLogger(__name__)
 
 _EMPTY_BYTES = 64
+_MOST_DIMENSIONS = 32  # of an array in numpy 1
+_CLIP = 200  # longest quote of a name in an error message
 _MOST_COPIES = 4  # chunks that are kept where they cannot be mapped
 
 
@@ -72,6 +76,8 @@ class CheckpointReader:
         self, generation: Generation, plan: _core.Plan, chunks: StoredChunks, views: Views, terms: ReadTerms
     ) -> None:
         entries = generation.manifest.tensors
+        for entry in entries:
+            _check(entry)
         self.entries = {entry.name: entry for entry in entries}
         self.generation = generation
         self.elsewhere: list[str] = []
@@ -168,6 +174,20 @@ class CheckpointReader:
             _log.warning("what the worker does not give is read from the files: %s", str(error))
         self.elsewhere.append(name)
         return instead(name, self._views.copied)
+
+
+def _check(entry: TensorEntry) -> None:
+    """Refuse an entry that no tensor has, since there is no tensor here whose layout it must have."""
+    item = ITEM_BYTES.get(entry.dtype)
+    if item is None:
+        why = f"has dtype {entry.dtype!r}, which is not one of {', '.join(ITEM_BYTES)}"
+    elif len(entry.shape) > _MOST_DIMENSIONS or math.prod(max(1, length) for length in entry.shape) * item >= 1 << 63:
+        why = "has an impossible shape"
+    elif math.prod(entry.shape) * item != entry.bytes or dense_strides(entry.shape, entry.strides) != entry.strides:
+        why = f"of shape {entry.shape} and strides {entry.strides} does not fill {entry.bytes} bytes"
+    else:
+        return
+    raise IntegrityError(f"published tensor {entry.name[:_CLIP]!r} {why}", op="checkpoint", failed_keys=[entry.name])
 
 
 class PublishedCheckpoint(Mapping[str, Any]):

@@ -10,7 +10,23 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-__all__ = ["VIEWS", "Views"]
+__all__ = ["ITEM_BYTES", "VIEWS", "Views"]
+
+_OF_NUMPY = (np.bool_, np.float16, np.float32, np.float64, np.complex64, np.complex128)
+_INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
+_OF_ML_DTYPES = (
+    ml_dtypes.bfloat16,
+    ml_dtypes.float8_e3m4,
+    ml_dtypes.float8_e4m3,
+    ml_dtypes.float8_e4m3b11fnuz,
+    ml_dtypes.float8_e4m3fn,
+    ml_dtypes.float8_e4m3fnuz,
+    ml_dtypes.float8_e5m2,
+    ml_dtypes.float8_e5m2fnuz,
+    ml_dtypes.float8_e8m0fnu,
+)
+_DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in (*_OF_NUMPY, *_INTEGERS, *_OF_ML_DTYPES)}
+ITEM_BYTES = {name: dtype.itemsize for name, dtype in _DTYPES.items()}  # of every dtype that there are views of
 
 
 class Views(Protocol):
@@ -25,7 +41,7 @@ class Views(Protocol):
         Args:
             base: From `base`.
             offset: Of its first byte.
-            dtype: Its name, as torch and numpy print it.
+            dtype: Its name, one of `ITEM_BYTES`.
             shape: Its shape.
             strides: In elements.
         """
@@ -43,7 +59,7 @@ class _Numpy:
         return flat
 
     def tensor(self, base: Any, offset: int, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-        kind = _numpy_dtype(dtype)
+        kind = _DTYPES[dtype]
         return np.ndarray(shape, kind, base, offset, _byte_strides(strides, kind.itemsize))
 
     def copied(self, tensor: Any) -> Any:
@@ -86,12 +102,7 @@ def _copied(tensor: Any) -> Any:
     if torch is None or not isinstance(tensor, torch.Tensor):
         return np.array(tensor, order="C")
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return flat.copy().view(_numpy_dtype(str(tensor.dtype).removeprefix("torch."))).reshape(tuple(tensor.shape))
-
-
-@functools.cache
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(getattr(ml_dtypes, name, name))
+    return flat.copy().view(_DTYPES[str(tensor.dtype).removeprefix("torch.")]).reshape(tuple(tensor.shape))
 
 
 @functools.lru_cache(maxsize=4096)
