@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import costs, device, engine, host, overhead, scaling
+from benchmarks import checkpoint, costs, device, engine, host, overhead, scaling
 from benchmarks.peers import versions
 from benchmarks.targets import judge
 from yr_fastload_native.measuring.statistics import machine
@@ -22,7 +22,7 @@ from yr_fastload_native.measuring.statistics import machine
 _RESULTS = Path(__file__).with_name("results")
 # Left out where no target hangs on it, for time.
 _SLOW = ("torch.load", "safetensors, mapped", "safetensors, touched", "run:ai model streamer, touched")
-SECTIONS = ("host", "device", "engine", "overhead", "scaling")
+SECTIONS = ("host", "device", "engine", "overhead", "scaling", "checkpoint")
 
 
 def _note(message: str) -> None:
@@ -68,7 +68,18 @@ def _scaling(rounds: int, scale: float) -> dict[str, Any]:
     return scaling.measure(rounds, scale, _note)
 
 
-_MEASURE = {"host": _host, "device": _device, "engine": _engine, "overhead": _overhead, "scaling": _scaling}
+def _checkpoint(rounds: int, scale: float) -> dict[str, Any]:
+    return checkpoint.measure(max(16, int(1024 * scale)), max(100, int(20_000 * scale)), rounds, _note)
+
+
+_MEASURE = {
+    "host": _host,
+    "device": _device,
+    "engine": _engine,
+    "overhead": _overhead,
+    "scaling": _scaling,
+    "checkpoint": _checkpoint,
+}
 
 
 @click.command()

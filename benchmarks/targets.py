@@ -180,6 +180,34 @@ TARGETS = (
         at_most=True,
         unit=" us",
     ),
+    Target(
+        "half of a checkpoint, page cache dropped: safetensors, cloned / published checkpoint, cloned",
+        4,
+        lambda r: r["checkpoint"]["halves"]["cold_speedup"],
+        "checkpoint.json: safe_open and clone of a rank's halves / the same from the pool, with sampling the files",
+    ),
+    Target(
+        "half of a checkpoint, page cache warm: safetensors, cloned / published checkpoint, cloned",
+        1,
+        lambda r: r["checkpoint"]["halves"]["warm_speedup"],
+        "checkpoint.json: as above; the checkpoint's files are sampled from disk all the same",
+    ),
+    Target(
+        "half of a checkpoint: bytes of the pool that a rank of two touches / all",
+        0.6,
+        lambda r: r["checkpoint"]["halves"]["touched_share"],
+        "checkpoint.json: resident pages of the rank's mapping / bytes of the checkpoint",
+        at_most=True,
+        unit="",
+    ),
+    Target(
+        "a published checkpoint's tensor, iterated over, of torch's",
+        5,
+        lambda r: r["checkpoint"]["iterated"]["torch_us"],
+        "checkpoint.json: seconds of an iteration, mapping included / tensors",
+        at_most=True,
+        unit=" us",
+    ),
 )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         UnavailableError,
     )
     from yr_fastload_native.loader.fast_loader import FastLoader
+    from yr_fastload_native.loading.published_checkpoint import PublishedCheckpoint
     from yr_fastload_native.publishing.publication import Publication
     from yr_fastload_native.reporting.load_report import LoadReport
     from yr_fastload_native.reporting.timeline import write_trace
@@ -41,6 +42,7 @@ __all__ = [
     "NotPublishedError",
     "PartialTransferError",
     "Publication",
+    "PublishedCheckpoint",
     "ResourceExhaustedError",
     "Secret",
     "TransferTimeoutError",
@@ -57,6 +59,7 @@ _HOME = {
     "LoadReport": "reporting.load_report",
     "LocalWorker": "worker",
     "Publication": "publishing.publication",
+    "PublishedCheckpoint": "loading.published_checkpoint",
     "Secret": "settings.secret",
     "__version__": "_core",
     "content_digest": "catalogue.content_digest",

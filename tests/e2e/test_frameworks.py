@@ -37,6 +37,18 @@ def test_transformers(make: Callable[..., Path], worker: str, identity: dict[str
     assert torch.equal(answers(first), answers(second))
 
 
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen2_tied", "mixtral"])
+def test_transformers_from_a_checkpoint(make: Callable[..., Path], worker: str, architecture: str) -> None:
+    directory = make(architecture, seed=2802)
+    first = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+    with fl.FastLoader(fl.Config(worker=worker)) as one, fl.FastLoader(fl.Config(worker=worker)) as other:
+        one.publish_checkpoint(directory)
+        checkpoint = other.checkpoint(directory, framework="torch")
+        second = type(first).from_pretrained(None, config=first.config, state_dict=dict(checkpoint)).eval()
+        assert checkpoint.from_files == []
+    assert torch.equal(answers(first), answers(second))
+
+
 def test_plain_torch(worker: str, identity: dict[str, str]) -> None:
     def network() -> torch.nn.Module:
         return torch.nn.Sequential(

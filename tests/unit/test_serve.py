@@ -213,5 +213,11 @@ def test_ranks_make_one_load() -> None:
     read = event("loaded", 3, cold_load_s=4.0, fallback="UNAVAILABLE")
     load = origin_of([*pulled, read])
     assert (load.source, load.seconds, load.fallback, load.published) == ("disk", 4.0, "UNAVAILABLE", False)
+    published = {"bytes": 7, "tensors": 2, "from_files": []}
+    shared = event("loaded", 1, cold_load_s=2.0, checkpoint=published)
+    load = origin_of([shared, event("loaded", 2, cold_load_s=3.0, checkpoint=published)])
+    assert (load.source, load.seconds, load.bytes, load.transport) == ("instance", 3.0, 14, "checkpoint")
+    load = origin_of([event("loaded", 1, cold_load_s=2.0, checkpoint={**published, "from_files": ["a"]})])
+    assert (load.source, load.transport) == ("disk", None)
     load = origin_of([read, event("published", 3, bytes=30)])
     assert (load.bytes, load.published) == (30, True)

@@ -43,6 +43,7 @@ def test_keys_go_where_they_belong() -> None:
     assert attrs.asdict(settings.exchange) == {
         **{key: extra[key] for key in ("cold_load_format", "fallback", "publish", "stage", "fingerprint")},
         "cold_load_extra_config": {"enable_multithread_load": True},
+        "share": "sharded",
         "verify_files": "background",
         "on_wrong": "log",
         "patch": False,

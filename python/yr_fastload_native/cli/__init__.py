@@ -13,6 +13,7 @@ __all__ = ["main"]
 # Listed here with their summaries, so that `--help` imports none of them.
 _COMMANDS = {
     "bench": "Measure pulls against plain copies of the same bytes, with every byte checked.",
+    "checkpoint": "Share the files of a checkpoint, for every engine and parallel layout.",
     "demo": "Watch a second process pull a model from a first instead of reading the disk.",
     "doctor": "Find out what prevents or slows pulls on this machine, and what to do about it.",
     "estimate": "Estimate how long a pull takes on other links and models.",

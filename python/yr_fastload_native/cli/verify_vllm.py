@@ -15,7 +15,7 @@ import click
 
 from yr_fastload_native.checkpoints.tiny_vllm import ARCHITECTURES
 from yr_fastload_native.cli import output
-from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, UnavailableError
+from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, UnavailableError
 from yr_fastload_native.process.scratch import scratch
 from yr_fastload_native.vllm.allowed import allowing
 from yr_fastload_native.vllm.reports import events, wait_until_published
@@ -39,6 +39,11 @@ _PUBLISH_S = 300.0
 )
 @click.option("--size-mb", type=click.IntRange(1, 1 << 20), help="Approximate size of a generated dense model, MiB.")
 @click.option("--tp", type=click.IntRange(1, 64), default=1, show_default=True, help="Tensor parallel size.")
+@click.option(
+    "--then-tp",
+    type=click.IntRange(1, 64),
+    help="Tensor parallel size of the second instance, which then loads from the checkpoint that the first publishes.",
+)
 @click.option(
     "--transport",
     type=click.Choice(["auto", "d2d", "staged", "host"]),
@@ -68,6 +73,7 @@ def verify_vllm(
     only_make: Path | None,
     size_mb: int | None,
     tp: int,
+    then_tp: int | None,
     transport: str,
     zero_copy: bool,
     dtype: str,
@@ -79,7 +85,8 @@ def verify_vllm(
     """Check that a second vLLM instance pulls its weights and answers the same.
 
     The first instance loads from disk, the second one pulls. Both answer the same prompts with greedy decoding. The
-    exit status is 0 only if every token agrees and the second one pulled. DS_WORKER_ADDR names the openYuanrong worker
+    exit status is 0 only if every token agrees and the second one pulled. With --then-tp it has another tensor parallel
+    size, and loads from the checkpoint. DS_WORKER_ADDR names the openYuanrong worker
     to use; without it a private one is started and stopped. The two instances run side by side and need the memory of
     both.
     """
@@ -99,8 +106,9 @@ def verify_vllm(
         assert model is not None
         if drop_cache:
             _drop_cache(model)
-        settings = {"transport": transport, "stage": stage, "zero_copy": zero_copy}
-        record = _verify(model, tp, dtype, tokens, settings, stack)
+        share = "sharded" if then_tp is None else "checkpoint"
+        settings = {"transport": transport, "stage": stage, "zero_copy": zero_copy, "share": share}
+        record = _verify(model, (tp, then_tp or tp), dtype, tokens, settings, stack)
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["tokens_equal"]:
         raise FastLoadError("the two instances answer differently; please report it, with the output of --json", op=_OP)
@@ -125,7 +133,12 @@ def _drop_cache(model: Path) -> None:
 
 
 def _verify(
-    model: Path, tp: int, dtype: str, tokens: int, settings: Mapping[str, Any], stack: contextlib.ExitStack
+    model: Path,
+    sizes: tuple[int, int],
+    dtype: str,
+    tokens: int,
+    settings: Mapping[str, Any],
+    stack: contextlib.ExitStack,
 ) -> dict[str, Any]:
     from yr_fastload_native.checkpoints.weight_files import weight_files
     from yr_fastload_native.measuring.child_process import Process
@@ -138,13 +151,13 @@ def _verify(
     environment, simulated = device_environment(settings["transport"])
     if simulated:
         output.note("no NPU here: using simulated ones")
-    environment |= allowing() | _ENVIRONMENT | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {})
+    environment |= allowing() | _ENVIRONMENT
     reports = stack.enter_context(scratch(_OP))
     environment["VLLM_RPC_BASE_PATH"] = str(reports)  # where a killed instance leaves sockets
 
     launched: list[float] = []
 
-    def start(role: str, report: Path) -> Process:
+    def start(role: str, tp: int, report: Path) -> Process:
         arguments = {
             "model": str(model.resolve()),
             "tensor_parallel_size": tp,
@@ -157,6 +170,7 @@ def _verify(
         output.note(f"starting the {role}")
         launched.append(phases.now())
         told = environment | {ENVIRONMENT_PREFIX + "REPORT": str(report)}  # from its first import on
+        told |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if tp == 1 else {}
         task = {
             "arguments": arguments,
             "settings": {**settings, "worker": worker, "report": str(report)},
@@ -166,17 +180,23 @@ def _verify(
             Process(_OP, "yr_fastload_native.measuring.vllm_process", role, task, told, group=True)
         )
 
-    first = start("first instance", reports / "first")
+    first = start("first instance", sizes[0], reports / "first")
     ready = first.expect("ready", _START_S)
     was_ready = [phases.now()]
     answers = first.expect("answered", _START_S)
-    wait_until_published(reports / "first", tp, _PUBLISH_S, op=_OP)
-    second = start("second instance", reports / "second")
+    shares_checkpoint = settings["share"] == "checkpoint"
+    if shares_checkpoint:
+        wait_until_published(reports / "first", 1, _PUBLISH_S, op=_OP, kind="published checkpoint")
+    else:
+        wait_until_published(reports / "first", sizes[0], _PUBLISH_S, op=_OP)
+    second = start("second instance", sizes[1], reports / "second")
     ready_again = second.expect("ready", _START_S)
     was_ready.append(phases.now())
     answers_again = second.expect("answered", _START_S)
     loaded, pulled = events(reports / "first", "loaded"), events(reports / "second", "loaded")
     cold_s = max((each["cold_load_s"] or 0.0 for each in loaded), default=0.0)
+    if shares_checkpoint:
+        pulled = [_as_pulled(each) for each in pulled]
     seconds = [each["pull_s"] for each in pulled]
     pull_s = max(seconds) if seconds and None not in seconds else None
     return {
@@ -200,6 +220,14 @@ def _verify(
         "model": model.name,
         "devices": "simulated" if simulated else "real" if _has_accelerator() else "none",
     }
+
+
+def _as_pulled(loaded: dict[str, Any]) -> dict[str, Any]:
+    """What a rank says that has loaded from a published checkpoint, in the words of one that has pulled its weights."""
+    read = loaded["checkpoint"]
+    if read is None or read["from_files"]:
+        return {**loaded, "fallback": loaded["fallback"] or NotPublishedError.code}
+    return {**loaded, "transport": "checkpoint", "bytes": read["bytes"], "pull_s": loaded["cold_load_s"]}
 
 
 # Two small instances side by side.

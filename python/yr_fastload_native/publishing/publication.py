@@ -84,6 +84,7 @@ class Publication:
         self.origin: Origin | None = None
         self._settling: BackgroundDigests | None = None
         self._guard: Poller | None = None
+        self._changed_files: Callable[[], list[str]] | None = None
         self._begin(parts)
         close_at_exit(self)
 
@@ -156,6 +157,19 @@ class Publication:
     def _give_up(self, why: str) -> None:
         self.failure = why
         self.close()
+
+    def withdraw_when(self, changed: Callable[[], list[str]]) -> None:
+        """Withdraw it as soon as files that it was made from are not what they were: `changed` names them."""
+        self._changed_files = changed
+        self._guard = Poller(self._look_at_files)
+
+    def _look_at_files(self) -> bool:
+        changed = [] if self._changed_files is None else self._changed_files()
+        if changed:
+            why = f"{len(changed)} files that it was read from were written to or replaced, such as {changed[0]}"
+            _log.warning("withdrawing generation %s: %s", self.generation, why)
+            self._give_up(why)
+        return not changed
 
     def _look(self) -> bool:
         """Withdraw it if its tensors are not what they were. False once there is nothing more to look for."""

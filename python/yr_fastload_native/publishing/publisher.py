@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from array import array
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -56,10 +57,19 @@ class Publisher:
     """One publish of one identity.
 
     With ``again``, a publication that was lost with its worker, that one goes on; nothing is published if the bytes are
-    not those that it had.
+    not those that it had. ``before_announcing`` is called with what was copied and its digests before a reader can see
+    it, and raises to have it taken back.
     """
 
-    def __init__(self, request: Request, files: dict[str, str] | None, *, again: Publication | None = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        files: dict[str, str] | None,
+        *,
+        again: Publication | None = None,
+        before_announcing: Callable[[PublishJob, Sequence[int]], None] | None = None,
+    ) -> None:
+        self._before_announcing = before_announcing
         self._again = again
         self._expected = None if again is None else again.chunk_digests()
         self._request = request
@@ -210,6 +220,8 @@ class Publisher:
             if peer is not None:
                 peer.claim_first()
             digests = self._store_chunks(job)
+            if self._before_announcing is not None and digests is not None:
+                self._before_announcing(job, digests)
             sha256 = None if digests is None else self._sums()
             manifest = build_manifest(who, name, table, plan, digests, limits, sha256)
             generation, body = self._catalogue.describe(who, manifest, self._names, self._files)

@@ -19,7 +19,7 @@ class WeightsOrigin:
         source: ``disk`` if any rank read weights from disk.
         seconds: Time to pull or read them, in the slowest rank.
         bytes: Of all ranks; for weights from disk it is known once they are published.
-        transport: How they arrived; None from disk.
+        transport: How they arrived, ``checkpoint`` from a published one; None from disk.
         fallback: Why they did not come from a running instance, as an error code.
         published: Whether every rank has published what it read.
     """
@@ -37,6 +37,7 @@ def origin_of(events: Sequence[dict[str, Any]]) -> WeightsOrigin | None:
     loaded = [event for event in events if event["event"] == "loaded"]
     if not loaded:
         return None
+    loaded = [_as_arrived(event) for event in loaded]
     seconds: dict[int, float] = defaultdict(float)
     for event in loaded:
         seconds[event["pid"]] += event["cold_load_s"] or event["pull_s"] or 0.0
@@ -49,3 +50,12 @@ def origin_of(events: Sequence[dict[str, Any]]) -> WeightsOrigin | None:
         fallback=next((event["fallback"] for event in loaded if event["fallback"]), None),
         published={event["pid"] for event in published} >= set(seconds),
     )
+
+
+def _as_arrived(event: dict[str, Any]) -> dict[str, Any]:
+    """What a rank reported; if it loaded a published checkpoint and nothing from files, that is its transport."""
+    read = event.get("checkpoint")
+    if not read or read["from_files"]:
+        return event
+    seconds = event["cold_load_s"]
+    return {**event, "transport": "checkpoint", "bytes": read["bytes"], "cold_load_s": None, "pull_s": seconds}

@@ -33,6 +33,15 @@ class ExchangeConfig:
     cold_load_extra_config: Mapping[str, Any] = setting(
         attrs.Factory(dict), json_object, "`model_loader_extra_config` of the cold load format, a JSON object."
     )
+    share: str = setting(
+        "sharded",
+        one_of("sharded", "checkpoint", "both", "auto"),
+        "What instances share. `sharded`: weights as an instance has loaded them, which one with the same version, "
+        "layout and ranks pulls. `checkpoint`: the tensors in the files, from which instances of every layout and "
+        "version load as they would from disk. `both`: an instance pulls the first where there are any, else loads "
+        "from the second, and publishes both. `auto`: the same, but publishes its own only if the checkpoint cannot "
+        "be published, for which the worker's memory may be too small.",
+    )
     stage: str = setting(
         "raw",
         one_of("raw", "final"),
@@ -72,7 +81,8 @@ class ExchangeConfig:
         one_of("background", "inline", "off"),
         "When an instance that loaded from disk publishes: `background`, while it continues to start up; `inline`, "
         "before that; or `off`. Without an NPU `background` acts as `inline`, because vLLM repacks the weights and "
-        "both versions would be in memory.",
+        "both versions would be in memory. A checkpoint is published while the weights are read, or with `inline` "
+        "first, and then loaded from the worker's memory.",
     )
     wait_for_publisher_s: float = setting(
         120.0,

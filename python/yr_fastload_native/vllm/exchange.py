@@ -6,6 +6,7 @@ only ``load_weights`` of that one loader object is replaced meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -36,6 +37,7 @@ from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
 from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final
 from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
+from yr_fastload_native.vllm.shared_checkpoint import SharedCheckpoint
 from yr_fastload_native.vllm.state import State
 from yr_fastload_native.vllm.verifying import compare_later
 from yr_fastload_native.vllm.weights import Landing, exchanged_tensors
@@ -118,6 +120,9 @@ class Exchange:
         self._shared: frozenset[int] = frozenset()  # memory of the process, as it was when the model had been made
         self._read_from_disk = False
         self._is_refused = False
+        self._shared_checkpoint = None
+        if settings.exchange.share != "sharded":
+            self._shared_checkpoint = SharedCheckpoint(cold, settings)
         self._outcome: dict[str, Any] = {
             "prefix": call.prefix,
             "stage": self._stage,
@@ -130,6 +135,7 @@ class Exchange:
             "load_model_s": None,  # in total, including processing for the kernels
             "fallback": None,
             "published": "no",
+            "checkpoint": None,  # what was read of one that is published
         }
 
     def run(self, load_model: Callable[[], Any]) -> Any:
@@ -170,6 +176,8 @@ class Exchange:
             self._finish(model)
         if self._stay is not None:
             self._stay.ends_with(model)
+        if self._shared_checkpoint is not None:
+            self._shared_checkpoint.ends_with(model)
         self._outcome["load_model_s"] = time.perf_counter() - started
         mark(self._settings.exchange.report, "processed")
         session.record("loaded", self._outcome, self._settings.exchange.report)
@@ -182,6 +190,8 @@ class Exchange:
             self._withdraw()
         if self._stay is not None:
             self._stay.end()
+        if self._shared_checkpoint is not None:
+            self._shared_checkpoint.let_go()
 
     def _withdraw(self) -> None:
         """Stop being a source of an abandoned model; another model in this process may remain one."""
@@ -212,7 +222,10 @@ class Exchange:
         started = time.perf_counter()
         written = False
         has_weights = False
-        if self._prepare(model):
+        if self._settings.exchange.share == "checkpoint":
+            if self._settings.exchange.fallback == "error" and not self._has_checkpoint(model, model_config):
+                raise NotPublishedError("no live source publishes this checkpoint", op="load")
+        elif self._prepare(model):
             assert self._fast is not None
             assert self._identity is not None
             try:
@@ -231,8 +244,12 @@ class Exchange:
                     self._outcome["pull_s"] = time.perf_counter() - started - self._outcome["waited_s"]
                     has_weights = True
             except FastLoadError as error:
-                self._fall_back(error, time.perf_counter() - started)
                 written = error.memory_written
+                if self._has_checkpoint(model, model_config):
+                    self._outcome["fallback"] = error.code
+                    _log.info("loading from the published checkpoint: %s", str(error))
+                else:
+                    self._fall_back(error, time.perf_counter() - started)
         if self._agree(has_weights):
             return
         if written:
@@ -274,10 +291,13 @@ class Exchange:
     def _await_publisher(self) -> None:
         """Wait for the one of several starting instances that reads the disk.
 
-        Not if all ranks read together: each could be waiting for another instance's rank.
+        Not if all ranks read together: each could be waiting for another instance's rank. Nor for weights of one
+        layout, if the checkpoint is shared: then the checkpoint is what instances wait for.
         """
         exchange = self._settings.exchange
         if exchange.publish == "off" or not exchange.wait_for_publisher_s or not compat.reads_alone(self._load_format):
+            return
+        if self._shared_checkpoint is not None:
             return
         assert self._fast is not None
         assert self._identity is not None
@@ -286,6 +306,10 @@ class Exchange:
             self._fast.wait_for_publisher(self._identity, timeout_s=exchange.wait_for_publisher_s)
         finally:
             self._outcome["waited_s"] = time.perf_counter() - started
+
+    def _has_checkpoint(self, model: Any, model_config: Any) -> bool:
+        """Whether the weights can be loaded from a published checkpoint."""
+        return self._shared_checkpoint is not None and self._shared_checkpoint.is_published(model, model_config)
 
     def _has_other_files(self) -> bool:
         """Whether the published weights come from different files with the same sample, as their sums show."""
@@ -385,11 +409,19 @@ class Exchange:
         publishes = self._fast is not None and self._identity is not None and self._settings.exchange.publish != "off"
         before = State(model, exchanged_tensors(model, process_wide(model))) if publishes else None
         started = time.perf_counter()
-        with Watch() as reading:
+        shared = self._shared_checkpoint
+        instead = (
+            contextlib.nullcontext() if shared is None else shared.read_instead(model, model_config, self._outcome)
+        )
+        with Watch() as reading, instead:
             self._cold_weights(model, model_config)
         self._outcome["cold_load_s"] = time.perf_counter() - started
         self._read_from_disk = True
         if before is None:
+            return
+        if self._settings.exchange.share == "auto" and shared is not None and shared.is_shared():
+            self._outcome["published"] = "no: the checkpoint is published"
+            _log.info("published by its checkpoint alone: share=both publishes these weights too")
             return
         why = self._unlike_fingerprint(reading, model, model_config)
         tensors = exchanged_tensors(model, process_wide(model))

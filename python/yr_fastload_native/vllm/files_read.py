@@ -17,7 +17,7 @@ from yr_fastload_native.checkpoints.weight_files import INDEXES, NamedFile, name
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError
 from yr_fastload_native.vllm.model_files import described
 
-__all__ = ["Checkpoint", "files_read"]
+__all__ = ["Checkpoint", "files_read", "primary_files"]
 
 _SHARDS = ("model-rank-{rank}-part-{part}.safetensors", "model-pp-{pp_rank}-tp-{tp_rank}-part-{part}.safetensors")
 
@@ -119,6 +119,18 @@ def files_read(loader: Any, model: Any, model_config: Any) -> list[NamedFile]:
             ) from error
         found += [attrs.evolve(file, name=f"{number}/{file.name}") if number else file for file in files]
     return found
+
+
+def primary_files(loader: Any, model: Any, model_config: Any) -> list[NamedFile]:
+    """Those of `files_read` that hold the model itself, and none of a part that has its own.
+
+    Raises:
+        InvalidArgumentError: There are none, or they are not on a file system.
+    """
+    found = files_read(loader, model, model_config)
+    parts = sum(1 for _ in _sources(loader, model, model_config)) - 1
+    others = tuple(f"{number}/" for number in range(1, parts + 1))
+    return [file for file in found if not file.name.startswith(others)] if others else found
 
 
 def _sources(loader: Any, model: Any, model_config: Any) -> Iterable[_Source]:

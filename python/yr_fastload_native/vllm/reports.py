@@ -25,22 +25,23 @@ def append(path: str, event: dict[str, Any]) -> None:
 
 
 def events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """All events of a kind, by default of any: ``phase``, ``loading``, ``loaded``, ``published``, ``not published``,
-    ``compared files``, ``wrong weights``, ``caches``, ``published caches``, ``published model``.
+    """All events of a kind, by default of any: ``phase``, ``loading``, ``loaded``, ``published``, ``published
+    checkpoint``, ``not published``, ``compared files``, ``wrong weights``, ``caches``, ``published caches``,
+    ``published model``.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     return [event for event in map(json.loads, lines) if kind in (None, event["event"])]
 
 
-def wait_until_published(path: Path, ranks: int, timeout_s: float, *, op: str) -> None:
-    """Wait until every rank has published.
+def wait_until_published(path: Path, ranks: int, timeout_s: float, *, op: str, kind: str = "published") -> None:
+    """Wait until so many ranks have published, which each says by an event of this kind.
 
     Raises:
         FastLoadError: A rank does not publish; the message says why.
         TransferTimeoutError: It took too long.
     """
     deadline = time.monotonic() + timeout_s
-    while len(events(path, "published")) < ranks:
+    while len(events(path, kind)) < ranks:
         refused = events(path, "not published")
         if refused:
             raise FastLoadError(f"the instance published nothing: {refused[0]['why']}", op=op)

@@ -17,7 +17,7 @@ from yr_fastload_native.devices.registry import of_dlpack, of_torch, reached
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 from yr_fastload_native.weights.extra_state import find_extra_state
 
-__all__ = ["Tensor", "TensorReader"]
+__all__ = ["Tensor", "TensorReader", "dense_strides"]
 
 # struct-module format characters by kind; the item size gives the rest of the name.
 _FORMAT_KINDS = {"?": "bool", "e": "float", "f": "float", "d": "float", "c": "uint", "Zf": "complex", "Zd": "complex"}
@@ -70,7 +70,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...] | None:
+def dense_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...] | None:
     """Strides in their canonical form, None if the elements do not fill one run of memory without gap or overlap.
 
     Cached: of thousands of tensors few have a shape of their own.
@@ -151,7 +151,7 @@ class TensorReader:
         owner: object,
         device: DeviceId = CPU,
     ) -> Tensor:
-        dense = _dense_strides(shape, strides)
+        dense = dense_strides(shape, strides)
         if dense is None:
             raise self._refuse(
                 name,

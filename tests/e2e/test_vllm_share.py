@@ -1,0 +1,95 @@
+"""Instances of other layouts load from the checkpoint that one of them has published."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ..waiting import wait_until
+
+pytestmark = pytest.mark.worker
+
+Make = Callable[..., Path]
+Start = Callable[..., Any]
+
+SEED = 2801
+
+
+def assert_from_checkpoint(instance: Any, ranks: int = 1) -> None:
+    assert len(instance.events("loaded")) == ranks
+    for each in instance.events("loaded"):
+        assert each["checkpoint"]["from_files"] == []
+        assert each["checkpoint"]["bytes"] > 0
+        assert each["transport"] is None
+
+
+def publications(instance: Any) -> int:
+    return len(instance.events("published checkpoint"))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "qwen2",
+        pytest.param("qwen2_tied", marks=pytest.mark.long),
+        pytest.param("qwen2_int8", marks=pytest.mark.long),
+    ],
+)
+def test_one_rank_then_two(make: Make, start: Start, architecture: str) -> None:
+    model = make(architecture, seed=SEED)
+    first = start(model, extra={"share": "checkpoint"})
+    assert wait_until(lambda: publications(first))
+    second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
+    assert_from_checkpoint(second, ranks=2)
+    assert publications(second) == 0
+    assert second.tokens == first.tokens
+
+
+def test_two_ranks_read_the_disk_once(make: Make, start: Start) -> None:
+    """And what is pulled by their layout is pulled, where there is that too."""
+    model = make("llama", seed=SEED)
+    first = start(model, extra={"share": "both"}, tensor_parallel_size=2)
+    from_disk = [each for each in first.events("loaded") if each["checkpoint"] is None]
+    assert len(from_disk) == 1
+    first.wait_until_published(ranks=2)
+    assert wait_until(lambda: publications(first) == 1)
+    second = start(model, extra={"share": "auto"})
+    assert_from_checkpoint(second)
+    assert publications(second) == 0
+    assert second.tokens == first.tokens
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+def test_experts(make: Make, start: Start, architecture: str) -> None:
+    """Between layouts their tokens differ in vLLM itself; another dtype is another sharded publication too."""
+    model = make(architecture, seed=SEED)
+    plain = start(model, extra={"share": "sharded", "publish": "off"})
+    first = start(model, extra={"share": "checkpoint", "publish": "inline"})
+    assert_from_checkpoint(first)
+    assert first.tokens == plain.tokens
+    second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
+    assert_from_checkpoint(second, ranks=2)
+
+
+@pytest.mark.long
+def test_torchs_files(make: Make, start: Start, tmp_path: Path) -> None:
+    model = shutil.copytree(make("qwen2", seed=SEED), tmp_path / "binary")
+    tensors = {}
+    for file in model.glob("*.safetensors"):
+        tensors |= load_file(file)
+        file.unlink()
+    for file in model.glob("*.index.json"):
+        file.unlink()
+    torch.save(tensors, model / "pytorch_model.bin")
+    first = start(model, extra={"share": "checkpoint", "publish": "inline"})
+    assert_from_checkpoint(first)
+    second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
+    assert_from_checkpoint(second, ranks=2)
+    assert second.tokens == first.tokens

@@ -1,0 +1,499 @@
+"""Checkpoints as what is published: right tensors for whoever has the files, or an error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import ml_dtypes
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import yr_fastload_native as fl
+from yr_fastload_native import _core
+from yr_fastload_native.checkpoints.safetensors_files import compare, scan_directory
+from yr_fastload_native.loader import checkpoint as loader_checkpoint
+from yr_fastload_native.loading.published_checkpoint import CheckpointReader
+from yr_fastload_native.testing import MemoryStore
+from yr_fastload_native.weights.views import VIEWS
+
+from ..waiting import wait_until
+
+MIB = 1 << 20
+Opener = Callable[..., fl.FastLoader]
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    made = torch.Generator().manual_seed(seed)
+    return {
+        "embed": torch.rand(600, 1000, generator=made),  # larger than 1 MiB
+        "layers.0.weight": torch.rand(300, 300, generator=made).to(torch.bfloat16),
+        "layers.0.scale": torch.tensor(1.5),
+        "layers.1.weight": torch.randint(-128, 127, (50, 7), generator=made).to(torch.int8),
+        "layers.1.eighth": torch.rand(33, generator=made).to(torch.float8_e4m3fn),
+        "mask": torch.rand(11, generator=made) > 0.5,
+        "empty": torch.zeros(0, 4),
+    }
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    made = tmp_path / "some-model"
+    made.mkdir()
+    tensors = weights()
+    names = {"model-1.safetensors": list(tensors)[:3], "model-2.safetensors": list(tensors)[3:]}
+    for file, held in names.items():
+        save_file({name: tensors[name] for name in held}, made / file, metadata={"format": "pt"})
+    where = ", ".join(f'"{name}": "{file}"' for file, held in names.items() for name in held)
+    (made / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{where}}}}}')
+    return made
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on this process is on another machine, whose pool has copies."""
+    return lambda: monkeypatch.setattr(loader_checkpoint, "pool_of", lambda address: "another machine/")
+
+
+def chunk_keys(store: MemoryStore) -> list[str]:
+    return sorted(key for key in store.keys() if "-chunk-" in key)  # noqa: SIM118
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def assert_right(opened: fl.PublishedCheckpoint, wanted: dict[str, torch.Tensor]) -> None:
+    assert opened.keys() == wanted.keys()
+    for name, tensor in opened.items():
+        assert tensor.dtype == wanted[name].dtype
+        assert tensor.shape == wanted[name].shape
+        assert torch.equal(as_bytes(tensor), as_bytes(wanted[name])), name
+
+
+# -- what is read is what the files hold ----------------------------------------------------------------------------
+
+
+def test_tensors_of_numpy(loader: fl.FastLoader, guest: fl.FastLoader, directory: Path) -> None:
+    publication = loader.publish_checkpoint(directory)
+    opened = guest.checkpoint(directory)
+    assert not compare(scan_directory(directory), opened)
+    assert opened["layers.0.weight"].dtype == ml_dtypes.bfloat16
+    assert opened["layers.0.scale"].shape == ()
+    assert opened.generation == publication.generation
+    assert opened.bytes == sum(tensor.nbytes for tensor in weights().values())
+    with pytest.raises(ValueError, match="read-only"):
+        opened["embed"][0] = 1
+
+
+def test_tensors_of_torch(loader: fl.FastLoader, guest: fl.FastLoader, directory: Path) -> None:
+    loader.publish_checkpoint(directory)
+    opened = guest.checkpoint(directory, framework="torch")
+    assert_right(opened, weights())
+    opened["embed"].fill_(7)  # in this process's own pages
+    assert_right(guest.checkpoint(directory, framework="torch"), weights())
+
+
+def test_no_byte_is_copied(loader: fl.FastLoader, guest: fl.FastLoader, directory: Path) -> None:
+    """Until somebody writes, who gets a copy of the page."""
+
+    def copied_bytes() -> int:
+        total, ours = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split(" ", 1)[0]:
+                ours = "memfd:yr-fastload-store" in line and line.split()[1].endswith("p")
+            elif ours and line.startswith("Anonymous:"):
+                total += int(line.split()[1]) << 10
+        return total
+
+    loader.publish_checkpoint(directory)
+    opened = guest.checkpoint(directory, framework="torch", verify="digest")
+    assert_right(opened, weights())
+    assert copied_bytes() == 0
+    opened["embed"][0, 0] = 1
+    assert 0 < copied_bytes() < opened["embed"].nbytes
+
+
+def test_subsets(loader: fl.FastLoader, guest: fl.FastLoader, directory: Path) -> None:
+    loader.publish_checkpoint(directory)
+    opened = guest.checkpoint(directory)
+    assert set(opened.select(prefix="layers.0.")) == {"layers.0.weight", "layers.0.scale"}
+    some = opened.select(["mask"], prefix="layers.1.")
+    assert set(some) == {"mask", "layers.1.weight", "layers.1.eighth"}
+    assert np.array_equal(some["mask"], opened["mask"])
+    assert "embed" not in some
+    with pytest.raises(KeyError, match="embed"):
+        some["embed"]
+    with pytest.raises(KeyError, match="none"):
+        opened.select(["none"])
+
+
+def test_the_files_alone_are_the_identity(
+    loader: fl.FastLoader, guest: fl.FastLoader, directory: Path, tmp_path: Path
+) -> None:
+    loader.publish_checkpoint(directory)
+    copy = shutil.copytree(directory, tmp_path / "elsewhere" / "another-name")
+    opened = guest.checkpoint(copy)
+    assert not compare(scan_directory(copy), opened)
+    assert not compare(scan_directory(copy), guest.checkpoint(opened.identity))
+    save_file(weights(1), copy / "model-1.safetensors")
+    (copy / "model.safetensors.index.json").unlink()
+    (copy / "model-2.safetensors").unlink()
+    with pytest.raises(fl.NotPublishedError):
+        guest.checkpoint(copy)
+
+
+def test_torchs_own_files(loader: fl.FastLoader, guest: fl.FastLoader, tmp_path: Path) -> None:
+    tensors = {"a": torch.rand(40, 30), "turned": torch.rand(20, 10).t(), "half": torch.rand(7).half()}
+    tensors["tied"] = tensors["a"]
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    loader.publish_checkpoint(tmp_path)
+    opened = guest.checkpoint(tmp_path, framework="torch")
+    assert opened.keys() == tensors.keys()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in tensors.items())
+    assert opened["tied"].data_ptr() == opened["a"].data_ptr()
+    arrays = guest.checkpoint(tmp_path)
+    assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in tensors.items())
+
+
+def test_a_tensor_that_is_cut(open_loader: Opener, guest: fl.FastLoader, directory: Path) -> None:
+    open_loader(chunk_bytes=MIB).publish_checkpoint(directory)
+    for verify in ("once", "digest"):
+        assert not compare(scan_directory(directory), guest.checkpoint(directory, verify=verify))
+
+
+def test_a_pool_that_cannot_be_mapped(
+    loader: fl.FastLoader, guest: fl.FastLoader, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in another container: chunks are copied, and are right all the same."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise fl.DeviceError("no process that this one may look into has it open", op="load")
+
+    monkeypatch.setattr(_core, "map_objects", refuse)
+    loader.publish_checkpoint(directory)
+    assert_right(guest.checkpoint(directory, framework="torch"), weights())
+
+
+def test_few_chunks_are_kept(open_loader: Opener, guest: fl.FastLoader, directory: Path) -> None:
+    open_loader(max_blobs=1).publish_checkpoint(directory)
+
+    def mapped() -> int:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return sum("memfd:yr-fastload-store" in line and line.split()[1].endswith("p") for line in lines)
+
+    before = mapped()
+    opened = guest.checkpoint(directory, window=2)
+    for name, stored in scan_directory(directory).items():
+        assert opened[name].nbytes == stored.nbytes
+        assert mapped() - before <= 2
+    opened.close()
+    assert mapped() == before
+
+
+def test_every_dtype_has_views() -> None:
+    for name in ("bool", "uint8", "int16", "float16", "bfloat16", "float8_e5m2", "complex64", "float64"):
+        for framework, views in VIEWS.items():
+            made = views().tensor(views().base(bytearray(range(64))), 8, name, (2, 1), (1, 1))
+            again = VIEWS["torch" if framework == "numpy" else "numpy"]().copied(made)
+            assert str(again.dtype).removeprefix("torch.") == name
+            assert tuple(again.shape) == (2, 1)
+
+
+# -- published once -------------------------------------------------------------------------------------------------
+
+
+def test_the_same_files_again_join(loader: fl.FastLoader, other_loader: fl.FastLoader, directory: Path) -> None:
+    first = loader.publish_checkpoint(directory)
+    second = other_loader.publish_checkpoint(directory)
+    assert second.joined
+    assert second.generation == first.generation
+    first.close()
+    assert len(other_loader.checkpoint(directory)) == len(weights())
+
+
+def test_a_reader_keeps_it_published(loader: fl.FastLoader, other_loader: fl.FastLoader, directory: Path) -> None:
+    with loader:
+        loader.publish_checkpoint(directory)
+        other_loader.checkpoint(directory)
+    assert not compare(scan_directory(directory), other_loader.checkpoint(directory))
+
+
+def test_nothing_is_published(guest: fl.FastLoader, directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(fl.NotPublishedError):
+        guest.checkpoint(directory)
+    with pytest.raises(fl.InvalidArgumentError, match="there is no"):
+        guest.checkpoint(tmp_path / "none")
+    with pytest.raises(fl.InvalidArgumentError, match="framework is one of numpy, torch"):
+        guest.checkpoint(directory, framework="jax")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "error"),
+    [
+        ("model.gguf", b"GGUF" + bytes(64), "is no file of safetensors or torch"),
+        ("model.safetensors", bytes(7), "its header would be"),
+        ("pytorch_model.bin", b"no archive", "torch cannot read it"),
+    ],
+)
+def test_files_that_cannot_be_published(
+    loader: fl.FastLoader, store: MemoryStore, tmp_path: Path, file: str, content: bytes, error: str
+) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(fl.FastLoadError, match=error):
+        loader.publish_checkpoint(tmp_path)
+    assert not store.keys()
+
+
+def test_two_files_with_one_name(loader: fl.FastLoader, store: MemoryStore, tmp_path: Path) -> None:
+    for file in ("a.safetensors", "b.safetensors"):
+        save_file({"w": torch.ones(3)}, tmp_path / file)
+    with pytest.raises(fl.IntegrityError, match="another file holds tensor 'w' too"):
+        loader.publish_checkpoint(tmp_path)
+    assert not store.keys()
+
+
+def test_a_name_that_is_kept_for_other_entries(loader: fl.FastLoader, tmp_path: Path) -> None:
+    save_file({"__header__/x": torch.ones(3)}, tmp_path / "a.safetensors")
+    with pytest.raises(fl.InvalidArgumentError, match="a name that is kept"):
+        loader.publish_checkpoint(tmp_path)
+
+
+def test_a_pool_that_is_too_small(loader: fl.FastLoader, store: MemoryStore, directory: Path) -> None:
+    store.set_faults(capacity_bytes=MIB)
+    with pytest.raises(fl.ResourceExhaustedError):
+        loader.publish_checkpoint(directory)
+    assert not store.keys()
+
+
+# -- nothing wrong is published, or read ----------------------------------------------------------------------------
+
+
+def test_files_that_change_while_they_are_read(loader: fl.FastLoader, store: MemoryStore, directory: Path) -> None:
+    def change(done: int, total: int) -> None:
+        with (directory / "model-1.safetensors").open("r+b") as file:
+            file.seek(-100, 2)
+            file.write(bytes(range(1, 11)))
+
+    with pytest.raises(fl.IntegrityError, match="was written to or replaced meanwhile"):
+        loader.publish_checkpoint(directory, progress=change)
+    assert not store.keys()
+
+
+def test_bytes_that_are_damaged_in_the_pool(loader: fl.FastLoader, store: MemoryStore, directory: Path) -> None:
+    """What was copied is read back before anybody can see it."""
+
+    def damage(done: int, total: int) -> None:
+        store.set_faults(corrupt=chunk_keys(store)[:1])
+
+    with pytest.raises(fl.IntegrityError, match="does not match its digest"):
+        loader.publish_checkpoint(directory, progress=damage)
+    assert not store.keys()
+
+
+@pytest.mark.parametrize("how", ["written", "replaced", "removed"])
+def test_files_that_change_while_they_are_published(
+    loader: fl.FastLoader, guest: fl.FastLoader, directory: Path, how: str
+) -> None:
+    publication = loader.publish_checkpoint(directory)
+    identity = dict(publication.identity)
+    opened = guest.checkpoint(identity, framework="torch")
+    file = directory / "model-2.safetensors"
+    if how == "written":
+        with file.open("r+b") as opened_file:
+            opened_file.seek(-1, 2)
+            opened_file.write(b"\x01")
+    elif how == "replaced":
+        shutil.copy(file, directory / "new")
+        (directory / "new").rename(file)
+    else:
+        file.unlink()
+    assert wait_until(lambda: publication.state == "failed")
+    assert "written to or replaced" in publication.failure
+    assert wait_until(lambda: not guest.is_published(identity))
+    assert ("model-2" if how != "removed" else "index") in publication.failure
+    with pytest.raises(fl.NotPublishedError):
+        guest.checkpoint(identity)
+    with pytest.raises(fl.PartialTransferError):
+        opened["embed"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("corrupt", fl.IntegrityError), ("truncated", fl.IntegrityError), ("missing", fl.PartialTransferError)],
+)
+def test_a_chunk_that_is_damaged_on_arrival(
+    open_loader: Opener,
+    guest: fl.FastLoader,
+    store: MemoryStore,
+    directory: Path,
+    elsewhere: Callable[[], None],
+    fault: str,
+    error: type[fl.FastLoadError],
+) -> None:
+    publication = open_loader(max_blobs=1).publish_checkpoint(directory)
+    elsewhere()
+    by_identity = guest.checkpoint(dict(publication.identity))
+    chunk = by_identity._reader.entries["layers.0.weight"].chunk
+    (key,) = [each for each in chunk_keys(store) if each.endswith(f"-{chunk}")]
+    store.set_faults(**{fault: [key]})
+    with pytest.raises(error) as caught:
+        by_identity["layers.0.weight"]
+    assert caught.value.failed_keys == (key,)
+    assert by_identity["embed"].shape == (600, 1000)
+    opened = guest.checkpoint(directory, framework="torch")
+    assert_right(opened, weights())
+    assert opened.from_files == ["layers.0.weight"]
+
+
+def test_a_chunk_is_asked_for_again(
+    loader: fl.FastLoader, guest: fl.FastLoader, store: MemoryStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publication = loader.publish_checkpoint(directory)
+    opened = guest.checkpoint(dict(publication.identity), framework="torch", verify="digest")
+    store.set_faults(corrupt=chunk_keys(store))
+    real, asked = _core.map_objects, []
+
+    def mapping(*args: Any, **kwargs: Any) -> Any:
+        found = real(*args, **kwargs)
+        asked.append(len(args[1]))
+        store.set_faults()
+        return found
+
+    monkeypatch.setattr(_core, "map_objects", mapping)
+    assert_right(opened, weights())
+    assert asked[0] > 1
+    assert not opened.from_files
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "object"},
+        {"dtype": "load"},
+        {"dtype": "float64"},
+        {"shape": (600, 1001)},
+        {"shape": (600, 1000, *[1] * 31)},
+        {"shape": (1 << 62, 1 << 62, 0)},
+        {"strides": (1, 1)},
+        {"strides": (2000, 1)},
+    ],
+)
+def test_a_manifest_that_claims_what_is_not_there(
+    loader: fl.FastLoader, guest: fl.FastLoader, directory: Path, changes: dict[str, Any]
+) -> None:
+    """Whoever can write to the worker can write it; there is no tensor here to compare it with."""
+    loader.publish_checkpoint(directory)
+    reader = guest.checkpoint(directory)._reader
+    manifest = reader.generation.manifest
+    (embed,) = [entry for entry in manifest.tensors if entry.name == "embed"]
+    forged = msgspec.structs.replace(manifest, tensors=[msgspec.structs.replace(embed, **changes)])
+    generation = attrs.evolve(reader.generation, manifest=forged)
+    with pytest.raises(fl.IntegrityError, match="published tensor 'embed'"):
+        CheckpointReader(generation, reader._plan, reader._chunks, reader._views, reader._terms)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_a_dtype_that_has_no_views(loader: fl.FastLoader, store: MemoryStore, tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(3, dtype=torch.complex32)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(fl.InvalidArgumentError, match="tensor 'w' has dtype complex32"):
+        loader.publish_checkpoint(tmp_path)
+    assert not store.keys()
+
+
+def test_what_was_compared_in_this_pool_is_not_compared_again(
+    loader: fl.FastLoader,
+    guest: fl.FastLoader,
+    directory: Path,
+    elsewhere: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader.publish_checkpoint(directory)
+    real, compared = _core.digest_chunks, []
+
+    def digests(*args: Any, **kwargs: Any) -> Any:
+        compared.append(len(kwargs["chunks"]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(_core, "digest_chunks", digests)
+
+    def chunks_compared(verify: str) -> int:
+        compared.clear()
+        assert not compare(scan_directory(directory), guest.checkpoint(directory, verify=verify))
+        return sum(compared)
+
+    assert chunks_compared("once") == 0
+    every = chunks_compared("digest")
+    assert every > 1
+    elsewhere()
+    assert chunks_compared("once") == every
+
+
+def test_a_publisher_that_goes_half_way(
+    open_loader: Opener, guest: fl.FastLoader, store: MemoryStore, directory: Path
+) -> None:
+    """What came stays, and only what is missing is read from the files."""
+    publisher = open_loader(max_blobs=1)
+    publisher.publish_checkpoint(directory)
+    opened = guest.checkpoint(directory, framework="torch", window=1)
+    names = list(opened)
+    came = {name: opened[name] for name in names[:3]}
+    publisher.close()
+    assert not chunk_keys(store)
+    rest = {name: opened[name] for name in names[3:]}
+    wanted = weights()
+    for name, tensor in (came | rest).items():
+        assert tensor.shape == wanted[name].shape
+        assert torch.equal(as_bytes(tensor), as_bytes(wanted[name])), name
+    assert set(opened.from_files) <= set(names[3:])
+    assert len(opened.from_files) >= len(names) - 4  # the empty one is nowhere
+
+
+def test_a_worker_that_does_not_answer_is_asked_once(
+    loader: fl.FastLoader, guest: fl.FastLoader, store: MemoryStore, directory: Path
+) -> None:
+    publication = loader.publish_checkpoint(directory)
+    alone, opened = guest.checkpoint(dict(publication.identity)), guest.checkpoint(directory, framework="torch")
+    store.set_faults(unreachable=True)
+    with pytest.raises(fl.UnavailableError):
+        alone["embed"]
+    assert_right(opened, weights())
+    assert set(opened.from_files) == weights().keys() - {"empty"}
+    store.set_faults()
+
+
+def test_files_that_changed_are_no_way_out(
+    loader: fl.FastLoader, guest: fl.FastLoader, store: MemoryStore, directory: Path
+) -> None:
+    loader.publish_checkpoint(directory)
+    opened = guest.checkpoint(directory)
+    store.clear()
+    (directory / "model-1.safetensors").touch()
+    with pytest.raises(fl.IntegrityError, match="written to or replaced meanwhile"):
+        opened["embed"]
+
+
+def test_other_files_with_the_same_sample(
+    loader: fl.FastLoader, guest: fl.FastLoader, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publication = loader.publish_checkpoint(directory)
+    loader.tell_files(publication, {"another.safetensors": "0" * 64})
+    guest.checkpoint(directory)
+    sums = {**(publication.files or {}), "model-1.safetensors": "1" * 64}
+    monkeypatch.setattr(type(guest._checkpoints().kept), "keep", lambda *_: None)
+    real = loader_checkpoint.TensorFiles.of
+
+    def with_sums(path: Path, *, deadline_s: float) -> Any:
+        files = real(path, deadline_s=deadline_s)
+        files.read.sums.update(sums)
+        return files
+
+    monkeypatch.setattr(loader_checkpoint.TensorFiles, "of", with_sums)
+    with pytest.raises(fl.LayoutMismatchError, match="are not those that were published"):
+        guest.checkpoint(directory)
