@@ -51,3 +51,18 @@ def test_others_compile_nothing_and_need_no_model(
     third = on_machine("third", directory, VLLM_FORCE_AOT_LOAD="1")
     assert (third.loaded["fallback"], third.loaded["cold_load_s"]) == (None, None)
     assert third.tokens == first.tokens
+
+
+@pytest.mark.long
+def test_each_rank_takes_its_own(make: Callable[..., Path], start: Callable[..., Any], tmp_path: Path) -> None:
+    model = make("qwen2", seed=28)
+
+    def on_machine(name: str, **environment: str) -> Any:
+        caches = {"VLLM_CACHE_ROOT": str(tmp_path / name), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        return start(model, environment={**caches, **environment}, enforce_eager=False, tensor_parallel_size=2)
+
+    first = on_machine("first")
+    assert wait_until(lambda: len(first.events("published caches")) == 2)
+    second = on_machine("second", VLLM_FORCE_AOT_LOAD="1")
+    assert [each["why"] for each in second.events("caches")] == [None, None]
+    assert second.tokens == first.tokens
