@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,3 +96,16 @@ def test_torchs_files(make: Make, start: Start, tmp_path: Path) -> None:
     second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
     assert_from_checkpoint(second, ranks=2)
     assert second.tokens == first.tokens
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("default")
+def test_the_command_that_tries_it(make: Make) -> None:
+    command = [sys.executable, "-m", "yr_fastload_native", "verify-vllm", "--model", str(make("qwen2", seed=SEED + 1))]
+    done = subprocess.run(
+        [*command, "--tp", "1", "--then-tp", "2", "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["tokens_equal"], record["transport"], record["ranks"]) == (True, "checkpoint", 2)
+    assert record["fallback"] is None
