@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,16 +69,15 @@ def test_two_ranks_read_the_disk_once(make: Make, start: Start) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
-def test_experts(make: Make, start: Start, architecture: str) -> None:
-    """Between layouts their tokens differ in vLLM itself; another dtype is another sharded publication too."""
-    model = make(architecture, seed=SEED)
-    plain = start(model, extra={"share": "sharded", "publish": "off"})
-    first = start(model, extra={"share": "checkpoint", "publish": "inline"})
-    assert_from_checkpoint(first)
-    assert first.tokens == plain.tokens
-    second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
-    assert_from_checkpoint(second, ranks=2)
+@pytest.mark.parametrize("architecture", ["qwen2_tied", "qwen2_int8", "qwen3_moe", "mixtral"])
+def test_what_is_loaded_is_what_files_hold(make: Make, start: Start, architecture: str) -> None:
+    """In one layout: between layouts, tokens of experts differ in vLLM itself."""
+    model = make(architecture, seed=SEED + 2)
+    plain = start(model, extra={"publish": "off"})
+    assert plain.loaded["checkpoint"] is None
+    shared = start(model, extra={"share": "checkpoint", "publish": "inline"})
+    assert_from_checkpoint(shared)
+    assert shared.tokens == plain.tokens
 
 
 @pytest.mark.long
@@ -93,3 +95,16 @@ def test_torchs_files(make: Make, start: Start, tmp_path: Path) -> None:
     second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
     assert_from_checkpoint(second, ranks=2)
     assert second.tokens == first.tokens
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("default")
+def test_the_command_that_tries_it(make: Make) -> None:
+    command = [sys.executable, "-m", "yr_fastload_native", "verify-vllm", "--model", str(make("qwen2", seed=SEED + 1))]
+    done = subprocess.run(
+        [*command, "--tp", "1", "--then-tp", "2", "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["tokens_equal"], record["transport"], record["ranks"]) == (True, "checkpoint", 2)
+    assert record["fallback"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from yr_fastload_native.checkpoints.safetensors_files import compare, scan_direc
 from yr_fastload_native.checkpoints.synthetic import make_qwen2
 from yr_fastload_native.cli import main
 
+from ..conftest import open_store
 from ..waiting import wait_until
 
 pytestmark = pytest.mark.worker
@@ -67,6 +69,31 @@ def test_files_that_are_replaced_are_withdrawn(
     assert wait_until(lambda: not other_loader.is_published(publication.identity))
     with pytest.raises(fl.NotPublishedError):
         other_loader.checkpoint(dict(publication.identity))
+
+
+def test_a_publisher_that_is_killed_half_way(worker: str, directory: Path) -> None:
+    """What came stays right, and only what is missing is read from the files."""
+    stored = scan_directory(directory)
+    command = [sys.executable, "-m", "yr_fastload_native", "checkpoint", "publish", str(directory), "--worker", worker]
+    settings = {"YR_FASTLOAD_LEASE_S": "2", "YR_FASTLOAD_DATA_GRACE_S": "1", "YR_FASTLOAD_MAX_BLOBS": "1"}
+    config = fl.Config(worker=worker, hold=False)
+    with (
+        subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True) as publisher,
+        fl.FastLoader(config) as loader,
+    ):
+        assert publisher.stdout is not None
+        assert publisher.stdout.readline().startswith("published ")
+        opened = loader.checkpoint(directory, window=1)
+        came = {name: opened[name] for name in list(opened)[:5]}
+        assert not opened.from_files
+        publisher.kill()
+        keys = [chunk.key for chunk in opened._reader.generation.manifest.chunks]
+        look = open_store(config)
+        assert wait_until(lambda: not any(look.exist(keys, deadline_s=5)))
+        rest = {name: opened[name] for name in opened if name not in came}
+        assert not compare(stored, came | rest)
+        assert not came.keys() & set(opened.from_files)
+        assert len(opened.from_files) >= len(rest) - 1  # one may lie in the chunk that is kept
 
 
 def test_publish_list_export_evict(worker: str, directory: Path, tmp_path: Path) -> None:

@@ -49,10 +49,12 @@ class SharedCheckpoint:
     Args:
         loader: That reads it from disk.
         settings: Settings of the exchange.
+        iterator: Name of the loader's method that gives all weights.
     """
 
-    def __init__(self, loader: Any, settings: Settings) -> None:
+    def __init__(self, loader: Any, settings: Settings, *, iterator: str = _ITERATOR) -> None:
         self._loader = loader
+        self._iterator = iterator
         self._settings = settings
         self._opened: PublishedCheckpoint | None = None
         self._to_compare: Source | None = None  # with what another process has published
@@ -82,43 +84,52 @@ class SharedCheckpoint:
         self._opened = self._opened or self._open(model, model_config, may_publish=False)
         return self._opened is not None
 
-    @contextlib.contextmanager
-    def read_instead(self, model: Any, model_config: Any, outcome: dict[str, Any]) -> Iterator[None]:
-        """Have the loader's ``load_weights`` read it meanwhile; if nobody has published it, this instance does.
+    def open(self, model: Any, model_config: Any) -> PublishedCheckpoint | None:
+        """What is published; if nobody has published it, this instance does.
 
-        The loader reads from disk as ever while this instance publishes in the background, or if it cannot be shared.
+        None while it publishes in the background, or if it cannot be shared: then the loader is to read from disk.
         """
         opened, self._opened = self._opened or self._open(model, model_config, may_publish=True), None
-        if opened is None:
-            yield
-            return
-        setattr(self._loader, _ITERATOR, lambda model_config, model: self._weights(opened, model))
-        try:
-            yield
-        finally:
-            delattr(self._loader, _ITERATOR)
+        return opened
+
+    def weights(self, opened: PublishedCheckpoint, model: Any) -> Iterator[tuple[str, Any]]:
+        """What the loader's own iterator gives: the model's weights, and those of parts that have their own."""
+        if getattr(self._loader, "counter_before_loading_weights", None) == 0.0:
+            self._loader.counter_before_loading_weights = time.perf_counter()  # the loader logs the time since
+        yield from opened.items()
+        for source in getattr(model, "secondary_weights", ()):
+            yield from self._loader._get_weights_iterator(source)
+
+    def has_read(self, opened: PublishedCheckpoint) -> dict[str, Any]:
+        """Say that weights came from it; returns what there is to report."""
         self._is_read = True
         if self._to_compare is not None:
             compare_later(self._to_compare, opened.generation)
-        outcome["checkpoint"] = {"bytes": opened.bytes, "tensors": len(opened), "from_files": opened.from_files}
         _log.info(
             "read the published checkpoint: %s, %d tensors, %d of them from files",
             size(opened.bytes),
             len(opened),
             len(opened.from_files),
         )
+        return {"bytes": opened.bytes, "tensors": len(opened), "from_files": opened.from_files}
 
-    def _weights(self, opened: PublishedCheckpoint, model: Any) -> Iterator[tuple[str, Any]]:
-        """What vLLM's own iterator gives: the model's weights, and those of parts that have their own."""
-        if getattr(self._loader, "counter_before_loading_weights", None) == 0.0:
-            self._loader.counter_before_loading_weights = time.perf_counter()  # vLLM logs the time since
-        yield from opened.items()
-        for source in getattr(model, "secondary_weights", ()):
-            yield from self._loader._get_weights_iterator(source)
+    @contextlib.contextmanager
+    def read_instead(self, model: Any, model_config: Any, outcome: dict[str, Any]) -> Iterator[None]:
+        """Have vLLM's ``load_weights`` read it meanwhile, if there is one to read."""
+        opened = self.open(model, model_config)
+        if opened is None:
+            yield
+            return
+        setattr(self._loader, self._iterator, lambda model_config, model: self.weights(opened, model))
+        try:
+            yield
+        finally:
+            delattr(self._loader, self._iterator)
+        outcome["checkpoint"] = self.has_read(opened)
 
     def _open(self, model: Any, model_config: Any, *, may_publish: bool) -> PublishedCheckpoint | None:
-        if not hasattr(type(self._loader), _ITERATOR):
-            _log.info("the checkpoint is not shared: %s has no %s", type(self._loader).__name__, _ITERATOR)
+        if not hasattr(type(self._loader), self._iterator):
+            _log.info("the checkpoint is not shared: %s has no %s", type(self._loader).__name__, self._iterator)
             return None
         try:
             fast = session.loader_of(self._settings.transfer)
