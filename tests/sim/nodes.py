@@ -315,6 +315,41 @@ class Commands:
         self.capturing.join()
         return {"results": self.capture_results}
 
+    def mixed_model(self, model):
+        """One with a weight on the device and a table in CPU memory, with a view of it: published, and pulled anew."""
+        import torch
+
+        from yr_fastload_native.vllm.weights import Landing, exchanged_tensors, on_one_device
+
+        def make(start):
+            made = torch.nn.Module()
+            made.weight = torch.nn.Parameter(torch.arange(start, start + 9.0).to("npu"), requires_grad=False)
+            made.register_buffer("table", torch.arange(start, start + 5))
+            made.register_buffer("part", made.table[2:4])
+            made.register_buffer("empty", torch.empty(0))
+            return made
+
+        source, target = make(1), make(100)
+        try:
+            self._loader({"publish_as": "host"}).publish(exchanged_tensors(source, frozenset()), {"model": model})
+            refused = False
+        except self.fl.InvalidArgumentError:
+            refused = True
+        kept = on_one_device(exchanged_tensors(source, frozenset()))
+        self._loader({"publish_as": "host"}).publish(kept, {"model": model})
+        source.table.fill_(-1)  # what was published is a copy
+        landing = Landing(target, exchanged_tensors(target, frozenset()), frozenset())
+        self._loader({"hold": False}).load(landing.tensors, {"model": model})
+        before = target.table.tolist()
+        landing.finish()
+        return {
+            "refused": refused,
+            "weight": target.weight.cpu().tolist(),
+            "table": [before[0], *target.table.tolist()],
+            "part": target.part.tolist(),
+            "shares": target.part.data_ptr() == target.table.data_ptr() + 16,
+        }
+
     def publish_cpu_tensors(self, model):
         try:
             self._loader({"transport": "d2d"}).publish(self.weights(1, 1, 100), {"model": model})

@@ -76,3 +76,13 @@ def test_what_torch_has_asked_of_its_stream_is_waited_for(npu, model, verify):
     source.call("publish_unfinished", model=model, pattern=0x77, settings=settings)
     loaded = reader.call("load_over_unfinished", model=model, pattern=0x77, settings=settings, lag_s=LAG_S + 0.5)
     assert loaded == {"equal": [True] * 3, "by": "d2d"}
+
+
+def test_cpu_tensors_beside_a_device_s_travel_as_copies_there(npu, model):
+    assert npu("one").call("mixed_model", model=model) == {
+        "refused": True,
+        "weight": [float(i) for i in range(1, 10)],
+        "table": [100, 1, 2, 3, 4, 5],
+        "part": [3, 4],
+        "shares": True,
+    }
