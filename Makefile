@@ -48,7 +48,7 @@ test-all: test  ## what takes hours too: whole campaigns, everything under sanit
 	$(BIN)/python -m pytest -m long
 	@$(AGAIN) test-asan test-tsan chaos test-vllm-matrix ARGS=
 
-environments: $(VENV)/.develop build/asan/.develop $(if $(VLLM_HERE),.venv-vllm/.develop)  ## all that `make test` needs; -j3 is quicker
+environments: $(VENV)/.develop build/asan/.develop build/torch-npu/.installed $(if $(VLLM_HERE),.venv-vllm/.develop)  ## all that `make test` needs; -j3 is quicker
 
 chaos: $(VENV)/.develop  ## ten minutes of faults; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python -m chaos --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
@@ -189,6 +189,11 @@ endef
 
 .venv-vllm-%/.develop: .venv-vllm-%/.vllm $(WHEEL)
 	$(call install-wheel,$(@D)/bin)
+	@touch $@
+
+# For tests/sim/test_torch_npu.py alone: beside an NPU's torch_npu `import torch` fails where there is no CANN.
+build/torch-npu/.installed: Makefile | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) torch-npu==2.13.0
 	@touch $@
 
 # The native module once more, built with sanitizers, in a folder that comes first in Python's path; there it looks for

@@ -25,6 +25,13 @@ U64Array::U64Array(const py::buffer& array, const char* name) : info_(array.requ
   span_ = {static_cast<const std::uint64_t*>(info_.ptr), static_cast<std::size_t>(info_.size)};
 }
 
+Span<const std::byte> contiguous(const py::buffer_info& info) {
+  py::ssize_t expected = info.itemsize;
+  for (py::ssize_t i = info.ndim; i-- > 0; expected *= info.shape[i])
+    if (info.shape[i] > 1 && info.strides[i] != expected) throw py::value_error("the buffer is not C-contiguous");
+  return {static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size * info.itemsize)};
+}
+
 py::memoryview to_python(const std::vector<std::uint64_t>& values) { return copied(values, "Q"); }
 py::memoryview to_python(const std::vector<std::int64_t>& values) { return copied(values, "q"); }
 

@@ -30,6 +30,9 @@ class U64Array {
   Span<const std::uint64_t> span_;
 };
 
+/// The bytes of a buffer. Throws ValueError if they have gaps or another order.
+Span<const std::byte> contiguous(const py::buffer_info& info);
+
 /// The values as a flat memoryview of uint64 or int64, a copy that Python owns.
 py::memoryview to_python(const std::vector<std::uint64_t>& values);
 py::memoryview to_python(const std::vector<std::int64_t>& values);
@@ -63,6 +66,7 @@ void register_digest(py::module_& module);
 void register_tensors(py::module_& module);
 void register_tensor_reader(py::module_& module);
 void register_devices(py::module_& module);
+void register_device_memory(py::module_& module);
 void register_stores(py::module_& module);
 void register_hetero(py::module_& module);
 void register_transfer(py::module_& module);

@@ -47,15 +47,16 @@ void register_devices(py::module_& module) {
       .def(
           "read",
           [](Device& device, std::uint64_t address, std::size_t bytes, double deadline_s) {
-            std::string data(bytes, '\0');
+            const Deadline deadline = Deadline::after(deadline_s);
+            std::unique_ptr<Memory> staged;
             {
               const WithoutGil nogil;
+              staged = device.allocate_page_locked(bytes, deadline);
               const auto stream = device.make_stream();
-              stream->copy(Direction::kToHost, {reinterpret_cast<std::byte*>(data.data()),
-                                                reinterpret_cast<const std::byte*>(address), bytes});
-              stream->synchronize(Deadline::after(deadline_s));
+              stream->copy(Direction::kToHost, {staged->data(), reinterpret_cast<const std::byte*>(address), bytes});
+              stream->synchronize(deadline);
             }
-            return py::bytes(data);
+            return py::bytes(reinterpret_cast<const char*>(staged->data()), bytes);
           },
           py::arg("address"), py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), "A copy of some of its memory.");
   module.def(

@@ -5,17 +5,6 @@
 #include "bindings/common.hpp"
 
 namespace yr_fastload::bindings {
-namespace {
-
-Span<const std::byte> contiguous(const py::buffer_info& info) {
-  py::ssize_t expected = info.itemsize;
-  for (py::ssize_t i = info.ndim; i-- > 0; expected *= info.shape[i])
-    if (info.shape[i] > 1 && info.strides[i] != expected) throw py::value_error("the buffer is not C-contiguous");
-  return {static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size * info.itemsize)};
-}
-
-}  // namespace
-
 void register_digest(py::module_& module) {
   module.attr("DIGEST_BLOCK_BYTES") = Digest::kBlockBytes;
   module.def("digest_backend", &digest_backend, "Instruction set of the digest on this machine.");

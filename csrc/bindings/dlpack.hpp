@@ -25,6 +25,15 @@ struct DLTensor {
   std::uint64_t byte_offset;
 };
 
+struct DLManagedTensor {
+  DLTensor dl_tensor;
+  void* manager_ctx;
+  void (*deleter)(DLManagedTensor*);
+};
+
+/// Name of a capsule that nobody has taken yet.
+inline constexpr const char* kDlpackName = "dltensor";
+
 inline constexpr std::uint8_t kDlpackComplex = 5;
 
 /// What a tensor type offers as `__dlpack_c_exchange_api__` since DLPack 1.3: a capsule named "dlpack_exchange_api".

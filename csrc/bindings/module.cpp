@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, module) {
   register_tensors(module);
   register_tensor_reader(module);
   register_devices(module);
+  register_device_memory(module);
   register_stores(module);
   register_hetero(module);
   register_transfer(module);

@@ -12,12 +12,6 @@
 namespace yr_fastload::bindings {
 namespace {
 
-struct DLManagedTensor {
-  DLTensor dl_tensor;
-  void* manager_ctx;
-  void (*deleter)(DLManagedTensor*);
-};
-
 /// Address of a tensor's bytes, with a reference to whatever keeps them alive.
 struct TensorView {
   std::uint64_t address = 0;
@@ -49,10 +43,9 @@ TensorView buffer_view(const py::buffer& object) {
 }
 
 TensorView dlpack_view(const py::capsule& capsule) {
-  constexpr const char* kFresh = "dltensor";
-  if (!PyCapsule_IsValid(capsule.ptr(), kFresh))
+  if (!PyCapsule_IsValid(capsule.ptr(), kDlpackName))
     throw py::value_error("not an unused DLPack capsule (named \"dltensor\")");
-  auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kFresh));
+  auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kDlpackName));
   // Renaming the capsule takes ownership, by the DLPack protocol.
   PyCapsule_SetName(capsule.ptr(), "used_dltensor");
   TensorView view;

@@ -252,14 +252,29 @@ class Load {
 
   bool copy_staged(const FetchedChunk& item, Stream& stream) {
     const PinnedPool::Lease staging = pool_.lease(plan_.chunk_bytes[item.chunk], options_.deadline);
-    return copy_blobs(
-        item, [&](const Blob& blob) { return staging.data() + blob.chunk_offset; },
-        [&] {
-          for (const Blob& blob : plan_.chunk(item.chunk))
-            stream.copy(Direction::kToDevice, {tensor(blob), staging.data() + blob.chunk_offset, blob.bytes});
-          stream.synchronize(options_.deadline);
-          return arrived_unharmed(item.chunk);
-        });
+    const auto upload = [&] {
+      for (const Blob& blob : plan_.chunk(item.chunk))
+        stream.copy(Direction::kToDevice, {tensor(blob), staging.data() + blob.chunk_offset, blob.bytes});
+      stream.synchronize(options_.deadline);
+      return arrived_unharmed(item.chunk);
+    };
+    if (item.view->place() == Place::kDevice && !device_.cpu_accessible()) {
+      const Span<const std::byte> landed = item.view->bytes();
+      stream.copy(Direction::kToHost, {staging.data(), landed.data(), landed.size()});
+      stream.synchronize(options_.deadline);
+      return check_staged(item, staging.data(), upload);
+    }
+    return copy_blobs(item, [&](const Blob& blob) { return staging.data() + blob.chunk_offset; }, upload);
+  }
+
+  template <typename Accept>
+  bool check_staged(const FetchedChunk& item, const std::byte* staged, const Accept& accept) {
+    DigestFold fold;
+    for (const Blob& blob : plan_.chunk(item.chunk))
+      if (options_.verify && !progress_.digest_only(staged + blob.chunk_offset, blob.bytes, fold)) return false;
+    if (!options_.verify) progress_.add(plan_.chunk_bytes[item.chunk]);
+    accept_if_equal(item.chunk, fold, accept);
+    return true;
   }
 
   /// Verifies the tensors rather than the staging memory: the device's copy can go wrong too.

@@ -2,7 +2,9 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -51,7 +53,11 @@ class Acl {
   AclError (*destroy_event)(void*) = nullptr;
   AclError (*record_event)(void*, void*) = nullptr;
   AclError (*synchronize_event)(void*, std::int32_t) = nullptr;
+  AclError (*synchronize_stream)(void*, std::int32_t) = nullptr;
+  /// Null in versions of CANN that capture no graphs.
+  AclError (*exchange_capture_mode)(int*) = nullptr;
   bool simulated = false;
+  bool cpu_accessible = false;  ///< As the memory of a simulated device may be.
 
  private:
   Acl() {
@@ -75,7 +81,12 @@ class Acl {
     load(destroy_event, "aclrtDestroyEvent");
     load(record_event, "aclrtRecordEvent");
     load(synchronize_event, "aclrtSynchronizeEventWithTimeout");
-    simulated = ::dlsym(library_, "yrfl_sim_counters") != nullptr;
+    load(synchronize_stream, "aclrtSynchronizeStreamWithTimeout");
+    exchange_capture_mode =
+        reinterpret_cast<AclError (*)(int*)>(::dlsym(library_, "aclmdlRICaptureThreadExchangeMode"));
+    const auto accessible = reinterpret_cast<int (*)()>(::dlsym(library_, "yrfl_sim_cpu_accessible"));
+    simulated = accessible != nullptr;
+    cpu_accessible = simulated && accessible() != 0;
     AclError (*initialize)(const char*) = nullptr;
     load(initialize, "aclInit");
     const AclError result = initialize(nullptr);
@@ -97,6 +108,11 @@ void check(AclError result, const char* call) {
   if (result == kSuccess) return;
   const ErrorCode code = result == kMemoryAllocation ? ErrorCode::kResourceExhausted : ErrorCode::kDevice;
   throw Error(code, "device", std::string(call) + " failed with ACL error " + std::to_string(result));
+}
+
+std::int32_t milliseconds_to(Deadline deadline) {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at() - Deadline::Clock::now());
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(left.count(), 1, std::int64_t{1} << 30));
 }
 
 /// Selects a device for the calling thread, and restores the previous one when destroyed. A thread that had none keeps
@@ -153,9 +169,7 @@ class AclEvent final : public Event {
 
   void record() override { check(acl_.record_event(event_, stream_), "aclrtRecordEvent"); }
   void wait(Deadline deadline) override {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at() - Deadline::Clock::now());
-    const AclError result = acl_.synchronize_event(
-        event_, static_cast<std::int32_t>(std::clamp<std::int64_t>(left.count(), 1, std::int64_t{1} << 30)));
+    const AclError result = acl_.synchronize_event(event_, milliseconds_to(deadline));
     if (result == kEventSyncTimeout || result == kStreamSyncTimeout)
       throw Error(ErrorCode::kTransferTimeout, "device", "copies on the device were not done by the deadline");
     check(result, "aclrtSynchronizeEventWithTimeout");
@@ -213,8 +227,19 @@ class AclDevice final : public Device {
 
   const char* name() const noexcept override { return acl_.simulated ? "simulated-npu" : "npu"; }
   int index() const noexcept override { return index_; }
-  bool cpu_accessible() const noexcept override { return acl_.simulated; }
-  void bind_thread() override { check(acl_.set_device(index_), "aclrtSetDevice"); }
+  bool cpu_accessible() const noexcept override { return acl_.cpu_accessible; }
+  void bind_thread() override {
+    check(acl_.set_device(index_), "aclrtSetDevice");
+    relax_capture();
+  }
+  void wait_for_stream(std::uint64_t handle, Deadline deadline) override {
+    const ThreadDevice bound(index_);
+    check(bound.result(), "aclrtSetDevice");
+    const AclError result = acl_.synchronize_stream(reinterpret_cast<void*>(handle), milliseconds_to(deadline));
+    if (result == kStreamSyncTimeout)
+      throw Error(ErrorCode::kTransferTimeout, "device", "what a stream was asked for was not done by the deadline");
+    check(result, "aclrtSynchronizeStreamWithTimeout");
+  }
   std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) override {
     return allocate(bytes, true, deadline);
   }
@@ -224,6 +249,14 @@ class AclDevice final : public Device {
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<AclStream>(index_); }
 
  private:
+  /// While another thread captures a graph, threads may not copy synchronously, which openYuanrong's client can do on
+  /// those that call it. What this thread does is not part of any graph.
+  void relax_capture() const noexcept {
+    constexpr int kRelaxed = 2;  // ACL_MODEL_RI_CAPTURE_MODE_RELAXED
+    int mode = kRelaxed;
+    if (acl_.exchange_capture_mode != nullptr) static_cast<void>(acl_.exchange_capture_mode(&mode));
+  }
+
   /// Runs on a thread that can be abandoned: on a device that hangs this does not return.
   std::unique_ptr<Memory> allocate(std::size_t bytes, bool on_host, Deadline deadline) {
     return runner_.run(

@@ -27,6 +27,8 @@ YRFL_SIM_API int aclrtCreateEvent(void** handle) {
   return kAclSuccess;
 }
 
+YRFL_SIM_API int aclrtCreateEventExWithFlag(void** handle, std::uint32_t) { return aclrtCreateEvent(handle); }
+
 YRFL_SIM_API int aclrtDestroyEvent(void* handle) {
   count_call("aclrtDestroyEvent");
   return Handles<Event>::all().remove(handle) == nullptr ? kAclRtInvalidHandle : kAclSuccess;
@@ -59,4 +61,28 @@ YRFL_SIM_API int aclrtSynchronizeEventWithTimeout(void* handle, std::int32_t tim
   count_call("aclrtSynchronizeEventWithTimeout");
   const auto event = find_event(handle);
   return event == nullptr ? kAclRtInvalidHandle : event->synchronize(timeout_ms);
+}
+
+YRFL_SIM_API int aclrtStreamWaitEvent(void* stream_handle, void* handle) {
+  count_call("aclrtStreamWaitEvent");
+  const auto event = find_event(handle);
+  const auto stream = find_stream(stream_handle);
+  if (event == nullptr || stream == nullptr) return kAclRtInvalidHandle;
+  return event->wait_in(*stream, event);
+}
+
+/// What waits for an event waits for its last mark: there is nothing to take back.
+YRFL_SIM_API int aclrtResetEvent(void* handle, void* stream_handle) {
+  count_call("aclrtResetEvent");
+  return find_event(handle) == nullptr || find_stream(stream_handle) == nullptr ? kAclRtInvalidHandle : kAclSuccess;
+}
+
+YRFL_SIM_API int aclrtEventElapsedTime(float* milliseconds, void* from, void* to) {
+  count_call("aclrtEventElapsedTime");
+  if (milliseconds == nullptr) return kAclRtParamInvalid;
+  const auto first = find_event(from);
+  const auto last = find_event(to);
+  if (first == nullptr || last == nullptr || first == last) return kAclRtInvalidHandle;
+  *milliseconds = static_cast<float>(last->since(*first));
+  return kAclSuccess;
 }

@@ -3,6 +3,7 @@
 #include <map>
 #include <mutex>
 
+#include "acl_capture.hpp"
 #include "engine/codes.hpp"
 #include "engine/copy.hpp"
 #include "engine/counters.hpp"
@@ -47,8 +48,11 @@ YRFL_SIM_API int aclrtMalloc(void** data, std::size_t bytes, int) {
   if (hit.action == Action::kFail) return kAclRtInternalError;
   if (hit.action == Action::kOutOfMemory) return kAclRtMemoryAllocation;
   sit_out(hit, [end] { return std::chrono::steady_clock::now() >= end; });
-  return allocate(current_device(), bytes, data);
+  return allocate(current_device(), bytes, data, settings().opaque ? Reach::kOpaque : Reach::kDirect);
 }
+
+/// Not of CANN: whether the CPU reaches a device's memory, as it never does that of a real one.
+YRFL_SIM_API int yrfl_sim_cpu_accessible() { return settings().opaque ? 0 : 1; }
 
 YRFL_SIM_API int aclrtFree(void* data) {
   count_call("aclrtFree");
@@ -87,6 +91,7 @@ YRFL_SIM_API int aclrtMemcpy(void* destination, std::size_t room, const void* so
   count_call("aclrtMemcpy");
   if (current_device() < 0) return kAclRtContextNull;
   if (!valid(destination, room, source, bytes) || !valid_kind(kind)) return kAclRtParamInvalid;
+  if (const int refused = check_capture_mode()) return refused;
   return copy(destination, source, bytes, [] { return false; });
 }
 
@@ -111,6 +116,7 @@ YRFL_SIM_API int aclrtMemcpyBatch(void** destinations, std::size_t* rooms, void*
       attributes == nullptr || attribute_indexes == nullptr || attribute_count == 0 || attribute_count > count ||
       attribute_indexes[0] != 0)
     return kAclRtParamInvalid;
+  if (const int refused = check_capture_mode()) return refused;
   for (std::size_t i = 1; i < attribute_count; ++i)
     if (attribute_indexes[i] <= attribute_indexes[i - 1] || attribute_indexes[i] >= count) return kAclRtParamInvalid;
   for (std::size_t i = 0; i < count; ++i) {

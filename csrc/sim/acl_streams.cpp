@@ -1,4 +1,5 @@
 // Streams.
+#include <chrono>
 #include <cstdint>
 
 #include "engine/codes.hpp"
@@ -6,11 +7,22 @@
 #include "engine/device.hpp"
 #include "engine/export.hpp"
 #include "engine/handles.hpp"
+#include "engine/settings.hpp"
 #include "engine/stream.hpp"
 
 namespace yr_fastload::sim {
 
 std::shared_ptr<Stream> find_stream(void* handle) { return Handles<Stream>::all().find(handle); }
+
+namespace {
+
+int synchronize(void* handle, int timeout_ms, int timeout_error) {
+  const auto stream = find_stream(handle);
+  if (stream == nullptr) return kAclRtInvalidHandle;
+  return stream->captured() ? kAclRtStreamCaptured : stream->synchronize(timeout_ms, timeout_error);
+}
+
+}  // namespace
 
 }  // namespace yr_fastload::sim
 
@@ -21,6 +33,17 @@ YRFL_SIM_API int aclrtCreateStream(void** handle) {
   if (handle == nullptr) return kAclRtParamInvalid;
   if (current_device() < 0) return kAclRtContextNull;
   *handle = Handles<Stream>::all().add(std::make_shared<Stream>(current_device()));
+  return kAclSuccess;
+}
+
+/// What frameworks make their streams with; these lag where that is wanted, while copies of others go ahead of them.
+YRFL_SIM_API int aclrtCreateStreamWithConfig(void** handle, std::uint32_t, std::uint32_t) {
+  count_call("aclrtCreateStreamWithConfig");
+  if (handle == nullptr) return kAclRtParamInvalid;
+  if (current_device() < 0) return kAclRtContextNull;
+  const std::chrono::duration<double, std::milli> lag(settings().stream_lag_ms);
+  *handle = Handles<Stream>::all().add(
+      std::make_shared<Stream>(current_device(), std::chrono::duration_cast<Stream::Clock::duration>(lag)));
   return kAclSuccess;
 }
 
@@ -43,13 +66,11 @@ YRFL_SIM_API int aclrtDestroyStreamForce(void* handle) {
 
 YRFL_SIM_API int aclrtSynchronizeStream(void* handle) {
   count_call("aclrtSynchronizeStream");
-  const auto stream = find_stream(handle);
-  return stream == nullptr ? kAclRtInvalidHandle : stream->synchronize(-1, 0);
+  return synchronize(handle, -1, 0);
 }
 
 YRFL_SIM_API int aclrtSynchronizeStreamWithTimeout(void* handle, std::int32_t timeout_ms) {
   count_call("aclrtSynchronizeStreamWithTimeout");
   if (timeout_ms < -1) return kAclRtParamInvalid;
-  const auto stream = find_stream(handle);
-  return stream == nullptr ? kAclRtInvalidHandle : stream->synchronize(timeout_ms, kAclRtStreamSyncTimeout);
+  return synchronize(handle, timeout_ms, kAclRtStreamSyncTimeout);
 }

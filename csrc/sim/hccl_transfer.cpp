@@ -54,7 +54,7 @@ bool Transfer::announce() {
 bool Transfer::offer() {
   if (!memory_) memory_.emplace(data_, bytes_, "a send");
   if (!memory_->valid()) return false;
-  comm_->offer(number_, data_, bytes_, type_);
+  comm_->offer(number_, memory_->bytes(), bytes_, type_);
   return true;
 }
 
@@ -98,10 +98,10 @@ int Transfer::run_receive(const Patience& patience) {
            std::to_string(offer.bytes) + " bytes of type " + std::to_string(offer.type));
     result = kHcclParameter;
   } else {
-    result = memory.valid() ? comm_->fetch(offer, data_, patience) : static_cast<int>(kHcclInternal);
+    result = memory.valid() ? comm_->fetch(offer, memory.bytes(), patience) : static_cast<int>(kHcclInternal);
   }
   if (result == kHcclSuccess && !memory.valid()) result = kHcclInternal;
-  if (result == kHcclSuccess && hit_->action == Action::kCorrupt) corrupt(data_, bytes_, hit_->value);
+  if (result == kHcclSuccess && hit_->action == Action::kCorrupt) corrupt(memory.bytes(), bytes_, hit_->value);
   if (result == kHcclSuccess) count_received(comm_->peer_pid(), bytes_);
   comm_->answer(number_, result);
   return result;

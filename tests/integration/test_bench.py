@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,11 @@ from yr_fastload_native.measuring.resources import device_environment, private_w
 pytestmark = pytest.mark.worker
 
 
-def bench(*options: str) -> dict[str, Any]:
+def bench(*options: str, **environment: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "yr_fastload_native", "bench", "--rounds", "1", "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, **environment}
+    )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     return dict(json.loads(line))
@@ -49,6 +52,20 @@ def test_devices(tmp_path: Path) -> None:
     assert record["tensors"] == 10_000
     assert {"layout", "manifest", "setup", "fetch"} <= set(stages(record))
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize(
+    ("transport", "more"), [("d2d", ("--baseline", "per-parameter", "--readers", "2")), ("staged", ())]
+)
+def test_memory_that_only_a_device_reaches(transport: str, more: tuple[str, ...]) -> None:
+    """As that of a real device: a process that touches it as its own ends there."""
+    options = ("--transport", transport, "--shapes", "qwen2.5-7b", "--scale", "0.0005", *more)
+    record = bench(*options, YR_FASTLOAD_SIM_OPAQUE="1")
+    assert (record["transport"], record["verified"]) == (transport, True)
+    assert record["raw_copy_s"] > 0
+    if more:
+        assert record["baseline"]["load_s"] > 0
+        assert record["fan_out"]["publisher_sent_ratio"] > 0.9
 
 
 def test_a_workload_of_the_other_kind_is_refused() -> None:

@@ -126,6 +126,20 @@ def test_own_model_and_worker(environment, tmp_path, short_home):
     assert {path: path.stat().st_mtime_ns for path in model.iterdir()} == before
 
 
+@pytest.mark.parametrize("transport", ["d2d", "staged"])
+def test_tensors_in_memory_of_a_device(environment, tmp_path, transport):
+    """Which the CPU cannot reach, unless told otherwise."""
+    model = make_qwen2(tmp_path / "model", size_mb=16)
+    (model / "model.safetensors.index.json").unlink()
+    odd = {"scalar": torch.tensor(3.0), "empty": torch.empty(0, 4), "float8": torch.ones(5, dtype=torch.float8_e4m3fn)}
+    save_file(odd, model / "odd.safetensors")
+    assert "YR_FASTLOAD_SIM_OPAQUE" not in environment
+    status, stdout, stderr = finish(start(environment, "--model", str(model), "--transport", transport, "--json"))
+    assert status == 0, stderr
+    record = json.loads(stdout)
+    assert (record["transport"], record["verified"], record["devices"]) == (transport, True, "simulated")
+
+
 def test_model_without_bytes(environment, tmp_path):
     (tmp_path / "model").mkdir()
     save_file({"empty": torch.empty(0)}, tmp_path / "model" / "model.safetensors")

@@ -1,5 +1,7 @@
 """Processes with simulated devices that publish and load: what the tests of `d2d` and `staged` are made of.
 
+Their tensors are in opaque device memory, as on real devices. Tests of what only torch's tensors do (they are read
+straight into, are given other memory, count writes) set `STAND_INS`: torch's CPU tensors count as the device's then.
 Torch is imported once, by a process that they are forked from.
 """
 
@@ -12,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 
@@ -26,12 +29,75 @@ _FORKS = "san" not in os.environ.get("LD_PRELOAD", "")
 _servers = []
 
 
-def same_bytes(one, other):
+STAND_INS = {"YR_FASTLOAD_SIM_OPAQUE": "0"}
+
+
+def memory_of(tensor):
+    """Its bytes, in the order in which they lie in memory."""
     import torch
 
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(*(each.contiguous().reshape(-1).view(torch.uint8) for each in (one, other)))
+    if not isinstance(tensor, torch.Tensor):
+        return tensor.bytes()
+    start = tensor.storage_offset() * tensor.element_size()
+    return flat(tensor)[start : start + tensor.nbytes].cpu().numpy()
+
+
+def flat(tensor):
+    """All bytes of its storage: another tensor, which counts writes for itself."""
+    import torch
+
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def same_bytes(one, other):
+    """Of tensors of the same layout."""
+    return bool((memory_of(one) == memory_of(other)).all())
+
+
+def on_device(tensors):
+    """Copies in the memory of the thread's device; what shares memory does so there."""
+    import ml_dtypes
+    import numpy as np
+
+    from yr_fastload_native import _core
+    from yr_fastload_native.devices.npu import NPU
+    from yr_fastload_native.measuring.device_arrays import DeviceArray
+
+    device, blocks, made = NPU.at(max(0, NPU.current())), {}, {}
+    for name, value in tensors.items():
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in blocks:
+            block = blocks[storage.data_ptr()] = _core.DeviceMemory(NPU.open_device(device.index), storage.nbytes() + 1)
+            block.write(0, flat(value).numpy(), deadline_s=60)
+        name_of = str(value.dtype).removeprefix("torch.")
+        dtype = np.dtype(getattr(ml_dtypes, name_of, name_of))
+        offset = value.storage_offset() * value.element_size()
+        made[name] = DeviceArray(device, blocks[storage.data_ptr()], offset, dtype, tuple(value.shape), value.stride())
+    return made
+
+
+def on_npu(tensors):
+    """As `on_device`, in tensors of torch_npu."""
+    import torch
+
+    storages, made = {}, {}
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        if place not in storages:
+            storages[place] = flat(value).to("npu").untyped_storage()
+        made[name] = torch.empty(0, dtype=value.dtype, device="npu").set_(
+            storages[place], value.storage_offset(), value.shape, value.stride()
+        )
+    return made
+
+
+def placed(tensors):
+    """The same bytes where this process's device has them."""
+    from yr_fastload_native import sim
+
+    if "torch_npu" in sys.modules:
+        return on_npu(tensors)
+    return on_device(tensors) if sim.opaque() else tensors
 
 
 class Node:
@@ -42,6 +108,7 @@ class Node:
         self.control = Path(directory) / f"{name}.control"
         self.control.write_text("")
         settings = {
+            "YR_FASTLOAD_SIM_OPAQUE": "1",
             "YR_FASTLOAD_SIM_CONTROL": str(self.control),
             "NODE_WORKER": worker,
             "NODE_DEVICE": str(device),
@@ -76,6 +143,18 @@ class Node:
     def close(self):
         self.process.kill()
         self.process.close()
+
+
+def overwrite(tensors):
+    """Behind the back of torch and the loader."""
+    import numpy as np
+    import torch
+
+    for value in tensors.values():
+        if isinstance(value, torch.Tensor):
+            flat(value).copy_(torch.full_like(flat(value).cpu(), 0x5A))
+        else:
+            value.memory.write(0, np.full(value.memory.bytes, 0x5A, np.uint8), deadline_s=60)
 
 
 def simulated():
@@ -115,6 +194,8 @@ class Commands:
         self.loaders = []
         self.publications = {}
         self.target = {}
+        self.held = {}
+        self.pending = []  # what is written later, until then
 
     def _loader(self, settings):
         settings = {"source_stall_s": PATIENT_S, "lease_s": LEASE_S, **settings}
@@ -161,10 +242,120 @@ class Commands:
         import torch
 
         with torch.inference_mode(inference):
-            self.source = self.weights(seed, count, size)
+            self.source = placed(self.weights(seed, count, size))
         publication = self._loader(settings or {}).publish(self.source, {"model": model})
         self.publications[model] = publication
         return {"settled": publication.wait_settled(wait_s), "chunks": publication.chunks, "state": publication.state}
+
+    def frame_work(self, pattern):
+        """Have torch_npu's stream, or one like it, write these bytes to all tensors after this has returned."""
+        import torch
+
+        if "torch_npu" in sys.modules:
+            written = {name: torch.full_like(value.cpu(), pattern).to("npu") for name, value in self.held.items()}
+            for name, value in self.held.items():
+                value.copy_(written[name])
+            return
+
+        acl = ctypes.CDLL("libascendcl.so")
+        if not hasattr(torch, "npu"):
+            handle = ctypes.c_void_p()
+            assert acl.aclrtCreateStreamWithConfig(ctypes.byref(handle), 0, 0) == 0
+            stream = SimpleNamespace(npu_stream=handle.value)
+            torch.npu = SimpleNamespace(is_initialized=lambda: True, current_stream=lambda index: stream)
+        handle = ctypes.c_void_p(torch.npu.current_stream(0).npu_stream)
+        for value in self.held.values():
+            written = ctypes.create_string_buffer(bytes([pattern]) * value.nbytes, value.nbytes)
+            self.pending.append(written)
+            size = ctypes.c_size_t(value.nbytes)
+            assert acl.aclrtMemcpyAsync(ctypes.c_void_p(value.address), size, written, size, 1, handle) == 0
+
+    def publish_unfinished(self, model, pattern, settings):
+        """What a framework still writes when it is published."""
+        self.held = placed(self.weights(1, 3, 1 << 20))
+        loader = self._loader(settings)
+        self.frame_work(pattern)
+        self.publications[model] = loader.publish(self.held, {"model": model})
+        return {"state": self.publications[model].state}
+
+    def load_over_unfinished(self, model, pattern, settings, lag_s):
+        """Into tensors that a framework still writes to: which of them have these bytes once it has ended."""
+        self.held = placed(self.weights(2, 3, 1 << 20))
+        loader = self._loader({"hold": False, **settings})
+        self.frame_work(0x11)
+        report = loader.load(self.held, {"model": model})
+        time.sleep(lag_s)
+        return {
+            "equal": [bool((memory_of(value) == pattern).all()) for value in self.held.values()],
+            "by": report.transport,
+        }
+
+    def begin_capture(self):
+        """A thread begins to capture a graph, in the mode of torch.npu.graph, as vLLM does once it has loaded."""
+        device, begun = int(os.environ["NODE_DEVICE"]), threading.Event()
+
+        def capture():
+            acl, stream, graph = ctypes.CDLL("libascendcl.so"), ctypes.c_void_p(), ctypes.c_void_p()
+            set_device(device)
+            results = [acl.aclrtCreateStream(ctypes.byref(stream)), acl.aclmdlRICaptureBegin(stream, 0)]
+            begun.set()
+            self.captured.wait()
+            self.capture_results = [*results, acl.aclmdlRICaptureEnd(stream, ctypes.byref(graph))]
+
+        self.captured = threading.Event()
+        self.capturing = threading.Thread(target=capture)
+        self.capturing.start()
+        begun.wait()
+        refused = ctypes.CDLL("libascendcl.so").aclrtMemcpy
+        here, size = ctypes.create_string_buffer(8), ctypes.c_size_t(8)
+        return {"synchronous_copy": refused(here, size, here, size, 0)}
+
+    def end_capture(self):
+        self.captured.set()
+        self.capturing.join()
+        return {"results": self.capture_results}
+
+    def mixed_model(self, model):
+        """One with a weight on the device and a table in CPU memory, with a view of it: published, and pulled anew."""
+        import torch
+
+        from yr_fastload_native.vllm.weights import Landing, exchanged_tensors, on_one_device
+
+        def make(start):
+            made = torch.nn.Module()
+            made.weight = torch.nn.Parameter(torch.arange(start, start + 9.0).to("npu"), requires_grad=False)
+            made.register_buffer("table", torch.arange(start, start + 5))
+            made.register_buffer("part", made.table[2:4])
+            made.register_buffer("empty", torch.empty(0))
+            return made
+
+        source, target = make(1), make(100)
+        try:
+            self._loader({"publish_as": "host"}).publish(exchanged_tensors(source, frozenset()), {"model": model})
+            refused = False
+        except self.fl.InvalidArgumentError:
+            refused = True
+        kept = on_one_device(exchanged_tensors(source, frozenset()))
+        self._loader({"publish_as": "host"}).publish(kept, {"model": model})
+        source.table.fill_(-1)  # what was published is a copy
+        landing = Landing(target, exchanged_tensors(target, frozenset()), frozenset())
+        self._loader({"hold": False}).load(landing.tensors, {"model": model})
+        before = target.table.tolist()
+        landing.finish()
+        return {
+            "refused": refused,
+            "weight": target.weight.cpu().tolist(),
+            "table": [before[0], *target.table.tolist()],
+            "part": target.part.tolist(),
+            "shares": target.part.data_ptr() == target.table.data_ptr() + 16,
+        }
+
+    def publish_cpu_tensors(self, model):
+        try:
+            self._loader({"transport": "d2d"}).publish(self.weights(1, 1, 100), {"model": model})
+        except self.fl.FastLoadError as error:
+            return {"error": error.code, "message": str(error)}
+        return {"error": None}
 
     def publish_and_write(self, model):
         """Publish, and change a tensor before the digests are stored: in one call, for a busy machine."""
@@ -185,7 +376,8 @@ class Commands:
 
         sys.addaudithook(remember)
         try:
-            self._loader(settings or {}).publish(self.weights(1, count, size), {"model": model}, publish_as="staged")
+            source = placed(self.weights(1, count, size))
+            self._loader(settings or {}).publish(source, {"model": model}, publish_as="staged")
         except self.fl.FastLoadError as error:
             return {"error": error.code, "keys": keys}
         return {"error": None, "keys": keys}
@@ -193,7 +385,7 @@ class Commands:
     def load(self, model, seed=1, count=12, size=1 << 20, deadline_s=20.0, settings=None, numpy=False):
         wanted = self.weights(seed, count, size)
         if numpy or not self.target:
-            self.target = self.blank(wanted)
+            self.target = placed(self.blank(wanted))
         target = {name: value.numpy() for name, value in self.target.items()} if numpy else self.target
         started = time.monotonic()
         try:
@@ -232,15 +424,14 @@ class Commands:
         wanted = self.weights(number % 3, 3, 1 << 20)
         equal = True
         if do == "publish":
-            self.publications[model] = self.loaders[0].publish(wanted, {"model": model, "round": number})
+            self.publications[model] = self.loaders[0].publish(placed(wanted), {"model": model, "round": number})
             assert self.publications[model].wait_settled(30)
         elif do == "withdraw":
             # In the background: openYuanrong takes a second to let go of a connection that was used.
             threading.Thread(target=self.publications.pop(model).close).start()
         elif do == "load":
-            self.target = self.target or self.blank(wanted)
-            for value in self.target.values():
-                value.fill_(0x5A)
+            self.target = self.target or placed(self.blank(wanted))
+            self.spoil()
             try:
                 self.loaders[0].load(self.target, {"model": model, "round": number})
             except self.fl.FastLoadError as error:
@@ -266,29 +457,23 @@ class Commands:
 
     def spoil_source(self):
         """Change what is published, as a program must not."""
-        for value in self.source.values():
-            value.numpy()[:] = 0x5A
+        overwrite(self.source)
         return {}
 
     def spoil(self):
         """Change what was loaded, as a program must not."""
-        import torch
-
-        for value in self.target.values():  # behind torch's back
-            torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()[:] = 0x5A
+        overwrite(self.target)
         return {}
 
     def write(self, how):
         """Change what is published by torch's own means."""
-        import torch
-
         value = next(iter(self.source.values()))
         if how == "same":
-            value.add_(0)
+            value.copy_(value.cpu())
         elif how == "other":
-            value.add_(1)
+            value.copy_(value.cpu() + 1)
         elif how == "moved":
-            value.set_(torch.zeros_like(value))
+            value.set_((value.cpu() + 1).to(value.device))
         return {}
 
     def serving(self, model):
@@ -311,7 +496,7 @@ class Commands:
             if device is not None:
                 set_device(device)
             wanted = self.weights(1, 12, 1 << 20)
-            target = self.blank(wanted)
+            target = placed(self.blank(wanted))
             loader.load(target, {"model": model})
             found.append(all(same_bytes(target[name], value) for name, value in wanted.items()))
 
@@ -329,11 +514,11 @@ class Commands:
         return {"used": sorted(used), "thread": _core.current_acl_device()}
 
     def snapshot(self):
-        self.before = {name: value.clone() for name, value in self.target.items()}
+        self.before = {name: memory_of(value).copy() for name, value in self.target.items()}
         return {}
 
     def unchanged(self):
-        return {"unchanged": all(bool((self.target[name] == value).all()) for name, value in self.before.items())}
+        return {"unchanged": all((memory_of(self.target[name]) == was).all() for name, was in self.before.items())}
 
     def close(self):
         for loader in self.loaders:
@@ -349,6 +534,12 @@ class Commands:
 
 def _commands(task):
     set_device(int(os.environ["NODE_DEVICE"]))
+    if os.environ.get("NODE_TORCH_NPU"):
+        sys.path.insert(0, os.environ["NODE_TORCH_NPU"])
+        import torch
+        import torch_npu  # noqa: F401
+
+        torch.npu.set_device(int(os.environ["NODE_DEVICE"]))
     return Commands()
 
 

@@ -34,7 +34,9 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=sim.environment(base, kind=kind) | {key: str(value) for key, value in environment.items()},
+            env=sim.environment(base, kind=kind)
+            | {"YR_FASTLOAD_SIM_OPAQUE": "1"}
+            | {key: str(value) for key, value in environment.items()},
         )
         self.said = []
         self._lines = queue.Queue()
@@ -170,6 +172,10 @@ def _made(function, *arguments):
 
 def stream():
     return _made(acl.aclrtCreateStream)
+
+
+def framework_stream():
+    return _made(lambda handle: acl.aclrtCreateStreamWithConfig(handle, 0, 0))
 
 
 def event():

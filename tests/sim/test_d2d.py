@@ -12,6 +12,7 @@ from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.cli import main
 
 from ..waiting import wait_until
+from .nodes import STAND_INS
 
 pytestmark = pytest.mark.worker
 
@@ -50,7 +51,7 @@ def test_staged_outlives_its_source(node, model):
 
 
 def test_staged_takes_many_calls(node, model):
-    source, reader = node("source"), node("reader")
+    source, reader = node("source"), node("reader", **STAND_INS)
     arguments = {"model": model, "count": 24, "size": 9 << 20}  # twice openYuanrong's pool
     assert source.call("publish", **arguments, settings={"publish_as": "staged"})["chunks"] == 48
     for numpy in (False, True):
@@ -59,20 +60,20 @@ def test_staged_takes_many_calls(node, model):
 
 
 def test_numpy_arrays_are_loaded_through_landing_memory(node, model):
-    source, reader = node("source"), node("reader")
+    source, reader = node("source"), node("reader", **STAND_INS)
     source.call("publish", model=model)
     assert reader.call("load", model=model, numpy=True)["equal"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 @pytest.mark.parametrize("delay_s", [0.0, 0.3], ids=["before", "during"])
-@pytest.mark.parametrize("numpy", [False, True], ids=["torch", "numpy"])
-def test_a_load_ends_in_time_and_writes_nothing_later(node, model, number, delay_s, numpy):
-    source, reader = node("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1"), node("reader")
+@pytest.mark.parametrize("stand_ins", [STAND_INS, {}], ids=["straight", "landing"])
+def test_a_load_ends_in_time_and_writes_nothing_later(node, model, number, delay_s, stand_ins):
+    source, reader = node("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1"), node("reader", **stand_ins)
     source.call("publish", model=model, settings=SMALL_CHUNKS)
     if not delay_s:
         source.kill(number)
-    reader.start("load", model=model, deadline_s=5.0, settings=ONLY_READS, numpy=numpy)
+    reader.start("load", model=model, deadline_s=5.0, settings=ONLY_READS)
     if delay_s:
         time.sleep(delay_s + 1.0)
         source.kill(number)
@@ -102,7 +103,7 @@ def test_faults_of_the_only_source(node, model, fault):
 
 @pytest.mark.parametrize("publish_as", ["d2d", "staged"])
 def test_a_device_that_gives_no_memory_keeps_no_load(node, model, publish_as):
-    source, reader = node("source"), node("reader")
+    source, reader = node("source"), node("reader", **STAND_INS)
     source.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": publish_as})
     reader.faults("malloc@3+:freeze")
     answer = reader.call("load", model=model, deadline_s=3.0, settings=ONLY_READS, numpy=True)
@@ -114,7 +115,7 @@ def test_a_device_that_gives_no_memory_keeps_no_load(node, model, publish_as):
 @pytest.mark.parametrize("fault", ["copy@2+:freeze", "copy@2+:corrupt=1", "copy@2+:fail"])
 def test_copies_from_staging_memory_that_go_wrong(node, model, fault):
     """After a chunk was verified in staging memory its last step can still fail, hang, or damage it."""
-    source, reader = node("source"), node("reader")
+    source, reader = node("source"), node("reader", **STAND_INS)
     source.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": "host"})
     reader.faults(fault)
     settings = {**ONLY_READS, "staging": "always"}
@@ -128,7 +129,7 @@ def test_copies_from_staging_memory_that_go_wrong(node, model, fault):
 
 
 def test_a_staged_copy_that_ends_after_its_publish_has_failed_is_deleted(node, model, store):
-    source = node("source")
+    source = node("source", **STAND_INS)
     source.faults("copy@2+:freeze")
     answer = source.call("publish_in_vain", model=model, settings={**SMALL_CHUNKS, "publish_deadline_s": 1.0})
     assert answer["error"] == "TRANSFER_TIMEOUT"
@@ -159,7 +160,7 @@ def test_a_source_whose_tensors_changed_is_found_out(node, model):
 
 @pytest.mark.parametrize("how", ["other", "moved"])
 def test_a_write_to_what_is_published_withdraws_it(node, model, how):
-    source, reader = node("source"), node("reader")
+    source, reader = node("source", **STAND_INS), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)
     source.call("write", how=how)
     # Half a second, and a digest of all.
@@ -169,7 +170,7 @@ def test_a_write_to_what_is_published_withdraws_it(node, model, how):
 
 
 def test_a_write_of_the_same_bytes_does_not(node, model):
-    source, reader = node("source"), node("reader")
+    source, reader = node("source", **STAND_INS), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)
     source.call("write", how="same")
     time.sleep(2.0)
@@ -178,7 +179,7 @@ def test_a_write_of_the_same_bytes_does_not(node, model):
 
 
 def test_a_publication_that_failed_is_waited_for_no_longer(node, model):
-    source = node("source")
+    source = node("source", **STAND_INS)
     assert source.call("publish_and_write", model=model)["in_time"], "the write came after the digests"
     answer = source.call("settled", model=model, wait_s=600)  # a node that waited for so long would be given up
     assert not answer["settled"]
@@ -195,7 +196,7 @@ def test_a_check_names_what_changed_and_withdraws(node, model):
 
 
 def test_tensors_that_count_no_writes_are_digested_first(node, model):
-    source, reader = node("source"), node("reader")
+    source, reader = node("source", **STAND_INS), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS, inference=True)
     assert reader.call("load", model=model, settings=ONLY_READS)["equal"]
     source.call("spoil_source")

@@ -86,7 +86,8 @@ def test_what_frameworks_call_them() -> None:
     assert NPU.at(None) == NPU.at(0) == DeviceId(NPU, 0) != CPU
     assert (str(CPU), str(NPU.at(2)), str(CUDA.at(0))) == ("the CPU", "NPU 2", "CUDA device 0")
     assert registry.reached() == "in CPU memory, on NPUs and on CUDA's GPUs"
-    assert registry.reached(dlpack=True) == "in CPU memory, torch's on NPUs and on CUDA's GPUs"
+    assert registry.reached(dlpack=True) == registry.reached()
+    assert registry.of_dlpack(12, 1) == DeviceId(NPU, 1)
 
 
 def test_a_new_kind_is_one_registration(register, connection: _core.Connection) -> None:
@@ -106,6 +107,23 @@ def test_a_new_kind_is_one_registration(register, connection: _core.Connection) 
     assert context.stats()["landing"] is None
     with pytest.raises(DeviceError, match="no tensors on toys by itself"):
         hetero(context, op="load")
+
+
+def test_tensors_whose_bytes_lie_otherwise_are_refused(register) -> None:
+    kind = register(Toy())
+    kind.private_format = lambda tensors: (len(list(tensors)) - 1, "FRACTAL_NZ")
+    with pytest.raises(InvalidArgumentError, match=r"'b' is in the private format FRACTAL_NZ.*VLLM_ASCEND_ENABLE_NZ=0"):
+        table({"a": torch.zeros(0, device="meta"), "b": torch.zeros(0, device="meta")})
+
+
+def test_an_npu_s_private_formats_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = [SimpleNamespace(is_npu=True, format=number) for number in (2, 0, 29, 12)]
+    assert NPU.private_format(tensors) is None  # nobody has imported torch_npu
+    monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace(get_npu_format=lambda tensor: tensor.format))
+    assert NPU.private_format(tensors[:2]) is None
+    assert NPU.private_format(iter(tensors)) == (2, "FRACTAL_NZ")
+    assert NPU.private_format([*tensors[:1], tensors[3]]) == (1, "12")
+    assert NPU.private_format([object()]) is None  # another framework's
 
 
 def test_tensors_of_two_kinds_are_refused(register) -> None:
@@ -133,14 +151,23 @@ def test_a_loader_prepares_for_the_device_of_its_thread(register, connection: _c
 
 
 def test_an_npu_waits_for_what_torch_has_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[tuple[int, int, bool]] = []
+
+    def device(index: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            wait_for_stream=lambda handle, deadline_s: waited.append((index, handle, 0 < deadline_s <= 60))
+        )
+
+    monkeypatch.setattr(_core, "acl_device", device)
     NPU.synchronize(1)  # without torch_npu nothing was
-    waited: list[int] = []
-    npu = SimpleNamespace(
-        current_stream=lambda index: SimpleNamespace(synchronize=lambda: waited.append(index)),
-    )
+    npu = SimpleNamespace(is_initialized=lambda: False)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(npu=npu))
+    NPU.synchronize(1)  # nor before it uses a device
+    assert waited == []
+    npu.is_initialized = lambda: True
+    npu.current_stream = lambda index: SimpleNamespace(npu_stream=70 + index)
     NPU.synchronize(1)
-    assert waited == [1]
+    assert waited == [(1, 71, True)]
 
 
 def test_a_gpu_waits_for_the_legacy_stream_and_for_what_torch_has_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

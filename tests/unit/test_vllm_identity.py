@@ -90,6 +90,7 @@ def fields() -> Callable[..., dict[str, Any]]:
         config: Config | None = None,
         cache_dtype: str = "auto",
         parallel: Any = None,
+        additional: dict[str, Any] | None = None,
         read_elsewhere: tuple[str, ...] = (),
         **of_model: Any,
     ) -> dict[str, Any]:
@@ -99,6 +100,7 @@ def fields() -> Callable[..., dict[str, Any]]:
             model_config=model_config,
             parallel_config=parallel or SimpleNamespace(),
             cache_config=SimpleNamespace(cache_dtype=cache_dtype),
+            additional_config=additional,
         )
         return identity.identity_of(
             compat.Call(vllm_config, model_config, ""),
@@ -122,6 +124,11 @@ def test_the_same_files_are_one_whatever_their_folder_is_called(digest: Digest) 
     for path in ("/elsewhere/other-name", "/hub/models--org--tiny/snapshots/0123abc", "org/tiny"):
         assert digest(path=path, revision="main") == here
     assert digest(checkpoint="files:4567") != here
+
+
+def test_settings_of_plugins_count(digest: Digest) -> None:
+    assert digest(additional={}) == digest()
+    assert digest(additional={"eplb_config": {"dynamic_eplb": True}}) != digest()
 
 
 def test_vouched_weights_have_the_same_name_online_and_offline(digest: Digest, tmp_path: Path) -> None:

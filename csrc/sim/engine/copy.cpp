@@ -58,11 +58,10 @@ int copy(void* destination, const void* source, std::size_t bytes, const Interru
   for (std::size_t done = 0; done < bytes; done += kSliceBytes) {
     if (given_up()) return kAclRtCopyData;
     [[maybe_unused]] const AsDevice device;
-    std::memmove(static_cast<char*>(destination) + done, static_cast<const char*>(source) + done,
-                 std::min(kSliceBytes, bytes - done));
+    std::memmove(to.bytes() + done, from.bytes() + done, std::min(kSliceBytes, bytes - done));
   }
   if (!from.valid() || !to.valid()) return kAclRtCopyData;
-  if (hit.action == Action::kCorrupt) corrupt(destination, bytes, hit.value);
+  if (hit.action == Action::kCorrupt) corrupt(to.bytes(), bytes, hit.value);
   return kAclSuccess;
 }
 

@@ -37,8 +37,32 @@ void Event::reach(std::uint64_t record) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     reached_ = std::max(reached_, record);
+    reached_at_ = std::chrono::steady_clock::now();
   }
   changed_.notify_all();
+}
+
+int Event::wait_in(Stream& stream, const std::shared_ptr<Event>& self) {
+  std::uint64_t record = 0;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    record = recorded_;
+  }
+  return stream.push({[self, record](const Stream& waits) { return self->await(record, waits); }, nullptr});
+}
+
+int Event::await(std::uint64_t record, const Stream& stream) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (reached_ < record) {
+    if (stream.interrupted()) return kAclRtInvalidHandle;
+    changed_.wait_for(lock, kErrorLook);
+  }
+  return kAclSuccess;
+}
+
+double Event::since(const Event& other) const {
+  const std::scoped_lock lock(mutex_, other.mutex_);
+  return std::chrono::duration<double, std::milli>(reached_at_ - other.reached_at_).count();
 }
 
 bool Event::done_soon() {

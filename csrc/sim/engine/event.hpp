@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -28,17 +29,25 @@ class YRFL_SIM_EXPORT Event {
   /// What its stream failed with; 0 if it did not.
   int error() const;
 
+  /// Has a stream wait, before its next tasks, for what is marked now. Returns 0 or the stream's error.
+  int wait_in(Stream& stream, const std::shared_ptr<Event>& self);
+
+  /// Milliseconds from when the other mark was reached to when this one was.
+  double since(const Event& other) const;
+
   /// Waits for the mark; -1 is for ever. Returns 0, the stream's error or kAclRtEventSyncTimeout.
   int synchronize(int timeout_ms);
 
  private:
   void reach(std::uint64_t record);
+  int await(std::uint64_t record, const Stream& stream);
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::weak_ptr<Stream> stream_;
   std::uint64_t recorded_ = 0;
   std::uint64_t reached_ = 0;
+  std::chrono::steady_clock::time_point reached_at_{};
 };
 
 }  // namespace yr_fastload::sim

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 namespace yr_fastload::sim {
 
@@ -31,6 +32,12 @@ class Handles {
     auto object = std::move(found->second);
     objects_.erase(found);
     return object;
+  }
+  std::vector<std::shared_ptr<T>> objects() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<std::shared_ptr<T>> found;
+    for (const auto& [handle, object] : objects_) found.push_back(object);
+    return found;
   }
 
   /// The handles of a kind; never destroyed, because threads may use them until the process ends.

@@ -15,6 +15,7 @@ namespace yr_fastload::sim {
 
 struct Block {
   std::uintptr_t address = 0;
+  std::byte* backing = nullptr;  ///< Where the bytes are.
   std::size_t bytes = 0;
   std::size_t mapped = 0;
   int device = 0;
@@ -83,10 +84,20 @@ void* map_memory(std::size_t bytes) {
   return data;
 }
 
+/// Addresses without memory behind them; null if there are none left.
+void* reserve_addresses(std::size_t bytes, void* at = nullptr) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED);
+  void* const made = ::mmap(at, bytes, PROT_NONE, flags, -1, 0);
+  return made == MAP_FAILED ? nullptr : made;
+}
+
 /// Gives the memory back and keeps the addresses. The caller holds the mutex.
 void quarantine(State& all, const std::shared_ptr<Block>& block) {
-  ::mmap(reinterpret_cast<void*>(block->address), block->mapped, PROT_NONE,
-         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  auto* const address = reinterpret_cast<std::byte*>(block->address);
+  if (block->backing == address)
+    reserve_addresses(block->mapped, address);
+  else
+    ::munmap(block->backing, block->mapped);
   all.quarantine.push_back(block);
   all.quarantined_bytes += block->mapped;
   while (all.quarantine.size() > kQuarantineBlocks || all.quarantined_bytes > kQuarantineBytes) {
@@ -126,7 +137,7 @@ MemoryUse memory_use() {
   return use;
 }
 
-int allocate(int device, std::size_t bytes, void** data) {
+int allocate(int device, std::size_t bytes, void** data, Reach reach) {
   if (data == nullptr || bytes == 0) return kAclRtParamInvalid;
   *data = nullptr;
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -141,14 +152,17 @@ int allocate(int device, std::size_t bytes, void** data) {
     used += bytes;
     all.peak[device] = std::max(all.peak[device], used);
   }
-  void* const memory = map_memory(mapped);
+  void* const backing = map_memory(mapped);
+  void* const memory = reach == Reach::kOpaque && backing != nullptr ? reserve_addresses(mapped) : backing;
   const std::lock_guard<std::mutex> lock(all.mutex);
   if (memory == nullptr) {
+    if (backing != nullptr) ::munmap(backing, mapped);
     all.bytes[device] -= bytes;
     return kAclRtMemoryAllocation;
   }
   auto block = std::make_shared<Block>();
   block->address = reinterpret_cast<std::uintptr_t>(memory);
+  block->backing = static_cast<std::byte*>(backing);
   block->bytes = bytes;
   block->mapped = mapped;
   block->device = device;
@@ -183,7 +197,8 @@ int release(void* data, bool of_host) {
   return kAclSuccess;
 }
 
-MemoryInUse::MemoryInUse(const void* data, std::uint64_t bytes, const char* by) {
+MemoryInUse::MemoryInUse(const void* data, std::uint64_t bytes, const char* by)
+    : bytes_(static_cast<std::byte*>(const_cast<void*>(data))) {
   if (bytes == 0) return;
   const auto first = reinterpret_cast<std::uintptr_t>(data);
   State& all = state();
@@ -205,6 +220,7 @@ MemoryInUse::MemoryInUse(const void* data, std::uint64_t bytes, const char* by) 
     return;
   }
   block_ = block;
+  bytes_ = block->backing + (first - block->address);
   ++block_->users;
   block_->used_by = by;
 }

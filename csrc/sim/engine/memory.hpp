@@ -23,8 +23,12 @@ MemoryUse memory_use();
 /// `allocate` and `release` take this for page-locked memory of the host.
 constexpr int kHost = -1;
 
-/// An aclError.
-int allocate(int device, std::size_t bytes, void** data);
+/// Whether the CPU reaches the memory at its address.
+enum class Reach : std::uint8_t { kDirect, kOpaque };
+
+/// An aclError. Opaque memory has nothing behind its address, so that a load or store of the CPU's is a crash; the
+/// engine finds the bytes through `MemoryInUse`.
+int allocate(int device, std::size_t bytes, void** data, Reach reach = Reach::kDirect);
 int release(void* data, bool of_host);
 
 struct Block;
@@ -42,7 +46,11 @@ class YRFL_SIM_EXPORT MemoryInUse {
   /// False, with a line on stderr, if a part of the range was freed, or is behind the end of what was handed out.
   bool valid() const;
 
+  /// Where the bytes are: at their address, unless it is that of opaque memory.
+  std::byte* bytes() const { return bytes_; }
+
  private:
+  std::byte* bytes_;
   std::shared_ptr<Block> block_;
   bool refused_ = false;
 };

@@ -50,6 +50,7 @@ Settings make() {
   read("YR_FASTLOAD_SIM_DEVICE_MEMORY_MB", 1, 1e9, true, memory_mb, made.valid);
   read("YR_FASTLOAD_SIM_LINK_GBPS", 0, 1e6, false, made.link_gbps, made.valid);
   read("YR_FASTLOAD_SIM_COMM_SETUP_MS", 0, 1e7, false, made.comm_setup_ms, made.valid);
+  read("YR_FASTLOAD_SIM_STREAM_LAG_MS", 0, 1e7, false, made.stream_lag_ms, made.valid);
   read("HCCL_CONNECT_TIMEOUT", 1, 7200, true, made.connect_timeout_s, made.valid);
   read("HCCL_EXEC_TIMEOUT", 1, 17340, true, made.exec_timeout_s, made.valid);
   made.devices = static_cast<unsigned>(devices);
@@ -58,6 +59,7 @@ Settings make() {
   made.control = text("YR_FASTLOAD_SIM_CONTROL");
   read_switch("YR_FASTLOAD_SIM_TRACE", made.trace, made.valid);
   read_switch("YR_FASTLOAD_SIM_REPORT_LEAKS", made.report_leaks, made.valid);
+  read_switch("YR_FASTLOAD_SIM_OPAQUE", made.opaque, made.valid);
   return made;
 }
 

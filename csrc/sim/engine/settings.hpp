@@ -19,6 +19,8 @@ struct Settings {
   std::string control;                     ///< YR_FASTLOAD_SIM_CONTROL, a file with more of them
   bool trace = false;                      ///< YR_FASTLOAD_SIM_TRACE
   bool report_leaks = false;               ///< YR_FASTLOAD_SIM_REPORT_LEAKS
+  bool opaque = false;                     ///< YR_FASTLOAD_SIM_OPAQUE: the CPU cannot reach memory of an NPU
+  double stream_lag_ms = 0;                ///< YR_FASTLOAD_SIM_STREAM_LAG_MS, of a framework's streams
   double connect_timeout_s = 120;          ///< HCCL_CONNECT_TIMEOUT
   double exec_timeout_s = 1836;            ///< HCCL_EXEC_TIMEOUT
 };

@@ -22,7 +22,7 @@ int run(const Task& task, const Stream& stream) noexcept {
 
 }  // namespace
 
-Stream::Stream(int device) : device_(device) {
+Stream::Stream(int device, Clock::duration lag) : device_(device), lag_(lag) {
   ++alive().streams;
   thread_ = std::thread([this] { serve(); });
 }
@@ -41,6 +41,8 @@ int Stream::push(Task task) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (error_ != 0) return error_;
+    if (captured_) return kAclSuccess;
+    task.due = Clock::now() + lag_;
     tasks_.push_back(std::move(task));
     ++pushed_;
     announce();
@@ -63,6 +65,7 @@ void Stream::serve() {
   for (;;) {
     work_.wait(lock, [this] { return closing_ || !tasks_.empty(); });
     if (tasks_.empty()) return;
+    if (!await_due(lock)) continue;
     Task task = std::move(tasks_.front());
     tasks_.pop_front();
     running_ = true;
@@ -84,6 +87,14 @@ void Stream::serve() {
     dropped.clear();  // what tasks hold may lock, and must not under this lock
     lock.lock();
   }
+}
+
+/// Waits until the first task may begin; false if it was dropped meanwhile.
+bool Stream::await_due(std::unique_lock<std::mutex>& lock) {
+  const auto due = tasks_.front().due;
+  if (due <= Clock::now()) return true;
+  work_.wait_until(lock, due, [this] { return tasks_.empty(); });
+  return !tasks_.empty();
 }
 
 std::deque<Task> Stream::stop(int error) {
@@ -111,7 +122,18 @@ void Stream::interrupt() {
     interrupted_ = true;
     if (error_ == 0) dropped = stop(kAclRtInvalidHandle);
   }
+  work_.notify_all();
   progress_.notify_all();
+}
+
+void Stream::capture(bool on) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  captured_ = on;
+}
+
+bool Stream::captured() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return captured_;
 }
 
 bool Stream::interrupted() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -21,6 +22,8 @@ struct Task {
   /// Work that may be done as soon as nothing but tasks with early work is ahead: a send announces itself. Cheap,
   /// called at most once, and never waits. False if it was not done, and none behind it may do theirs. May be null.
   std::function<bool()> early;
+  /// Not begun before; set when it is pushed.
+  std::chrono::steady_clock::time_point due{};
 };
 
 /// Tasks that run one after the other on a thread.
@@ -29,7 +32,10 @@ struct Task {
 /// lives: CANN's behaviour of a stream that stops on failure.
 class YRFL_SIM_EXPORT Stream {
  public:
-  explicit Stream(int device);
+  using Clock = std::chrono::steady_clock;
+
+  /// `lag`: from the push of a task to its begin, as on a device that has other work to do.
+  explicit Stream(int device, Clock::duration lag = Clock::duration::zero());
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   /// Runs what is left, and joins.
@@ -37,8 +43,11 @@ class YRFL_SIM_EXPORT Stream {
 
   int device() const { return device_; }
 
-  /// Returns 0, or the stream's error if it takes no more tasks.
+  /// Returns 0, or the stream's error if it takes no more tasks. One that is captured takes them and runs none.
   int push(Task task);
+
+  void capture(bool on);
+  bool captured() const;
 
   /// Waits until the tasks pushed so far are done or dropped; -1 is for ever. Returns the stream's error or
   /// `timeout_error`.
@@ -51,10 +60,12 @@ class YRFL_SIM_EXPORT Stream {
 
  private:
   void serve();
+  bool await_due(std::unique_lock<std::mutex>& lock);
   void announce();
   std::deque<Task> stop(int error);
 
   const int device_;
+  const Clock::duration lag_;
   mutable std::mutex mutex_;
   std::condition_variable work_;
   std::condition_variable progress_;
@@ -65,6 +76,7 @@ class YRFL_SIM_EXPORT Stream {
   std::uint64_t pushed_ = 0;
   std::uint64_t done_ = 0;
   bool interrupted_ = false;
+  bool captured_ = false;
   bool closing_ = false;
   int error_ = 0;
   std::thread thread_;

@@ -17,6 +17,7 @@ __all__: list[str] = [
     "D2dSource",
     "DIGEST_BLOCK_BYTES",
     "Device",
+    "DeviceMemory",
     "HeteroReceiver",
     "Lease",
     "MOST_CONNECTIONS_LEFT_BEHIND",
@@ -206,6 +207,53 @@ class PinnedPool:
         """
         A block; None if that would exceed the cap now.
         """
+
+class DeviceMemory:
+    """
+    A block of a device's own memory.
+    """
+    def __init__(self, device: Device, bytes: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def copy_from(self, source: DeviceMemory, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Copy another block of the same device to the beginning of this one.
+        """
+    def dlpack(
+        self,
+        offset: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        device_type: typing.SupportsInt | typing.SupportsIndex,
+        code: typing.SupportsInt | typing.SupportsIndex,
+        bits: typing.SupportsInt | typing.SupportsIndex,
+        shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        strides: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    ) -> typing_extensions.CapsuleType:
+        """
+        A DLPack capsule of a tensor that begins there; keeps the memory as long as it is used.
+        """
+    def read_into(
+        self,
+        offset: typing.SupportsInt | typing.SupportsIndex,
+        into: typing_extensions.Buffer,
+        *,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Fill a contiguous buffer from the device.
+        """
+    def write(
+        self,
+        offset: typing.SupportsInt | typing.SupportsIndex,
+        data: typing_extensions.Buffer,
+        *,
+        deadline_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None:
+        """
+        Copy a contiguous buffer to the device.
+        """
+    @property
+    def address(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
 
 class Connection:
     """

@@ -114,6 +114,7 @@ def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
             rounds=_ROUNDS,
         )
         environment, simulated = device_environment(transport)
+        environment.setdefault("YR_FASTLOAD_SIM_OPAQUE", "1")  # as real ones are
         if simulated:
             output.note("no NPU here: the processes use simulated ones")
         module = "yr_fastload_native.measuring.demo_process"

@@ -35,8 +35,8 @@ class _OrdinaryMemory(DeviceKind):
     def synchronize(self, index: int) -> None:
         """Nothing that a CPU does to a tensor is under way when the call returns."""
 
-    def readable(self, index: int, owner: Any, address: int, offset: int, size: int) -> Any:
-        return (ctypes.c_char * size).from_address(address + offset)
+    def readable(self, index: int, address: int, size: int) -> Any:
+        return (ctypes.c_char * size).from_address(address)
 
 
 ORDINARY_MEMORY = _OrdinaryMemory()

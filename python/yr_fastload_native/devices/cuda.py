@@ -8,13 +8,12 @@ import sys
 from typing import Any
 
 from yr_fastload_native import _core, sim
-from yr_fastload_native.devices.kind import DeviceId, DeviceKind
+from yr_fastload_native.devices.kind import WAIT_S, DeviceId, DeviceKind
 
 __all__ = ["CUDA"]
 
 _NODES = ("/dev/nvidia[0-9]*", "/dev/dxg")  # of the driver, and of the one in WSL
 _LEGACY_STREAM = 1  # CU_STREAM_LEGACY: what DLPack's producers order their work with
-_WAIT_S = 60.0  # for work of others; a device that takes longer hangs
 
 
 @functools.cache
@@ -45,13 +44,10 @@ class _Cuda(DeviceKind):
 
     def synchronize(self, index: int) -> None:
         device = _core.cuda_device(index)
-        device.wait_for_stream(_LEGACY_STREAM, deadline_s=_WAIT_S)
+        device.wait_for_stream(_LEGACY_STREAM, deadline_s=WAIT_S)
         cuda = _torch_cuda()
         if cuda is not None:
-            device.wait_for_stream(cuda.current_stream(index).cuda_stream, deadline_s=_WAIT_S)
-
-    def readable(self, index: int, owner: Any, address: int, offset: int, size: int) -> Any:
-        return _core.cuda_device(index).read(address + offset, size, deadline_s=_WAIT_S)
+            device.wait_for_stream(cuda.current_stream(index).cuda_stream, deadline_s=WAIT_S)
 
     def holder(self, address: int, stream: int | None) -> DeviceId:
         """The device whose memory is at an address, once what a stream has to do there is done.
@@ -61,7 +57,7 @@ class _Cuda(DeviceKind):
         """
         index = _core.cuda_device_of(address)
         if stream is not None:
-            _core.cuda_device(index).wait_for_stream(stream, deadline_s=_WAIT_S)
+            _core.cuda_device(index).wait_for_stream(stream, deadline_s=WAIT_S)
         return DeviceId(self, index)
 
 

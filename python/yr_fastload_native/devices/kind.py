@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import attrs
@@ -11,7 +11,9 @@ import msgspec
 
 from yr_fastload_native import _core
 
-__all__ = ["DeviceContext", "DeviceId", "DeviceKind"]
+__all__ = ["WAIT_S", "DeviceContext", "DeviceId", "DeviceKind"]
+
+WAIT_S = 60.0  # for work of others; a device that takes longer hangs
 
 
 class DeviceKind(abc.ABC):
@@ -77,31 +79,19 @@ class DeviceKind(abc.ABC):
     def synchronize(self, index: int) -> None:
         """Wait for what the calling thread has asked of a device: its tensors may then be read and written."""
 
-    def chunk_digests(self, plan: _core.Plan, owners: Sequence[Any], chunks: Iterable[int]) -> list[int]:
-        """The digests of some chunks, taken on the device: by torch's operations unless a kind has its own way.
+    def private_format(self, tensors: Iterable[Any]) -> tuple[int, str] | None:
+        """The first of these tensors whose bytes do not lie as its shape and strides say, and its format."""
+        return None
 
-        Args:
-            plan: How the tensors are cut into chunks.
-            owners: The tensors, in the plan's order.
-            chunks: Which ones.
-        """
-        from yr_fastload_native.devices.torch_digest import chunk_digests
-
-        return chunk_digests(plan, owners, chunks)
-
-    def readable(self, index: int, owner: Any, address: int, offset: int, size: int) -> Any:
-        """Some bytes of a tensor where the CPU can read them, with the buffer protocol: copied by torch by default.
+    def readable(self, index: int, address: int, size: int) -> Any:
+        """Some bytes of a tensor where the CPU can read them, with the buffer protocol: a copy by the device.
 
         Args:
             index: Of the device.
-            owner: The tensor.
-            address: Of its first byte.
-            offset: From there, bytes.
+            address: Of the first byte.
             size: Bytes.
         """
-        from yr_fastload_native.devices.torch_digest import bytes_of
-
-        return bytes_of(owner.detach(), offset, size).cpu().numpy()
+        return self.open_device(index).read(address, size, deadline_s=WAIT_S)
 
 
 class DeviceId(msgspec.Struct, frozen=True):  # compared once a tensor

@@ -19,7 +19,9 @@ from yr_fastload_native.checkpoints.safetensors_files import (
     read_directory,
     scan_directory,
 )
+from yr_fastload_native.devices.npu import NPU
 from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.measuring.device_arrays import DeviceArray, allocate, upload
 from yr_fastload_native.measuring.resources import touch_memory
 from yr_fastload_native.settings import Config
 
@@ -60,19 +62,19 @@ def _source(task: Task, parent: Parent) -> None:
         threads = int(loader.stats()["copy_threads"])
         stored = scan_directory(task.directory)
         total = sum(tensor.nbytes for tensor in stored.values())
-        arrays: dict[str, NDArray[Any]] = {}
+        tensors: dict[str, Any] = {}
         for _ in range(task.rounds):
             for kind in ("cold", "warm"):
-                arrays.clear()
+                tensors.clear()
                 _give_back_memory()
                 cached_bytes = _drop_page_cache(stored) if kind == "cold" else 0
                 touch_memory(total)
                 start = time.perf_counter()
-                arrays = read_directory(task.directory, progress=progress, threads=threads)
+                tensors = _placed(task, read_directory(task.directory, progress=progress, threads=threads))
                 parent.send(kind, seconds=time.perf_counter() - start, cached_bytes=cached_bytes)
         touch_memory(total)
         start = time.perf_counter()
-        with contextlib.closing(loader.publish(arrays, task.identity, progress=progress)):
+        with contextlib.closing(loader.publish(tensors, task.identity, progress=progress)):
             parent.send("published", seconds=time.perf_counter() - start)
             parent.wait()
 
@@ -95,11 +97,13 @@ def _reader(task: Task, parent: Parent) -> None:
             _give_back_memory()
             touch_memory(total)
             arrays = {name: tensor.allocate() for name, tensor in stored.items()}
+            tensors = _blank(task, arrays)
             start = time.perf_counter()
-            report = loader.load(arrays, task.identity, progress=parent.send_progress if task.progress else None)
+            report = loader.load(tensors, task.identity, progress=parent.send_progress if task.progress else None)
             seconds = time.perf_counter() - start
             threads = int(loader.stats()["copy_threads"])
         parent.send("pulled")
+        arrays = _fetched(tensors)
         parent.send(
             "compared",
             seconds=seconds,
@@ -125,12 +129,31 @@ def _loader(task: Task) -> FastLoader:
     config = Config(
         worker=task.worker,
         transport=task.transport,
-        device_index=task.device if task.transport in ("d2d", "staged") else -1,
+        device_index=task.device if _on_devices(task) else -1,
         deadline_s=task.deadline_s,
         publish_deadline_s=task.deadline_s,
         hold=False,
     )
     return FastLoader(config)
+
+
+def _on_devices(task: Task) -> bool:
+    return task.transport in ("d2d", "staged")
+
+
+def _placed(task: Task, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """The same bytes where the transport takes them from: in the memory of a device, or where they are."""
+    return dict(upload(NPU.at(task.device), arrays)) if _on_devices(task) else dict(arrays)
+
+
+def _blank(task: Task, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Tensors of the same layout where the transport brings bytes to."""
+    return dict(allocate(NPU.at(task.device), arrays)) if _on_devices(task) else dict(arrays)
+
+
+def _fetched(tensors: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """The tensors where the CPU can compare them."""
+    return {name: each.numpy() if isinstance(each, DeviceArray) else each for name, each in tensors.items()}
 
 
 def _give_back_memory() -> None:

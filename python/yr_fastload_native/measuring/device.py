@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from yr_fastload_native.errors import DeviceError
 from yr_fastload_native.measuring.child_process import Process
 from yr_fastload_native.measuring.device_process import Plan
 from yr_fastload_native.measuring.resources import device_count, touch_memory
@@ -204,7 +205,7 @@ def _fan_out(
 ) -> dict[str, Any]:
     """Readers that start together, each of which serves others: what does the publisher send?"""
     touch_memory(size)
-    before = _ask(source, "counters")["sent"]
+    before = _sent(source)
     with contextlib.ExitStack() as stack:
         each = [
             stack.enter_context(_process("reader", plan, environment, device=1 + number, hold=True))
@@ -217,9 +218,21 @@ def _fan_out(
             process.tell({"do": "load", "run": held})
         seconds = [process.expect("done", _STEP_S)["seconds"] for process in each]
         wall = time.perf_counter() - started
-        sent = _ask(source, "counters")["sent"] - before
+        sent = _sent(source) - before
         _end(*each)
     return {"readers": readers, "publisher_sent_ratio": sent / size, "load_s": sorted(seconds), "wall_s": wall}
+
+
+def _sent(source: Process) -> int:
+    """Bytes that it has sent so far.
+
+    Raises:
+        DeviceError: Its devices are real ones, which do not count them.
+    """
+    sent = _ask(source, "counters")["sent"]
+    if sent is None:
+        raise DeviceError("only simulated devices count what they send; leave --readers out", op="bench")
+    return int(sent)
 
 
 def _record(

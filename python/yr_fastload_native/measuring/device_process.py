@@ -6,30 +6,24 @@ all of them. It uses the same worker, the same devices and the same tensors.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import numpy as np
 
 from yr_fastload_native import _core, sim
 from yr_fastload_native.checkpoints.workloads import sizes_of
-from yr_fastload_native.errors import DeviceError, IntegrityError, UnavailableError
+from yr_fastload_native.errors import IntegrityError, UnavailableError
 from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.measuring.child_process import Parent, main
+from yr_fastload_native.measuring.device_tensors import Arrays, DeviceTensors, made
 from yr_fastload_native.settings import Config, parse_address
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Arrays = dict[str, NDArray[np.uint8]]
 
 __all__ = ["Plan"]
 
-_IOV_MAX = 1024
 _BASELINE_TIMEOUT_MS = 60_000
 _MATRIX = 384
 _REPORTED = ("bytes", "tensors", "chunks", "transport", "stages", "steps", "verified")
@@ -75,13 +69,13 @@ class Plan:
 def _arrays(plan: Plan, seed: int | None) -> Arrays:
     """One block for each tensor: random bytes, or zeros that are backed by memory."""
     random = np.random.default_rng(seed)
-    made = {}
+    arrays = {}
     for name, size in plan.sizes().items():
         if seed is None:
-            made[name] = np.full(size, 0xA5, np.uint8)
+            arrays[name] = np.full(size, 0xA5, np.uint8)
         else:  # words are drawn four times as fast as bytes
-            made[name] = random.integers(0, 1 << 64, -(-size // 8), np.uint64).view(np.uint8)[:size]
-    return made
+            arrays[name] = random.integers(0, 1 << 64, -(-size // 8), np.uint64).view(np.uint8)[:size]
+    return arrays
 
 
 class _Baseline:
@@ -96,19 +90,19 @@ class _Baseline:
         self._client = HeteroClient(host, port)
         self._client.init()
 
-    def _blobs(self, arrays: Arrays) -> list[Any]:
+    def _blobs(self, tensors: DeviceTensors) -> list[Any]:
         from yr.datasystem.hetero_client import Blob, DeviceBlobList
 
-        return [DeviceBlobList(self._device, [Blob(value.ctypes.data, value.nbytes)]) for value in arrays.values()]
+        return [DeviceBlobList(self._device, [Blob(*place)]) for place in tensors.places]
 
-    def publish(self, arrays: Arrays, run: str) -> float:
-        keys, blobs = [f"{run}-{i}" for i in range(len(arrays))], self._blobs(arrays)
+    def publish(self, tensors: DeviceTensors, run: str) -> float:
+        keys, blobs = [f"{run}-{i}" for i in range(len(tensors.places))], self._blobs(tensors)
         started = time.perf_counter()
         failed = self._client.dev_mset(keys, blobs)
         return self._done(started, failed)
 
-    def load(self, arrays: Arrays, run: str) -> float:
-        keys, blobs = [f"{run}-{i}" for i in range(len(arrays))], self._blobs(arrays)
+    def load(self, tensors: DeviceTensors, run: str) -> float:
+        keys, blobs = [f"{run}-{i}" for i in range(len(tensors.places))], self._blobs(tensors)
         started = time.perf_counter()
         failed = self._client.dev_mget(keys, blobs, _BASELINE_TIMEOUT_MS)
         return self._done(started, failed)
@@ -122,35 +116,6 @@ class _Baseline:
         if failed:
             raise UnavailableError(f"the baseline failed for {len(failed)} keys", op="bench", failed_keys=failed[:3])
         return seconds
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-def _raw_copy_s(target: Arrays, pid: int, addresses: list[int]) -> float:
-    """Copy all tensors from another process with process_vm_readv, at most 1,024 a call and 2 GiB at a time."""
-    copy = ctypes.CDLL(None, use_errno=True).process_vm_readv
-    copy.restype = ctypes.c_ssize_t
-    sizes = [value.nbytes for value in target.values()]
-    here = [(value.ctypes.data, value.nbytes) for value in target.values()]
-    there = list(zip(addresses, sizes, strict=True))
-    started = time.perf_counter()
-    for first in range(0, len(sizes), _IOV_MAX):
-        last = min(first + _IOV_MAX, len(sizes))
-        while first < last:
-            end, total = first, 0
-            while end < last and total + sizes[end] < (1 << 31):
-                total += sizes[end]
-                end += 1
-            local, remote = (
-                (_Iovec * (end - first))(*(_Iovec(*pair) for pair in part[first:end])) for part in (here, there)
-            )
-            done = copy(pid, local, end - first, remote, end - first, 0)
-            if done != total:
-                raise DeviceError(f"process_vm_readv copied {done} of {total} bytes", op="bench")
-            first = end
-    return time.perf_counter() - started
 
 
 def _work(seconds: float) -> float:
@@ -174,16 +139,16 @@ def _told(task: Mapping[str, Any]) -> tuple[Plan, int, bool]:
 def _source(task: Mapping[str, Any], parent: Parent) -> None:
     """Publish, as often as told, in both ways."""
     plan, device, _ = _told(task)
-    arrays = _arrays(plan, 1)
+    mine = made(device, _arrays(plan, 1), reads=False)
     baseline: _Baseline | None = None
     held: list[Any] = []
     with FastLoader(plan.config(hold=True, device=device)) as loader:
-        parent.send("ready", pid=os.getpid(), addresses=[int(value.ctypes.data) for value in arrays.values()])
+        parent.send("ready", pid=os.getpid(), addresses=[address for address, _ in mine.places])
         while (message := parent.wait()) is not None:
             run = message["run"]
             if message["do"] == "publish":
                 started = time.perf_counter()
-                publication = loader.publish(arrays, {"bench": run})
+                publication = loader.publish(mine.tensors, {"bench": run})
                 if not publication.wait_settled(plan.deadline_s):
                     why = publication.failure or publication.state
                     raise UnavailableError(f"the publication did not settle: {why}", op="bench")
@@ -195,32 +160,28 @@ def _source(task: Mapping[str, Any], parent: Parent) -> None:
             elif message["do"] == "work":
                 parent.send("done", rate=_work(message["seconds"]))
             elif message["do"] == "counters":
-                parent.send("done", sent=sum(sim.counters()["sent_bytes"].values()))
+                parent.send("done", sent=sum(sim.counters()["sent_bytes"].values()) if sim.active() else None)
             elif message["do"] == "baseline":
                 baseline = baseline or _Baseline(plan.worker, device)
-                parent.send("done", seconds=baseline.publish(arrays, run))
+                parent.send("done", seconds=baseline.publish(mine, run))
             elif message["do"] == "baseline-withdraw":
                 assert baseline is not None
-                baseline.withdraw(len(arrays), run)
+                baseline.withdraw(len(mine.places), run)
                 parent.send("done")
 
 
 def _reader(task: Mapping[str, Any], parent: Parent) -> None:
     """Load, as often as told, in both ways, and compare every byte."""
-    import torch
-
     plan, device, hold = _told(task)
-    wanted, arrays = _arrays(plan, 1), _arrays(plan, None)
-    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    wanted, mine = _arrays(plan, 1), made(device, _arrays(plan, None), reads=True)
     baseline: _Baseline | None = None
 
     def check(seconds: float, **more: Any) -> None:
-        different = [name for name, value in arrays.items() if not np.array_equal(value, wanted[name])]
+        different = mine.differing(wanted)
         if different:
             raise IntegrityError(f"{len(different)} tensors differ from the source", op="bench", failed_keys=different)
         if not hold:  # who holds serves them to others
-            for value in arrays.values():
-                value.fill(0xA5)
+            mine.blank()
         parent.send("done", seconds=seconds, **more)
 
     with FastLoader(plan.config(hold=hold, device=device)) as loader:
@@ -228,26 +189,26 @@ def _reader(task: Mapping[str, Any], parent: Parent) -> None:
         while (message := parent.wait()) is not None:
             run = message["run"]
             if message["do"] == "load":
-                report = loader.load(tensors, {"bench": run})
+                report = loader.load(mine.tensors, {"bench": run})
                 spans = [attrs.astuple(span) for span in report.spans]
                 check(report.seconds, **{key: report.to_dict()[key] for key in _REPORTED}, spans=spans)
             elif message["do"] == "load for":
                 end, loads = time.monotonic() + message["seconds"], 0
                 while time.monotonic() < end:
-                    seconds = loader.load(tensors, {"bench": run}).seconds
+                    seconds = loader.load(mine.tensors, {"bench": run}).seconds
                     loads += 1
                 check(seconds, loads=loads)
             elif message["do"] == "raw for":
                 end, copies = time.monotonic() + message["seconds"], 0
                 while time.monotonic() < end:
-                    seconds = _raw_copy_s(arrays, message["pid"], message["addresses"])
+                    seconds = mine.raw_copy_s(message["pid"], message["addresses"])
                     copies += 1
                 check(seconds, loads=copies)
             elif message["do"] == "raw":
-                check(_raw_copy_s(arrays, message["pid"], message["addresses"]))
+                check(mine.raw_copy_s(message["pid"], message["addresses"]))
             elif message["do"] == "baseline":
                 baseline = baseline or _Baseline(plan.worker, device)
-                check(baseline.load(arrays, run))
+                check(baseline.load(mine, run))
 
 
 if __name__ == "__main__":

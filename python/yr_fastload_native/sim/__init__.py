@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["KINDS", "active", "counters", "device_count", "environment", "library_directory", "real_device"]
+__all__ = ["KINDS", "active", "counters", "device_count", "environment", "library_directory", "opaque", "real_device"]
 
 _MARK = "YR_FASTLOAD_SIM"
 _MARKS = {"ascend": "1", "cuda": "cuda"}  # values of it
@@ -33,6 +33,11 @@ def library_directory(kind: str = "ascend") -> Path:
 def active(kind: str = "ascend") -> bool:
     """Whether this process was started with simulated devices of this kind."""
     return os.environ.get(_MARK) == _MARKS[kind]
+
+
+def opaque() -> bool:
+    """Whether the memory of this process's simulated NPUs is out of the CPU's reach, as that of real ones is."""
+    return os.environ.get("YR_FASTLOAD_SIM_OPAQUE") == "1"
 
 
 def environment(base: Mapping[str, str] | None = None, *, kind: str = "ascend") -> dict[str, str]:

@@ -1,6 +1,4 @@
-"""Digests of tensors: by the CPU if it can see them, or a link that checks what it carries brings them; else by their
-device.
-"""
+"""Digests of tensors, where they lie or copied by their device to where the CPU can read them."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.manifest import Manifest
 from yr_fastload_native.devices.kind import DeviceContext
-from yr_fastload_native.weights.tensor_reader import Tensor
 from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["LocalChunks", "of_tensors"]
@@ -43,12 +40,6 @@ class LocalChunks:
         """uint64[tensors of the plan]; of where they lie now."""
         return self.table.addresses if self.manifest is None else self.manifest.addresses(self.table)
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """In the plan's order."""
-        table, manifest = self.table, self.manifest
-        return table.tensors if manifest is None else [table.tensors[table.index[t.name]] for t in manifest.tensors]
-
     def digests(
         self,
         deadline_s: float,
@@ -59,7 +50,7 @@ class LocalChunks:
         """The digest of each chunk.
 
         Args:
-            deadline_s: Bound, where the CPU does it.
+            deadline_s: Bound.
             chunks: Which ones; by default all.
             progress: Called now and then; raises to stop it.
 
@@ -67,9 +58,6 @@ class LocalChunks:
             TransferTimeoutError: Not done in time.
         """
         wanted = array("Q", range(self.plan.chunks) if chunks is None else chunks)
-        if not self.context.device.verifies_on_the_way:
-            owners = [tensor.owner for tensor in self.tensors]
-            return memoryview(array("Q", self.context.kind.chunk_digests(self.plan, owners, wanted)))
         return _core.digest_chunks(
             self.plan,
             self.addresses,

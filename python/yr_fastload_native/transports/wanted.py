@@ -88,28 +88,30 @@ class WantedChunks:
             FastLoadError: The reader cannot go on, or the deadline is over.
         """
         job, config = self.job, self.job.worker.config
-        wants_digest = config.verify == "digest"
-        on_the_way = self._digests if wants_digest and job.context.device.verifies_on_the_way else None
+        wants_digest, stages = config.verify == "digest", config.staging == "always"
+        by_the_way = job.context.device.verifies_on_the_way
+        # In staging memory chunks are looked at even where the tensors have to be looked at afterwards.
+        expected = self._digests if wants_digest and (by_the_way or stages) else None
         self.memory_written = True
-        loaded, _, spans, missing = _core.load_chunks(
+        loaded, verified, spans, missing = _core.load_chunks(
             reader,
             job.context.device,
             job.context.pool,
             job.plan,
             job.chunks.addresses,
             self.numbers,
-            digests=array("Q") if on_the_way is None else on_the_way,
+            digests=array("Q") if expected is None else expected,
             copy_threads=job.worker.copy_threads,
             chunks_in_flight=config.chunks_in_flight,
-            verify=on_the_way is not None,
-            stage=config.staging == "always",
+            verify=expected is not None,
+            stage=stages,
             deadline_s=job.deadline.left(),
             progress=job.progress,
-            source=self._source if on_the_way is not None or not wants_digest else None,
+            source=self._source if not wants_digest or (by_the_way and expected is not None) else None,
         )
         job.timeline.add(spans, job.plan.chunk_bytes)
         failures = [Failure(*each) for each in missing]
-        if wants_digest and on_the_way is None:
+        if wants_digest and not verified:
             with job.timeline.stage("digest", loaded):
                 failures += self._verify({failure.chunk for failure in failures})
         attempt.bytes += loaded
@@ -159,6 +161,7 @@ class WantedChunks:
         touched = {blob.tensor for chunk in chunks for blob in plan.chunk(chunk)}
         _log.warning("a transfer was abandoned: %d tensors get other memory", len(touched))
         table.replace_memory(table.index[manifest.tensors[index].name] for index in touched)
+        self.job.context.synchronize()  # their bytes are there before others follow
         if self.peer is not None:
             self.peer.stop_serving(self.job.deadline)
 

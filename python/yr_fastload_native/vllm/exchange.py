@@ -11,7 +11,7 @@ import functools
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -31,6 +31,7 @@ from yr_fastload_native.vllm.identity import identity_of
 from yr_fastload_native.vllm.lifetime import Stay
 from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
 from yr_fastload_native.vllm.model_elsewhere import hash_as_there, share_model
+from yr_fastload_native.vllm.moving import why_they_move
 from yr_fastload_native.vllm.near_misses import near_miss
 from yr_fastload_native.vllm.phases import follow, mark
 from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
@@ -40,7 +41,7 @@ from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.shared_checkpoint import SharedCheckpoint
 from yr_fastload_native.vllm.state import State
 from yr_fastload_native.vllm.verifying import compare_later
-from yr_fastload_native.vllm.weights import Landing, exchanged_tensors
+from yr_fastload_native.vllm.weights import Landing, exchanged_tensors, on_one_device
 
 __all__ = ["Exchange", "exchanged", "unwrapped"]
 
@@ -261,7 +262,7 @@ class Exchange:
         model: Any,
         tensors: dict[str, torch.Tensor],
         shared: frozenset[int],
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[dict[str, torch.Tensor]], None] = lambda pulled: None,
     ) -> None:
         """Fill tensors of a model.
 
@@ -279,7 +280,7 @@ class Exchange:
         landing = Landing(model, tensors, shared)
         try:
             report = self._fast.load(landing.tensors, self._identity, files=self._checkpoint.sums)
-            check()
+            check(landing.tensors)
         except BaseException as error:
             if getattr(error, "memory_written", True):
                 self._given_up = landing.given_up()
@@ -368,7 +369,7 @@ class Exchange:
                 stage=self._stage,
                 checkpoint=self._checkpoint.text,
                 load_format=self._load_format,
-                made=AsMade.of(model, exchanged_tensors(model, self._shared), self._fast.digests),
+                made=AsMade.of(model, exchanged_tensors(model, self._shared), self._digests),
                 read_elsewhere=self._making.contents(self._checkpoint.paths),
             )
             self._exchange_as(identity | self._checkpoint.apart)
@@ -384,6 +385,10 @@ class Exchange:
             _log.warning("cannot exchange weights with this vLLM, reading from disk: %s", self._outcome["fallback"])
             return False
         return True
+
+    def _digests(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+        assert self._fast is not None
+        return self._fast.digests(on_one_device(tensors))
 
     def _fall_back(self, error: FastLoadError, seconds: float) -> None:
         """Log the reason and continue, or raise."""
@@ -501,7 +506,8 @@ class Exchange:
     def _source(self) -> Source:
         assert self._fast is not None
         assert self._identity is not None
-        return Source(self._fast, self._identity, self._settings, self._checkpoint.files)
+        moves = why_they_move(self._call.vllm_config, self._call.model_config)
+        return Source(self._fast, self._identity, self._settings, self._checkpoint.files, moves)
 
     def _finish(self, model: Any) -> None:
         if self._fast is None or self._identity is None:
@@ -530,16 +536,15 @@ class Exchange:
         try:
             if live.opaque:
                 raise LayoutMismatchError(f"stage=final is refused: {live.opaque[0]} may hold weights", op="load")
-            digest = live.digest()
-            mine = digest.clone()
+            mine = live.digest()
 
-            def check() -> None:
-                if not bool((digest == mine).all()):
+            def check(pulled: dict[str, torch.Tensor]) -> None:
+                if not torch.equal(pulled[SCALARS].cpu(), mine):
                     error = LayoutMismatchError("stage=final is refused: numbers beside the tensors differ", op="load")
                     error.memory_written = True
                     raise error
 
-            self._pull(model, {**live.tensors, SCALARS: digest}, process_wide(model), check)
+            self._pull(model, {**live.tensors, SCALARS: mine.clone()}, process_wide(model), check)
         except FastLoadError as error:
             self._fall_back(error, time.perf_counter() - started)
         if not self._agree(self._report is not None):

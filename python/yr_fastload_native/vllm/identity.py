@@ -15,6 +15,7 @@ import attrs
 from yr_fastload_native.catalogue.identity import ABOUT
 from yr_fastload_native.vllm import compat
 from yr_fastload_native.vllm.as_made import AsMade
+from yr_fastload_native.vllm.moving import additional_settings
 
 __all__ = ["identity_of"]
 
@@ -38,9 +39,9 @@ def identity_of(
     """The identity under which weights are exchanged.
 
     Everything that affects the bytes of a tensor is part of it, even if shapes would not show it: overrides of the
-    model's config, the class that reads the files, and the placement of experts. What affects no byte is in ``about``,
-    for people: the model's name if its files identify it, and settings whose effects all show in the model as
-    constructed.
+    model's config, the class that reads the files, settings of plugins, and the placement of experts. What affects no
+    byte is in ``about``, for people: the model's name if its files identify it, and settings whose effects all show in
+    the model as constructed.
 
     Args:
         call: The arguments of ``load_model``.
@@ -82,6 +83,9 @@ def identity_of(
     }
     if stage == "final":  # processing for kernels may look at any of them
         identity |= shown
+    additional = additional_settings(call.vllm_config)
+    if additional is not None:
+        identity["additional_config"] = additional
     if load_format not in _EQUAL_FORMATS:
         identity["load_format"] = load_format
     if _reads_tokens(hf_config) and getattr(model, "tokenizer", model.model) != model.model:

@@ -26,6 +26,7 @@ from yr_fastload_native.vllm.background import Background, Thread
 from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.verifying import tell_later
+from yr_fastload_native.vllm.weights import on_one_device
 
 __all__ = ["RawWeights", "Source", "guard", "publish_final"]
 
@@ -40,12 +41,26 @@ wait = _background.wait  # until nothing is being published any more
 
 @attrs.frozen
 class Source:
-    """This instance as a possible publisher of an identity."""
+    """This instance as a possible publisher of an identity.
+
+    Attributes:
+        files: The weights' files; None if a given fingerprint vouches for them.
+        moves: Why its weights do not stay where they are, so that nobody may be referred to them; None if they do.
+    """
 
     fast: FastLoader
     identity: dict[str, Any]
     settings: Settings
-    files: ReadFiles | None = None  # the weights' files; None if a given fingerprint vouches for them
+    files: ReadFiles | None = None
+    moves: str | None = None
+
+    def publish_as(self) -> str | None:
+        """How they have to be published, if not as set."""
+        if self.moves is None or not _can_refer():
+            return None
+        if _by_reference(self.settings):
+            _log.warning("published as a copy, although transport d2d was requested: %s", self.moves)
+        return "staged"
 
     @property
     def sums(self) -> dict[str, str] | None:
@@ -69,7 +84,13 @@ class Source:
         session.record("not published", {"why": why}, self.settings.exchange.report)
 
     def in_background(self, work: Callable[[Thread], None]) -> None:
-        """Work beside the start of this instance."""
+        """Work beside the start of this instance, once devices have done what this thread has asked of them.
+
+        A framework's streams are a thread's own: another thread would wait for others.
+        """
+        for kind in accelerators():
+            if kind.current() >= 0:
+                kind.synchronize(kind.current())
         bound_s = self.settings.transfer.publish_deadline_s
         _background.start(work, lambda error: self.refuse(str(error)), end_s=bound_s)
 
@@ -94,7 +115,10 @@ class RawWeights:
     def __init__(self, source: Source, tensors: Mapping[str, torch.Tensor]) -> None:
         self._source = source
         # Aliases, each of which keeps its memory where it is.
-        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        aliases = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._tensors = on_one_device(aliases)
+        copies = (tensor for name, tensor in self._tensors.items() if tensor is not aliases[name])
+        self._copies = {tensor.untyped_storage().data_ptr() for tensor in copies}
         self._digests: dict[str, tuple[int, ...]] = {}
         self._published = False
 
@@ -115,7 +139,9 @@ class RawWeights:
 
     def _publish_now(self) -> None:
         """With digests taken now, because processing may write to a tensor, even if only the same value."""
-        publication = self._source.fast.publish(self._tensors, self._source.identity, files=self._source.sums)
+        publication = self._source.fast.publish(
+            self._tensors, self._source.identity, publish_as=self._source.publish_as(), files=self._source.sums
+        )
         if not publication.wait_settled(self._source.settings.transfer.publish_deadline_s):
             publication.close()
             if publication.failure:
@@ -129,23 +155,14 @@ class RawWeights:
         """Publish in the background, or update what was published already."""
         if self._published:
             outcome["published"] = "inline"
-            guard(self._source, storages(model))
+            guard(self._source, storages(model) | self._copies)
             return
         if not self._tensors:
             outcome["published"] = "no"
             return
         outcome["published"] = "background"
-        replaced = _replaced(self._tensors, storages(model))
-        publish_as = None
-        on_device = any(tensor.device.type != "cpu" for tensor in self._tensors.values())
-        if replaced and _by_reference(self._source.settings):
-            _log.warning(
-                "%s of weights as loaded stay in memory beside the processed ones, because transport d2d was "
-                "requested; publish_as='staged' keeps them in the worker instead",
-                size(replaced),
-            )
-        elif replaced and on_device:
-            publish_as = "staged"
+        replaced = _replaced(self._tensors, storages(model) | self._copies)
+        publish_as = self._publish_as(replaced)
         if publish_as == "staged":
             # At once, because the KV cache is about to get the rest of the device's memory.
             try:
@@ -154,6 +171,20 @@ class RawWeights:
                 self._source.refuse(str(error))
         else:
             self._source.in_background(lambda thread: self._publish(publish_as, thread.go_on))
+
+    def _publish_as(self, replaced: int) -> str | None:
+        """How to publish what is kept, of which processing replaced so many bytes, if not as set."""
+        publish_as = self._source.publish_as()
+        if publish_as is not None or not replaced:
+            return publish_as
+        if _by_reference(self._source.settings):
+            _log.warning(
+                "%s of weights as loaded stay in memory beside the processed ones, because transport d2d was "
+                "requested; publish_as='staged' keeps them in the worker instead",
+                size(replaced),
+            )
+            return None
+        return "staged" if any(tensor.device.type != "cpu" for tensor in self._tensors.values()) else None
 
     def _publish(self, publish_as: str | None, progress: Callable[[int, int], None]) -> None:
         tensors, self._tensors = self._tensors, {}
@@ -190,6 +221,10 @@ def guard(source: Source, used: set[int]) -> None:
     publication = source.fast.publication(source.identity)
     if publication is None or not publication.by_reference:
         return
+    if source.moves is not None:
+        _log.info("not a source of these weights: %s", source.moves)
+        publication.close()
+        return
     if publication.kept_beside(used) and not _by_reference(source.settings):
         _log.info("not a source of these weights: processing replaced them")
         publication.close()
@@ -214,11 +249,14 @@ def publish_final(source: Source, live: Live, outcome: dict[str, Any]) -> None:
         source.refuse(f"stage=final is refused for this model: {live.opaque[0]} may hold weights")
         outcome["published"] = f"no: {live.opaque[0]}"
         return
-    tensors = {**live.tensors, SCALARS: live.digest()}
+    tensors = on_one_device({**live.tensors, SCALARS: live.digest()})
     outcome["published"] = source.settings.exchange.publish
 
     def publish(progress: Callable[[int, int], None]) -> None:
-        source.say(source.fast.publish(tensors, source.identity, progress=progress, files=source.sums), "")
+        publication = source.fast.publish(
+            tensors, source.identity, publish_as=source.publish_as(), progress=progress, files=source.sums
+        )
+        source.say(publication, "")
 
     if source.settings.exchange.publish == "background":
         source.in_background(lambda thread: publish(thread.go_on))

@@ -8,7 +8,7 @@ import torch
 
 from yr_fastload_native.vllm.process_wide import GivenUp, address
 
-__all__ = ["Landing", "exchanged_tensors"]
+__all__ = ["Landing", "exchanged_tensors", "on_one_device"]
 
 
 def exchanged_tensors(model: torch.nn.Module, shared: Set[int]) -> dict[str, torch.Tensor]:
@@ -30,6 +30,19 @@ def exchanged_tensors(model: torch.nn.Module, shared: Set[int]) -> dict[str, tor
     return found
 
 
+def on_one_device(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors; but where some are on a device and some in CPU memory, copies of these on the device.
+
+    Tensors of one device are exchanged at a time, and what a model on a device has in CPU memory is small.
+    """
+    devices = {tensor.device for tensor in tensors.values() if tensor.device.type != "cpu"}
+    if len(devices) != 1:
+        return dict(tensors)
+    (device,) = devices
+    beside = {name: tensor for name, tensor in tensors.items() if tensor.device.type == "cpu"}
+    return {**tensors, **_with_copies(beside, {address(tensor) for tensor in beside.values()}, device)}
+
+
 class Landing:
     """Where a pull writes: directly into a model's own parameters, and into everything else once it is verified.
 
@@ -44,7 +57,7 @@ class Landing:
 
     def __init__(self, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], shared: Set[int]) -> None:
         self._live = tensors
-        self.tensors = _with_copies(tensors, _beside(model, shared))
+        self.tensors = on_one_device(_with_copies(tensors, _beside(model, shared)))
         self._given_up = GivenUp(self._written_at_once())
 
     def _written_at_once(self) -> list[torch.Tensor]:
@@ -54,9 +67,10 @@ class Landing:
         """Once everything is verified, copy what was pulled beside the model into it."""
         with torch.no_grad():
             for name, tensor in self._live.items():
-                pulled = self.tensors[name]
-                # Another model in this process may be reading it.
-                if pulled is not tensor and not torch.equal(pulled, tensor):
+                if self.tensors[name] is tensor:
+                    continue
+                pulled = self.tensors[name].to(tensor.device)
+                if not torch.equal(pulled, tensor):  # another model in this process may be reading it
                     tensor.copy_(pulled)
 
     def storages(self) -> set[int]:
@@ -75,16 +89,26 @@ def _beside(model: torch.nn.Module, shared: Set[int]) -> Set[int]:
     return (shared | {address(buffer) for buffer in model.buffers()}) - own - {0}
 
 
-def _with_copies(tensors: Mapping[str, torch.Tensor], of: Set[int]) -> dict[str, torch.Tensor]:
-    """Those that lie in some memory lie the same way in a copy of it; the others are what they were."""
+def _with_copies(
+    tensors: Mapping[str, torch.Tensor], of: Set[int], device: torch.device | None = None
+) -> dict[str, torch.Tensor]:
+    """Those that lie in some memory lie the same way in a copy of it; the others are what they were.
+
+    Args:
+        tensors: By name.
+        of: Addresses of that memory.
+        device: Where its copy is; by default beside it.
+    """
     storages: dict[int, torch.UntypedStorage] = {}
     made = {}
     for name, tensor in tensors.items():
         place = address(tensor)
         made[name] = tensor
         if place in of:
+            there = device or tensor.device
             if place not in storages:
-                storages[place] = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
-            made[name] = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+                flat = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+                storages[place] = flat.to(there, copy=True).untyped_storage()
+            made[name] = torch.empty(0, dtype=tensor.dtype, device=there)
             made[name].set_(storages[place], tensor.storage_offset(), tensor.shape, tensor.stride())
     return made

@@ -48,4 +48,4 @@ def _parts(tensor: Tensor) -> Iterable[Any]:
     """The memory that a tensor spans, a slice after the other, where the CPU can read it."""
     for start in range(0, tensor.bytes, _SLICE_BYTES):
         size = min(_SLICE_BYTES, tensor.bytes - start)
-        yield tensor.device.kind.readable(tensor.device.index, tensor.owner, tensor.address, start, size)
+        yield tensor.device.kind.readable(tensor.device.index, tensor.address + start, size)

@@ -17,7 +17,7 @@ from yr_fastload_native.devices.registry import of_dlpack, of_torch, reached
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 from yr_fastload_native.weights.extra_state import find_extra_state
 
-__all__ = ["Tensor", "TensorReader", "dense_strides"]
+__all__ = ["Tensor", "TensorReader", "dense_strides", "dlpack_type"]
 
 # struct-module format characters by kind; the item size gives the rest of the name.
 _FORMAT_KINDS = {"?": "bool", "e": "float", "f": "float", "d": "float", "c": "uint", "Zf": "complex", "Zd": "complex"}
@@ -38,6 +38,17 @@ _DLPACK_FLOAT8 = {
     13: "float8_e5m2fnuz",
     14: "float8_e8m0fnu",
 }
+
+
+def dlpack_type(dtype: str, item_bytes: int) -> tuple[int, int]:
+    """What DLPack calls a type of numbers: its code and its bits.
+
+    Args:
+        dtype: Name, as of `Tensor.dtype`.
+        item_bytes: Of one number.
+    """
+    codes = {name: code for code, name in {**_DLPACK_KINDS, **_DLPACK_FLOAT8}.items()}
+    return codes[dtype if dtype in codes else dtype.rstrip("0123456789")], 8 * item_bytes
 
 
 class Tensor(msgspec.Struct, frozen=True):  # made in 0.1 us, a class of attrs in 0.6; there are tens of thousands

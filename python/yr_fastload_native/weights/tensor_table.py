@@ -87,6 +87,7 @@ class TensorTable:
             values.append(value)
         self.tensors = TensorReader(op, writable).read_all(list(self.index), values)
         self.device = self._device(op)
+        self._check_formats(op)
         self.addresses = array("Q", [tensor.address for tensor in self.tensors])
         self.owner, self.offset = self._sharing(op)
         owners = enumerate(zip(self.tensors, self.owner, strict=True))
@@ -103,6 +104,17 @@ class TensorTable:
                     failed_keys=[tensor.name],
                 )
         return self.tensors[0].device if self.tensors else CPU
+
+    def _check_formats(self, op: str) -> None:
+        found = self.device.kind.private_format(tensor.owner for tensor in self.tensors)
+        if found is not None:
+            name, how = self.tensors[found[0]].name, found[1]
+            raise InvalidArgumentError(
+                f"tensor {name!r} is in the private format {how}, of which only a part would move; exchange it before "
+                "it is cast, or keep it from being cast (VLLM_ASCEND_ENABLE_NZ=0)",
+                op=op,
+                failed_keys=[name],
+            )
 
     def _sharing(self, op: str) -> tuple[memoryview, memoryview]:
         try:

@@ -1,0 +1,88 @@
+"""PyPI's torch_npu, unmodified, on the simulated runtime: its tensors are published, served and loaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from ..waiting import wait_until
+
+FOLDER = Path(__file__).parents[2] / "build" / "torch-npu"  # where `make environments` puts it
+INSTALLED = (FOLDER / "torch_npu").is_dir()
+LAG_S = 3
+
+pytestmark = [
+    pytest.mark.worker,
+    pytest.mark.skipif(not INSTALLED and "CI" not in os.environ, reason=f"torch_npu is not in {FOLDER}"),
+]
+
+
+@pytest.fixture
+def npu(node):
+    return lambda name, **environment: node(name, NODE_TORCH_NPU=str(FOLDER), **environment)
+
+
+@pytest.mark.parametrize("transport", ["d2d", "staged", "host"])
+def test_tensors_of_every_kind_move(npu, model, transport):
+    source, reader = npu("source"), npu("reader")
+    settings = {"publish_as": transport}
+    assert source.call("publish", model=model, count=0, settings=settings)["settled"]
+    answer = reader.call("load", model=model, count=0)
+    assert (answer["equal"], answer["transport"], answer["retried"]) == (True, transport, 0)
+    assert source.call("devices")["used"] == ["simulated-npu:0"]
+    assert reader.call("devices")["used"] == ["simulated-npu:1"]
+
+
+def test_they_and_arrays_of_others_are_the_same_model(npu, node, model):
+    source, reader = npu("source"), node("reader")
+    source.call("publish", model=model, count=0)
+    answer = reader.call("load", model=model, count=0)
+    assert (answer["equal"], answer["transport"]) == (True, "d2d")
+
+
+@pytest.mark.parametrize("how", ["other", "moved", "same"])
+def test_a_write_to_what_is_published_is_noticed(npu, model, how):
+    source = npu("source")
+    source.call("publish", model=model, settings={"chunk_bytes": 1 << 20})
+    source.call("write", how=how)
+    if how == "same":
+        assert source.call("check", model=model) == {"changed": [], "states": ["live"]}
+    else:
+        assert wait_until(lambda: source.call("states")["states"] == ["failed"], 20)
+
+
+def test_a_killed_source_leaves_no_late_write(npu, model):
+    """What was being read into gets other memory, which torch_npu copies."""
+    source, reader = npu("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1"), npu("reader")
+    small = {"chunk_bytes": 1 << 20}
+    source.call("publish", model=model, settings=small)
+    reader.start("load", model=model, deadline_s=5.0, settings={"hold": False, "chunks_ahead": 2, **small})
+    wait_until(lambda: sum(source.call("counters")["sent_bytes"].values()) > 0, 10)
+    source.kill(signal.SIGSTOP)
+    assert reader.finish()["error"] in ("PARTIAL_TRANSFER", "TRANSFER_TIMEOUT")
+    reader.call("snapshot")
+    source.kill(signal.SIGCONT)
+    assert reader.call("unchanged") == {"unchanged": True}
+
+
+@pytest.mark.parametrize("verify", ["digest", "layout"])
+def test_what_torch_has_asked_of_its_stream_is_waited_for(npu, model, verify):
+    lags = {"YR_FASTLOAD_SIM_STREAM_LAG_MS": str(LAG_S * 1000)}
+    source, reader = npu("source", **lags), npu("reader", **lags)
+    settings = {"verify": verify}
+    source.call("publish_unfinished", model=model, pattern=0x77, settings=settings)
+    loaded = reader.call("load_over_unfinished", model=model, pattern=0x77, settings=settings, lag_s=LAG_S + 0.5)
+    assert loaded == {"equal": [True] * 3, "by": "d2d"}
+
+
+def test_cpu_tensors_beside_a_device_s_travel_as_copies_there(npu, model):
+    assert npu("one").call("mixed_model", model=model) == {
+        "refused": True,
+        "weight": [float(i) for i in range(1, 10)],
+        "table": [100, 1, 2, 3, 4, 5],
+        "part": [3, 4],
+        "shares": True,
+    }
