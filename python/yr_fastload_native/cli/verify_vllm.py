@@ -47,7 +47,9 @@ _PUBLISH_S = 300.0
     help="How weights move. d2d and staged move them between NPUs, simulated ones if there are none.",
 )
 @click.option(
-    "--zero-copy", is_flag=True, help="Let the second instance use the worker's memory directly instead of a copy."
+    "--zero-copy/--no-zero-copy",
+    default=None,
+    help="Let the second instance use the worker's memory directly, or copy it.  [default: as zero_copy=auto]",
 )
 @click.option("--dtype", default="auto", show_default=True, help="vLLM's dtype.")
 @click.option(
@@ -69,7 +71,7 @@ def verify_vllm(
     size_mb: int | None,
     tp: int,
     transport: str,
-    zero_copy: bool,
+    zero_copy: bool | None,
     dtype: str,
     stage: str,
     tokens: int,
@@ -99,7 +101,7 @@ def verify_vllm(
         assert model is not None
         if drop_cache:
             _drop_cache(model)
-        settings = {"transport": transport, "stage": stage, "zero_copy": zero_copy}
+        settings = {"transport": transport, "stage": stage, "zero_copy": "auto" if zero_copy is None else zero_copy}
         record = _verify(model, tp, dtype, tokens, settings, stack)
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["tokens_equal"]:

@@ -325,7 +325,7 @@ class Exchange:
         exchange = self._settings.exchange
         self._shared = process_wide(model)
         try:
-            self._fast = session.loader_of(self._settings.transfer)
+            self._fast = session.loader_of(self._settings.transfer_of(model))
             self._checkpoint = Checkpoint.of(
                 exchange.fingerprint,
                 self._cold,
@@ -449,7 +449,7 @@ class Exchange:
         )
         sources = len({each["source"] for step in report.steps for each in step["sources"]}) or 1
         _log.info(
-            "pulled %s in %.2f s (%.1f GiB/s, %s, %d source%s, %s)",
+            "pulled %s in %.2f s (%.1f GiB/s, %s%s, %d source%s, %s)",
             size(report.bytes),
             report.seconds,
             report.gib_per_s,
@@ -462,6 +462,7 @@ class Exchange:
     # -- after vLLM has processed the weights ---------------------------------------------------------------------
 
     def _source(self) -> Source:
+            ", not copied" if report.bytes_aliased == report.bytes else "",
         assert self._fast is not None
         assert self._identity is not None
         return Source(self._fast, self._identity, self._settings, self._checkpoint.files)
