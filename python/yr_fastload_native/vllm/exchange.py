@@ -143,6 +143,7 @@ class Exchange:
                 "vLLM %s is outside the tested versions %s to %s: trying anyway", compat.version(), *compat.TESTED
             )
         compat.let_artifacts_load()
+        compat.note_failed_artifacts()
         worker = compat.worker_class(self._call.vllm_config)
         if worker is not None:
             follow(worker, self._settings.exchange.report, compat.compiled)
@@ -192,13 +193,20 @@ class Exchange:
         def marked(model: Any, model_config: Any) -> None:
             mark(report, "model made")
             load_weights(model, model_config)
-            mark(report, "weights")
+            mark(report, "weights", **self._came())
 
         setattr(self._loader, _SHADOWED, marked)
         try:
             return load_model()
         finally:
             delattr(self._loader, _SHADOWED)
+
+    def _came(self) -> dict[str, Any]:
+        """How the weights came, for the phases of the start; nothing if they are yet to come."""
+        if self._read_from_disk:
+            fallback = self._outcome["fallback"]
+            return {"source": "disk", **({"fallback": fallback} if fallback else {})}
+        return {"source": "instance", "transport": self._outcome["transport"]} if self._report is not None else {}
 
     # -- loading --------------------------------------------------------------------------------------------------
 
@@ -454,6 +462,7 @@ class Exchange:
             report.seconds,
             report.gib_per_s,
             report.transport,
+            ", not copied" if report.bytes_aliased == report.bytes else "",
             sources,
             "" if sources == 1 else "s",
             "verified" if report.verified else "not verified",
@@ -462,7 +471,6 @@ class Exchange:
     # -- after vLLM has processed the weights ---------------------------------------------------------------------
 
     def _source(self) -> Source:
-            ", not copied" if report.bytes_aliased == report.bytes else "",
         assert self._fast is not None
         assert self._identity is not None
         return Source(self._fast, self._identity, self._settings, self._checkpoint.files)
