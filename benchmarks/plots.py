@@ -125,7 +125,7 @@ def _starts(record: Mapping[str, Any], path: Path) -> None:
     axes.set_yticks((0, 1), ("first instance", "one more"))
     axes.invert_yaxis()
     axes.set_xlim(0, first["ready_s"] * 1.12)
-    axes.set_xlabel(f"seconds from launch to ready; a model of {second['bytes'] / 1e9:.1f} GB, vLLM on two cores")
+    axes.set_xlabel(f"seconds from launch to ready; a model of {second['bytes'] / 1e9:.1f} GB, vLLM on a CPU")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -16,10 +16,11 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results"
-_PAGES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md", _ROOT / "docs" / "cuda.md")
+_PAGES = (_ROOT / "README.md", _ROOT / "README.zh.md", _ROOT / "docs" / "performance.md", _ROOT / "docs" / "cuda.md")
 _BLOCK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _GIB = 1 << 30
 _QWEN = "qwen2.5-7b"
+_NOT_RUN = "Not measured yet.\n"
 _DESTINATIONS = {
     "fresh": "Into memory of their own that is fresh to the process, as a new instance has",
     "touched": "Into memory that the process has written to before",
@@ -134,6 +135,8 @@ def _engine() -> str:
 
 
 def _ready() -> str:
+    if not (_RESULTS / "ready.json").exists():
+        return _NOT_RUN
     record = _read("ready")
     results, seconds = record["results"], record["results"]["seconds"]
     ordinary = max(len(ways["ordinary"]) for ways in results["records"].values())
@@ -156,7 +159,16 @@ def _ready() -> str:
     return about + _table(("", "ordinary", "from a template", ""), rows)
 
 
+def _ready_picture() -> str:
+    if not (_RESULTS / "ready.svg").exists():
+        return ""
+    words = "A first instance and one more, phase by phase, from launch to ready"
+    return f"![{words}](benchmarks/results/ready.svg)\n"
+
+
 def _ready_phases() -> str:
+    if not (_RESULTS / "ready.json").exists():
+        return _NOT_RUN
     found = _read("ready")["results"]["phases"]
     ways = [(name, way) for name in ("compiled", "large", "eager") for way in ("ordinary", "template")]
     names = dict.fromkeys(phase for name, way in ways for phase in found[name][way])
@@ -269,6 +281,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "engine": _engine,
     "ready": _ready,
     "ready-phases": _ready_phases,
+    "ready-picture": _ready_picture,
     "scaling": _scaling,
     "cuda": _cuda,
 }

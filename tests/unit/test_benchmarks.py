@@ -111,3 +111,20 @@ def test_sections_that_a_run_leaves_out_are_judged_by_what_is_there(tmp_path: Pa
     kept = command._kept(tmp_path, {"ready": {}})
     assert kept == {"ready": {}, "overhead": {"us_per_tensor": 1.5}}
     assert command._kept(tmp_path, {"overhead": {"us_per_tensor": 9.0}}) == {"overhead": {"us_per_tensor": 9.0}}
+
+
+def test_tables_of_whole_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_RESULTS", tmp_path)
+    assert tables._ready() == tables._ready_phases() == tables._NOT_RUN
+    assert tables._ready_picture() == ""
+    records = starts()
+    results = {**ready._figures(records, many_bytes=500), "rounds": 3, "records": records}
+    text = json.dumps({"command": "python -m benchmarks", "date": "2026-11-27", "results": results})
+    (tmp_path / "ready.json").write_text(text)
+    (tmp_path / "ready.svg").touch()
+    assert f"| {ready.CASES['large'].words} | 20 | 2 | 10.0x |" in tables._ready()
+    assert "| 0.50 of it |" in tables._ready()
+    rows = tables._ready_phases().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| launched", "| server answers"]
+    assert rows[0].endswith("| 9.99 | 0.995 | 9.99 | 0.995 | 9.99 | 0.995 |")
+    assert "benchmarks/results/ready.svg" in tables._ready_picture()
