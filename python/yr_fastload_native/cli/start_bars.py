@@ -23,6 +23,7 @@ def start_bars(starts: Mapping[str, Sequence[Mapping[str, Any]]]) -> RenderableT
         starts: By the name of the instance, its phases: ``name``, ``seconds``, and ``facts`` if there are any.
     """
     from rich.console import Group
+    from rich.table import Table
     from rich.text import Text
 
     names = list(dict.fromkeys(phase["name"] for phases in starts.values() for phase in phases))
@@ -38,10 +39,10 @@ def start_bars(starts: Mapping[str, Sequence[Mapping[str, Any]]]) -> RenderableT
             line.append(_bar(names.index(phase["name"]), until - drawn))
             drawn = until
         lines.append(line.append(f" {passed:.2f} s"))
+    key = Table.grid(padding=(0, 2))
     for number, name in enumerate(names):
-        line = _bar(number, 2).append(f" {name:16}", style="default")
-        lines.append(line.append(", ".join(_took(name, phases) for phases in starts.values()), style="default"))
-    return Group(*lines)
+        key.add_row(_bar(number, 2), name, *(_took(name, phases) for phases in starts.values()))
+    return Group(*lines, key)
 
 
 def _bar(number: int, length: int) -> Any:
@@ -54,9 +55,9 @@ def _bar(number: int, length: int) -> Any:
 def _took(name: str, phases: Sequence[Mapping[str, Any]]) -> str:
     found = [phase for phase in phases if phase["name"] == name]
     if not found:
-        return f"{'-':>8}"
+        return f"{'-':>6}"
     cache = found[0].get("facts", {}).get("cache")
-    return f"{_seconds(found):6.2f} s" + (f" (cache: {cache})" if cache else "")
+    return f"{_seconds(found):6.2f} s" + (f", {cache}" if cache else "")
 
 
 def _seconds(phases: Sequence[Mapping[str, Any]]) -> float:
