@@ -136,9 +136,9 @@ def serve(
     """Serve a model with vLLM instances behind one address; POST /scaleout adds one, which pulls its weights.
 
     Everything after -- goes to `vllm serve`. POST /scaleout and /scalein accept {"count": n}, the latter also {"ids":
-    [...]}. There are GET /status, /metrics and /health, and a page at /. All other requests go to the instances in
-    turn, or to all of them if they change an instance. Ctrl-C or SIGTERM lets requests in flight finish and stops all
-    instances.
+    [...]}. There are GET /status, /metrics, /trace and /health, and a page at /. All other requests go to the
+    instances in turn, or to all of them if they change an instance. Ctrl-C or SIGTERM lets requests in flight finish
+    and stops all instances.
     """
     with _extra("serve"):
         import fastapi  # noqa: F401
