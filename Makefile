@@ -25,7 +25,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 VLLM_HERE := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo test environments chaos test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke gpu-check ptx dist site screenshot clean
+.PHONY: help demo demo-vllm test environments chaos test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke gpu-check ptx dist site screenshot clean
 
 help:  ## show this list
 	@echo 'usage: make TARGET [ARGS="..."]'
@@ -33,6 +33,9 @@ help:  ## show this list
 
 demo: $(VENV)/.installed  ## pull a model in a second process; ARGS="--size-mb 512"
 	$(BIN)/yr-fastload demo $(ARGS)
+
+demo-vllm: .venv-vllm/.develop  ## two vLLM instances on this CPU, phase by phase; installs vLLM, 3 minutes; ARGS="--eager"
+	.venv-vllm/bin/python tools/demo_vllm.py $(ARGS)
 
 ifneq ($(ARGS),)
 test: $(VENV)/.develop
@@ -95,7 +98,7 @@ docs: $(VENV)/.develop  ## rewrite generated pages, the class map and tables
 	$(BIN)/python tools/pages.py
 	$(BIN)/python -m benchmarks.tables
 
-bench: $(VENV)/.develop  ## all benchmarks, 25 minutes; ARGS="--sections host"
+bench: $(VENV)/.develop  ## all benchmarks, 40 minutes; ARGS="--sections host"
 	$(BIN)/python -m pip install --quiet "$(PACKAGE)[bench]"
 	[ ! -x .venv-vllm/bin/python ] || .venv-vllm/bin/python -m pip install --quiet fastsafetensors 'runai-model-streamer>=0.17'
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import checkpoint, costs, device, engine, host, overhead, scaling
+from benchmarks import checkpoint, costs, device, engine, host, overhead, ready, scaling
 from benchmarks.peers import versions
 from benchmarks.targets import judge
 from yr_fastload_native.measuring.statistics import machine
@@ -22,7 +23,7 @@ from yr_fastload_native.measuring.statistics import machine
 _RESULTS = Path(__file__).with_name("results")
 # Left out where no target hangs on it, for time.
 _SLOW = ("torch.load", "safetensors, mapped", "safetensors, touched", "run:ai model streamer, touched")
-SECTIONS = ("host", "device", "engine", "overhead", "scaling", "checkpoint")
+SECTIONS = ("host", "device", "engine", "ready", "overhead", "scaling", "checkpoint")
 
 
 def _note(message: str) -> None:
@@ -59,6 +60,14 @@ def _engine(rounds: int, scale: float) -> dict[str, Any]:
         return engine.measure(max(64, int(2200 * scale)), min(rounds, 3), Path(scratch), _note)
 
 
+def _ready(rounds: int, scale: float) -> dict[str, Any]:
+    if not ready.COMMAND.exists():
+        _note("no vLLM here (make .venv-vllm/.develop): left out")
+        return {}
+    with tempfile.TemporaryDirectory(prefix="yr-fastload-") as scratch:
+        return ready.measure(max(64, int(1000 * scale)), rounds, Path(scratch), _note)
+
+
 def _overhead(rounds: int, scale: float) -> dict[str, Any]:
     (found,) = overhead.measure_tensors([max(100, int(50_000 * scale))], rounds, _note)
     return found
@@ -72,10 +81,21 @@ def _checkpoint(rounds: int, scale: float) -> dict[str, Any]:
     return checkpoint.measure(max(16, int(1024 * scale)), max(100, int(20_000 * scale)), rounds, _note)
 
 
+def _kept(results: Path, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The records of a run, and for sections that it left out those of an earlier one in the same folder."""
+    kept = dict(measured)
+    for section in set(SECTIONS) - set(measured):
+        path = results / f"{section}.json"
+        if path.exists():
+            kept[section] = json.loads(path.read_text())["results"]
+    return kept
+
+
 _MEASURE = {
     "host": _host,
     "device": _device,
     "engine": _engine,
+    "ready": _ready,
     "overhead": _overhead,
     "scaling": _scaling,
     "checkpoint": _checkpoint,
@@ -112,7 +132,7 @@ def main(results: Path, sections: str, rounds: int, scale: float, as_json: bool)
             records[section] = record
             text = json.dumps({**about, "took_s": took[section], "results": record}, indent=1)
             (results / f"{section}.json").write_text(text + "\n")
-    verdict = judge(records)
+    verdict = judge(_kept(results, records))
     (results / "targets.json").write_text(json.dumps({**about, **verdict}, indent=1) + "\n")
     from benchmarks.plots import plot_all
 

@@ -59,7 +59,7 @@ def measure(size_mb: int, rounds: int, folder: Path, note: Callable[[str], None]
     for turn in range(rounds):
         note(f"vLLM: round {turn + 1} of {rounds}")
         if turn < _COPIED_ROUNDS:
-            found["copied"].append(_verify(model))
+            found["copied"].append(_verify(model, "--no-zero-copy"))
         found["aliased"].append(_verify(model, "--zero-copy"))
     warm_s = min(each["warm_s"] for each in own["formats"].values() if "warm_s" in each)
 

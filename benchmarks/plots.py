@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from yr_fastload_native.vllm.phases import PHASES
+
 __all__ = ["plot_all"]
 
 _OURS, _OTHERS, _LIMITS = "#1f77b4", "#bbbbbb", "#2ca02c"
+_OF_PHASES = plt.colormaps["tab20"]
 _GIB = 1 << 30
 
 
@@ -99,6 +103,36 @@ def _scaling(record: Mapping[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def _starts(record: Mapping[str, Any], path: Path) -> None:
+    """The first instance of a model and one more, phase by phase from launch to ready."""
+    first, more = record["begun"]["large"], record["records"]["large"]["template"]
+    second = sorted(more, key=lambda each: float(each["ready_s"]))[len(more) // 2]
+    figure, axes = plt.subplots(figsize=(9, 2.9))
+    for place, start in enumerate((first, second)):
+        begin = 0.0
+        for phase in start["phases"]:
+            number = PHASES.index(phase["name"])
+            axes.barh(
+                place,
+                phase["seconds"],
+                left=begin,
+                height=0.6,
+                color=_OF_PHASES(number % _OF_PHASES.N),
+                label=phase["name"] if start is first else None,
+            )
+            begin += phase["seconds"]
+        axes.text(begin, place, f" {begin:.1f} s", va="center", fontsize=11, fontweight="bold")
+    axes.set_yticks((0, 1), ("first instance", "one more"))
+    axes.invert_yaxis()
+    axes.set_xlim(0, first["ready_s"] * 1.12)
+    axes.set_xlabel(f"seconds from launch to ready; a model of {second['bytes'] / 1e9:.1f} GB, vLLM on a CPU")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(ncols=6, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.45, 1.0))
+    _save(figure, path)
+
+
 def plot_all(records: Mapping[str, Any], folder: Path) -> None:
     """Draw the plots that the records of a run, by section, allow."""
     for workload, record in records.get("host", {}).items():
@@ -106,5 +140,18 @@ def plot_all(records: Mapping[str, Any], folder: Path) -> None:
         _breakdown(record, folder / f"host-{workload}-stages")
     if any("baseline" in record for record in records.get("device", {}).values()):
         _against_original(records["device"], folder / "device-original")
+    if "ready" in records:
+        _starts(records["ready"], folder / "ready")
     if "scaling" in records:
         _scaling(records["scaling"], folder / "scaling")
+
+
+def main() -> None:
+    """All pictures anew, of the results that are there."""
+    folder = Path(__file__).with_name("results")
+    files = {path.stem: path for path in folder.glob("*.json")}
+    plot_all({name: json.loads(path.read_text()).get("results", {}) for name, path in files.items()}, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ready import CASES
+from yr_fastload_native.vllm.phases import PHASES
+
 __all__ = ["main"]
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results"
-_PAGES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md", _ROOT / "docs" / "cuda.md")
+_PAGES = (_ROOT / "README.md", _ROOT / "README.zh.md", _ROOT / "docs" / "performance.md", _ROOT / "docs" / "cuda.md")
 _BLOCK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _GIB = 1 << 30
 _QWEN = "qwen2.5-7b"
+_NOT_RUN = "Not measured yet.\n"
 _DESTINATIONS = {
     "fresh": "Into memory of their own that is fresh to the process, as a new instance has",
     "touched": "Into memory that the process has written to before",
@@ -130,6 +134,52 @@ def _engine() -> str:
     return about + _table(("", "median s", ""), rows)
 
 
+def _ready() -> str:
+    if not (_RESULTS / "ready.json").exists():
+        return _NOT_RUN
+    record = _read("ready")
+    results, seconds = record["results"], record["results"]["seconds"]
+    ordinary = max(len(ways["ordinary"]) for ways in results["records"].values())
+    about = (
+        f"`{record['command']}` on {record['date']}: seconds from launch to ready, medians of {results['rounds']} "
+        f"starts from a template, and of {ordinary} ordinary ones:\n\n"
+    )
+    rows: list[tuple[object, ...]] = [
+        (CASES[name].words, _seconds(ways["ordinary"]), _seconds(ways["template"]), f"{results['speedup'][name]:.1f}x")
+        for name, ways in seconds.items()
+    ]
+    memory = results["memory"]
+    rows.append(
+        (
+            "memory of ten, GiB",
+            *(f"{memory[way] / _GIB:.2f}" for way in ("ordinary", "template")),
+            f"{results['memory_share']:.2f} of it",
+        )
+    )
+    return about + _table(("", "ordinary", "from a template", ""), rows)
+
+
+def _ready_picture() -> str:
+    if not (_RESULTS / "ready.svg").exists():
+        return ""
+    words = "A first instance and one more, phase by phase, from launch to ready"
+    return f"![{words}](benchmarks/results/ready.svg)\n"
+
+
+def _ready_phases() -> str:
+    if not (_RESULTS / "ready.json").exists():
+        return _NOT_RUN
+    found = _read("ready")["results"]["phases"]
+    ways = [(name, way) for name in ("compiled", "large", "eager") for way in ("ordinary", "template")]
+    names = dict.fromkeys(phase for name, way in ways for phase in found[name][way])
+    order = [name for name in PHASES if name in names]
+    rows = [
+        (phase, *(_seconds(found[name][way][phase]) if phase in found[name][way] else "" for name, way in ways))
+        for phase in order
+    ]
+    return _table(("ends with", *(f"{name}, {way}" for name, way in ways)), rows)
+
+
 def _scaling() -> str:
     record = _read("scaling")["results"]
     readers = _table(
@@ -229,6 +279,9 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "stages": _stages,
     "device": _device,
     "engine": _engine,
+    "ready": _ready,
+    "ready-phases": _ready_phases,
+    "ready-picture": _ready_picture,
     "scaling": _scaling,
     "cuda": _cuda,
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+
+from benchmarks.ready import CASES
 
 __all__ = ["TARGETS", "judge"]
 
@@ -46,6 +49,11 @@ class Target:
 
 
 _QWEN = "qwen2.5-7b"
+
+
+def _ready_speed_up(case: str, records: Records) -> float:
+    return float(records["ready"]["speedup"][case])
+
 
 TARGETS = (
     Target(
@@ -147,6 +155,38 @@ TARGETS = (
         1,
         lambda r: r["engine"]["copied"]["warm_speedup"],
         "engine.json: least of load_format auto, runai_streamer, fastsafetensors / weights phase of the pulling one",
+    ),
+    *(
+        Target(
+            f"ready, {case.words}: ordinary start / from a template",
+            case.bound,
+            functools.partial(_ready_speed_up, name),
+            "ready.json: launch to ready without template and compiled artifact / with both, medians",
+        )
+        for name, case in CASES.items()
+    ),
+    Target(
+        "ready: what the phases of a start do not account for, at most",
+        5,
+        lambda r: 100 * r["ready"]["unaccounted_share"],
+        "ready.json: the largest of |ready_seconds - sum of its phases| / ready_seconds",
+        at_most=True,
+        unit=" %",
+    ),
+    Target(
+        "ready: memory of ten instances from a template, and of the template / of ten ordinary ones",
+        0.6,
+        lambda r: r["ready"]["memory_share"],
+        "ready.json: Pss_Anon of all their processes, eager, a tiny model / ten times the median of ordinary ones",
+        at_most=True,
+        unit="",
+    ),
+    Target(
+        "ready: all instances of a case answer with the same tokens",
+        1,
+        lambda r: float(r["ready"]["answers_equal"]),
+        "ready.json: greedy decoding of one prompt; 1: yes",
+        unit="",
     ),
     Target(
         "digest verification's share of a pull",

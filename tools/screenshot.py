@@ -7,20 +7,18 @@ would. The first instance reads a file that is not in the page cache.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import tempfile
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 from browser import MISSING, chromium, opened
 from playwright.sync_api import Browser, Page, expect
 
 from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
+from yr_fastload_native.measuring.service_process import ServiceProcess
 
 PICTURE = Path(__file__).parents[1] / "docs/scale-out.png"
 SIZE_MB = 1024
@@ -45,47 +43,35 @@ def main() -> None:
         subprocess.run([python, "-m", "yr_fastload_native", *making], check=True, timeout=START_S)
         for file in model.glob("*.safetensors"):
             drop_page_cache(file)
-        with service(python, model, Path(scratch)) as url:
-            take(browser, url)
+        with ServiceProcess(model, ["--", *VLLM], environment_of(Path(scratch)), python=python) as service:
+            take(browser, service)
 
 
-@contextlib.contextmanager
-def service(python: str, model: Path, scratch: Path) -> Iterator[str]:
-    """Run `yr-fastload serve` with a private worker; yields where it listens."""
+def environment_of(scratch: Path) -> dict[str, str]:
+    """Of a service with a worker and caches of its own."""
     runtime = scratch / "runtime"
     runtime.mkdir(mode=0o700)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    environment["YR_FASTLOAD_WORKER_HOME"] = str(runtime)
+    environment |= {"YR_FASTLOAD_WORKER_HOME": str(runtime), "XDG_CACHE_HOME": str(scratch / "cache")}
     environment.pop("DS_WORKER_ADDR", None)
-    command = [python, "-m", "yr_fastload_native", "serve", "--model", str(model), "--port", "0", "--json", "--", *VLLM]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout is not None
-    try:
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(SOON_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+    return environment
 
 
-def take(browser: Browser, url: str) -> None:
+def take(browser: Browser, service: ServiceProcess) -> None:
     """Take the picture once a second instance has pulled its weights and both have answered."""
     page = browser.new_page(viewport={"width": WIDTH, "height": 300}, color_scheme="light")
-    page.goto(url)
+    page.goto(service.url)
+    guess = service.until_template()
     until_ready(page, 1)
+    service.until_learned(guess)
     page.get_by_role("button", name="Scale out").click()
     until_ready(page, 2)
-    with urllib.request.urlopen(f"{url}/status", timeout=SOON_S) as answer:
-        second = json.load(answer)["instances"][1]
+    second = service.status()["instances"][1]
     if second["load_source"] != "instance":
         raise SystemExit(f"the second instance did not pull: {second}")
     for _ in range(4):
         asking = urllib.request.Request(
-            f"{url}/v1/completions", json.dumps(ASKED).encode(), {"Content-Type": "application/json"}
+            f"{service.url}/v1/completions", json.dumps(ASKED).encode(), {"Content-Type": "application/json"}
         )
         urllib.request.urlopen(asking, timeout=START_S).close()
     expect(page.get_by_text("2 so far")).to_have_count(2, timeout=SOON_S * 1000)

@@ -76,10 +76,14 @@ def test_forked_processes(make: Make, start: Start) -> None:
 def test_no_byte_is_copied(make: Make, publisher: Start, start: Start) -> None:
     """vLLM's parameters are the worker's memory itself; what processing writes is the instance's own."""
     first = publisher(make("qwen2"), dtype="auto")
-    second = start(make("qwen2"), extra={"zero_copy": True})
+    second = start(make("qwen2"))
     assert_pulled(second, "host")
     assert second.loaded["bytes_aliased"] == second.loaded["bytes"]
     assert second.tokens == first.tokens
+    third = start(make("qwen2"), extra={"zero_copy": False})
+    assert_pulled(third, "host")
+    assert third.loaded["bytes_aliased"] == 0
+    assert third.tokens == first.tokens
 
 
 def test_a_vouched_fingerprint_needs_no_weights(make: Make, start: Start, tmp_path: Path) -> None:

@@ -19,6 +19,11 @@ pytestmark = [
 ]
 
 
+def caches(instance: Any) -> set[str]:
+    """How its rank came by what was compiled."""
+    return {each["cache"] for each in instance.events("phase") if "cache" in each}
+
+
 def test_an_artifact_is_loaded_and_answers_the_same(
     make: Callable[..., Path], start: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -30,3 +35,11 @@ def test_an_artifact_is_loaded_and_answers_the_same(
     second = start(model, environment={**cache, "VLLM_FORCE_AOT_LOAD": "1"}, enforce_eager=False)
     assert second.loaded["fallback"] is None
     assert second.tokens == first.tokens
+    assert caches(first) == {"miss"}
+    assert caches(second) == {"hit"}
+    for artifact in (tmp_path / "cache").rglob("torch_aot_compile/*/*/model"):
+        artifact.write_bytes(artifact.read_bytes()[:100])
+    third = start(model, environment=cache, enforce_eager=False)
+    assert caches(third) == {"failed"}
+    assert all(each["why"] for each in third.events("phase") if "cache" in each)
+    assert third.tokens == first.tokens

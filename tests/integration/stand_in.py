@@ -101,11 +101,11 @@ def launcher(name: str, logs: Path, cpus: float, place_s: float, forks: bool):
     if name == "ray":
         from yr_fastload_native.service.ray_launcher import RayLauncher
 
-        return RayLauncher(logs, cpus, place_s)
+        return RayLauncher(logs, cpus, place_s, forks=forks)
     if name == "yr":
         from yr_fastload_native.service.yr_launcher import YrLauncher
 
-        return YrLauncher(logs, cpus, place_s)
+        return YrLauncher(logs, cpus, place_s, forks=forks)
     from yr_fastload_native.service.local import LocalLauncher
 
     return LocalLauncher(logs, forks=forks)

@@ -124,6 +124,45 @@ def test_no_process_survives_the_service(anywhere: Callable[..., Service], numbe
     assert service.end_with_two(number) == -number
 
 
+@pytest.mark.parametrize("launcher", ["ray", "yr"])
+def test_a_machine_s_template_forks_them(request: pytest.FixtureRequest, serve: Serve, launcher: str) -> None:
+    """One for all actors there; one that is killed costs one ordinary start, and nobody is left behind."""
+    address = request.getfixturevalue("ray_address") if launcher == "ray" else ""
+    service = serve(launcher, address, ("--template",), instances=4)
+    service.until_ready(1)
+    service.client.post("/scaleout")
+    first, second = service.until_ready(2)
+    assert [(each["from_template"], each["not_forked"]) for each in (first, second)] == [(True, None)] * 2
+    (state,) = service.status()["template"]["machines"].values()
+    assert (state["state"], state["forked"]) == ("ready", 2)
+    template = psutil.Process(state["pid"])
+    keeper = template.ppid()
+    assert {psutil.Process(each["pid"]).ppid() for each in (first, second)} == {keeper}
+    template.kill()
+    until(lambda: not lives(template.pid), "it is not gone")
+    for count in (3, 4):
+        service.client.post("/scaleout")
+        service.until_ready(count)
+    assert [each["state"] for each in service.instances()] == ["ready"] * 4, "those that it had forked live on"
+    assert service.instances()[-1]["from_template"]
+    service.client.post("/scalein", json={"count": 4})
+    until(lambda: not service.instances(), "they do not go")
+    assert not service.left()
+    service.process.send_signal(signal.SIGTERM)
+    service.process.wait(WAIT_S)
+    until(lambda: not lives(keeper), "the template's keeper is left")
+
+
+def test_a_template_ends_with_a_service_that_is_killed(serve: Serve, ray_address: str) -> None:
+    service = serve("ray", ray_address, ("--template",))
+    service.until_ready(1)
+    (state,) = service.status()["template"]["machines"].values()
+    keeper = psutil.Process(state["pid"]).ppid()
+    service.process.kill()
+    service.process.wait(WAIT_S)
+    until(lambda: not service.left() and not lives(state["pid"]) and not lives(keeper), "processes are left")
+
+
 def test_ray_chooses_devices_and_takes_them_back(serve: Serve, ray_address: str) -> None:
     service = serve("ray", ray_address, ("--devices", "1"), instances=2)
     service.client.post("/scaleout")

@@ -33,6 +33,8 @@ def test_scale_out_and_in(serve: Callable[..., Service]) -> None:
     for each in (first, second):
         assert [phase["name"] for phase in each["phases"]] == names
         assert sum(phase["seconds"] for phase in each["phases"]) == pytest.approx(each["ready_seconds"], abs=0.1)
+    drawn = [each for each in service.client.get("/trace").json()["traceEvents"] if each["ph"] == "X"]
+    assert [(each["pid"], each["name"]) for each in drawn] == [(number, name) for number in (1, 2) for name in names]
     pids = {service.client.post("/v1/x", json={}).headers["x-pid"] for _ in range(2)}
     assert pids == {str(pid) for pid in service.pids("starts")}
     refused = service.client.post("/scaleout", json={"count": 2})

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import host, peers, tables
+from benchmarks import __main__ as command
+from benchmarks import host, peers, ready, tables, targets
 
 PAIRS = {  # of a ratio: what is above, and below
     "touched_speedup": ("safetensors, touched, warm", "pull"),
@@ -60,3 +61,70 @@ def test_a_table_has_systems_by_where_their_tensors_end(tmp_path: Path, monkeypa
     assert "| pull, fresh memory |" in fresh
     assert "| memcpy, fresh memory |" in fresh
     assert "| pull |" in touched
+
+
+def a_start(seconds: float, answer: str = "same", memory: int = 100) -> dict[str, Any]:
+    """Of two phases, of which a hundredth of a second is not accounted for."""
+    phases = [{"name": name, "seconds": (seconds - 0.01) / 2, "facts": {}} for name in ("launched", "server answers")]
+    return {
+        "ready_s": seconds,
+        "unaccounted_s": 0.01,
+        "phases": phases,
+        "anonymous_bytes": memory,
+        "answer": answer,
+    }
+
+
+def starts(answer: str = "same") -> dict[str, Any]:
+    return {
+        name: {
+            "template": [a_start(each, answer) for each in (1.0, 3.0, 2.0)],
+            "ordinary": [a_start(each) for each in (20.0, 30.0, 10.0)],
+        }
+        for name in ready.CASES
+    }
+
+
+def test_whole_starts_are_compared_by_their_medians() -> None:
+    found = ready._figures(starts(), many_bytes=500)
+    assert found["seconds"]["eager"] == {"template": 2.0, "ordinary": 20.0}
+    assert set(found["speedup"].values()) == {10.0}
+    assert found["phases"]["tp2"]["template"] == {"launched": 0.995, "server answers": 0.995}
+    assert found["unaccounted_share"] == pytest.approx(0.01)
+    assert found["memory_share"] == 0.5
+    assert found["answers_equal"]
+    assert not ready._figures(starts("another"), many_bytes=500)["answers_equal"]
+
+
+def test_every_case_of_a_start_has_a_target() -> None:
+    verdict = targets.judge({"ready": ready._figures(starts(), many_bytes=900)})["targets"]
+    judged = {row["name"]: row for row in verdict if row["value"] is not None}
+    for case in ready.CASES.values():
+        (row,) = [row for name, row in judged.items() if f"ready, {case.words}:" in name]
+        assert (row["value"], row["passed"], row["target"]) == (10.0, True, f">= {case.bound}x")
+    (memory,) = [row for name, row in judged.items() if "memory of ten" in name]
+    assert (memory["value"], memory["passed"]) == (0.9, False)
+
+
+def test_sections_that_a_run_leaves_out_are_judged_by_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "overhead.json").write_text(json.dumps({"results": {"us_per_tensor": 1.5}}))
+    kept = command._kept(tmp_path, {"ready": {}})
+    assert kept == {"ready": {}, "overhead": {"us_per_tensor": 1.5}}
+    assert command._kept(tmp_path, {"overhead": {"us_per_tensor": 9.0}}) == {"overhead": {"us_per_tensor": 9.0}}
+
+
+def test_tables_of_whole_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_RESULTS", tmp_path)
+    assert tables._ready() == tables._ready_phases() == tables._NOT_RUN
+    assert tables._ready_picture() == ""
+    records = starts()
+    results = {**ready._figures(records, many_bytes=500), "rounds": 3, "records": records}
+    text = json.dumps({"command": "python -m benchmarks", "date": "2026-11-27", "results": results})
+    (tmp_path / "ready.json").write_text(text)
+    (tmp_path / "ready.svg").touch()
+    assert f"| {ready.CASES['large'].words} | 20 | 2 | 10.0x |" in tables._ready()
+    assert "| 0.50 of it |" in tables._ready()
+    rows = tables._ready_phases().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| launched", "| server answers"]
+    assert rows[0].endswith("| 9.99 | 0.995 | 9.99 | 0.995 | 9.99 | 0.995 |")
+    assert "benchmarks/results/ready.svg" in tables._ready_picture()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from yr_fastload_native.vllm import compat, phases, reports
-from yr_fastload_native.vllm.phases import Phase, phases_of
+from yr_fastload_native.vllm.phases import Phase, phases_of, trace_of
 
 SERVER, ENGINE, RANKS = 1, 2, (3, 4)
 
@@ -68,6 +68,25 @@ def test_a_model_is_taken_before_its_server_is_launched() -> None:
     assert (first.name, first.seconds, first.pid) == ("model taken", 0.5, 9)
     assert (second.name, second.seconds) == ("launched", 0.5)
     assert last.pid == SERVER
+
+
+def test_a_phase_has_what_was_said_of_it() -> None:
+    came = {"source": "instance", "transport": "host"}
+    events = [{**each, **came} if each.get("name") == "weights" else each for each in a_start()]
+    assert {each.name: each.facts for each in phases_of(events, 100.0, 160.0)}["weights"] == came
+
+
+def test_a_trace_has_each_start_from_its_launch() -> None:
+    one, other = phases_of(a_start(), 100.0, 160.0), [Phase("server answers", 2.0)]
+    events = trace_of([("one", one), ("other", other)])["traceEvents"]
+    assert [(each["pid"], each["args"]["name"]) for each in events if each["ph"] == "M"] == [(1, "one"), (2, "other")]
+    drawn = [each for each in events if each["ph"] == "X"]
+    assert [each["name"] for each in drawn] == [each.name for each in (*one, *other)]
+    ends = [each["ts"] + each["dur"] for each in drawn]
+    assert [each["ts"] for each in drawn] == pytest.approx([0, *ends[: len(one) - 1], 0])
+    assert max(ends) == pytest.approx(60e6)
+    compiled = next(each for each in drawn if each["name"] == "compiled")
+    assert (compiled["tid"], compiled["args"]) == (3, {"cache": "miss"})
 
 
 @pytest.mark.parametrize("left_out", ["imported", "rank set up", "compiled", "weights"])

@@ -9,6 +9,7 @@ import pytest
 from yr_fastload_native.errors import ResourceExhaustedError, UnavailableError
 from yr_fastload_native.service.actor import ServerActor
 from yr_fastload_native.service.launcher import Order
+from yr_fastload_native.service.machine_template import MachineTemplates
 from yr_fastload_native.service.remote import ActorGoneError, launch_on, one_line
 
 ORDER = Order("instance-1", ["-c", "pass"], {"A": "1"}, 2.0, devices=1, defaults={"B": "2"})
@@ -115,3 +116,61 @@ def test_an_actor_without_a_server_says_so() -> None:
 def test_one_line_of_a_long_message() -> None:
     assert one_line(ValueError("first\n\n second\nthird \nfourth")) == "second | third | fourth"
     assert one_line(ValueError()) == "ValueError"
+
+
+class FakeTemplates:
+    """Of machines that have one, or not."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        self.found = found
+        self.asked = []
+
+    def find(self, machine, imports, environment):
+        self.asked.append((machine, tuple(imports), environment))
+        return self.found
+
+    def tell(self, machine, socket, lost):
+        self.asked.append((machine, socket, lost))
+
+
+@pytest.mark.parametrize(
+    ("found", "told", "said"),
+    [
+        ({"socket": "/s"}, {"from_template": True, "not_forked": None, "lost": None}, [("m", "/s", None)]),
+        (
+            {"socket": "/s"},
+            {"from_template": False, "not_forked": "it died", "lost": "it died"},
+            [("m", "/s", "it died")],
+        ),
+        ({"socket": "/s"}, {"from_template": False, "not_forked": "it differs", "lost": None}, []),
+        ({"error": "none"}, {"from_template": False, "not_forked": "none", "lost": None}, []),
+    ],
+)
+def test_a_server_is_forked_from_the_template_of_its_machine(found, told, said) -> None:
+    actor = FakeActor(where={"machine": "m", "environment": {"A": "1"}}, launch={**TOLD, **told})
+    templates = FakeTemplates(found)
+    server = launch_on(lambda: actor, ORDER, 3.0, lambda: "nothing", templates)
+    assert (server.from_template, server.not_forked) == (told["from_template"], told["not_forked"])
+    assert [(method, arguments) for method, _, arguments in actor.asked] == [
+        ("where", (ORDER,)),
+        ("launch", (ORDER, found)),
+    ]
+    assert templates.asked == [("m", (), {"A": "1"}), *said]
+
+
+@pytest.mark.parametrize("answer", [TimeoutError(), ActorGoneError("its machine went")])
+def test_a_machine_whose_template_does_not_answer_has_none(answer) -> None:
+    actors = []
+
+    def make(machine):
+        actors.append(FakeActor(find=answer, status=answer, stop=answer))
+        return actors[-1]
+
+    templates = MachineTemplates(make)
+    assert "error" in templates.find("m", ("os",), {})
+    assert templates.status() == {"machines": {} if isinstance(answer, ActorGoneError) else {"m": None}}
+    templates.tell("m", "/s", None)
+    templates.find("m", ("os",), {})
+    assert len(actors) == (2 if isinstance(answer, ActorGoneError) else 1)
+    templates.close()
+    assert all(each.killed for each in actors)

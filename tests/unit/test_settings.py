@@ -119,6 +119,24 @@ def test_hold_is_true_or_false(value: Any) -> None:
         Config(zero_copy=value)
 
 
+@pytest.mark.parametrize(
+    ("given", "value"), [("on", True), (True, True), ("off", False), (False, False), ("auto", "auto")]
+)
+def test_a_switch_is_on_off_or_left_open(given: Any, value: Any) -> None:
+    assert Config(zero_copy=given).zero_copy == value
+    with pytest.raises(InvalidArgumentError, match="zero_copy='On' is not allowed; use auto, on or off"):
+        Config(zero_copy="On")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("on", True), ("TRUE", True), ("1", True), ("off", False), ("0", False), ("auto", "auto")]
+)
+def test_a_switch_comes_from_its_variable(text: str, value: Any) -> None:
+    assert Config.from_env({"YR_FASTLOAD_ZERO_COPY": text}).zero_copy == value
+    with pytest.raises(InvalidArgumentError, match="zero_copy='' is not allowed"):
+        Config.from_env({"YR_FASTLOAD_ZERO_COPY": ""})
+
+
 GOOD_ADDRESSES = [("h:1", ("h", 1)), ("127.0.0.1:65535", ("127.0.0.1", 65535)), ("[::1]:31501", ("[::1]", 31501))]
 BAD_ADDRESSES = ["", "host", ":1", "h:", "h:0", "h:65536", "h:-1", "h: 1", "h:1_0", "h:\u0661", "h:1.0", "h:port"]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from yr_fastload_native.vllm.compat import Call, Registered, is_tested, let_artifacts_load
+from yr_fastload_native.vllm import compat
+from yr_fastload_native.vllm.compat import Call, Registered, is_tested, let_artifacts_load, note_failed_artifacts
 
 
 @pytest.mark.parametrize("version", ["0.10.0", "0.10.1.1", "0.15.0rc1", "0.32.0+cpu", "0.32.0"])
@@ -113,3 +115,43 @@ def test_other_versions_are_left_alone(
     put(monkeypatch, caching, torchs)
     let_artifacts_load()
     assert not hasattr(OfTorch, "finalize_loading")
+
+
+@pytest.mark.parametrize(
+    ("counters", "told"),
+    [
+        ({}, {}),
+        ({"num_aot_compiles": 0, "num_aot_artifacts_loaded": 0}, {}),
+        ({"num_aot_artifacts_loaded": 1}, {"cache": "hit"}),
+        ({"num_aot_artifacts_loaded": 0, "num_aot_compiles": 1}, {"cache": "miss"}),
+        ({"num_eager_compiles": 2}, {"cache": "miss"}),
+    ],
+)
+def test_how_a_process_came_by_what_it_compiled(
+    monkeypatch: pytest.MonkeyPatch, counters: dict[str, int], told: dict[str, str]
+) -> None:
+    monkeypatch.setattr(compat, "_failures", compat._Failures())
+    for name in ("vllm", "vllm.compilation", "vllm.compilation.counter"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    vars(sys.modules["vllm.compilation.counter"])["compilation_counter"] = SimpleNamespace(**counters)
+    assert compat.compiled() == told
+
+
+def test_why_an_artifact_was_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As vLLM 0.32.0 says it, in its log."""
+    monkeypatch.setattr(compat, "_failures", compat._Failures())
+    for name in ("vllm", "vllm.compilation", "vllm.compilation.counter"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    vars(sys.modules["vllm.compilation.counter"])["compilation_counter"] = SimpleNamespace(num_aot_compiles=1)
+    logger = logging.getLogger("vllm.compilation.decorators")
+    try:
+        for _ in range(2):
+            note_failed_artifacts()
+        logger.warning("something else")
+        assert compat.compiled() == {"cache": "miss"}
+        message = "%sCompiling model again due to a load failure from %s, reason: %s"
+        logger.warning(message, "", "/cache/model", "Compile cache file corrupted.\nmore")
+        assert compat.compiled() == {"cache": "failed", "why": "Compile cache file corrupted."}
+        assert logger.filters.count(compat._failures) == 1
+    finally:
+        logger.removeFilter(compat._failures)

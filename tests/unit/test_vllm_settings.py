@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 
+from yr_fastload_native.devices.npu import NPU
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
 from yr_fastload_native.settings import Config, ExchangeConfig
 from yr_fastload_native.vllm import plugin
@@ -18,7 +20,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     for name in list(os.environ):
-        if name.startswith("YR_FASTLOAD_"):
+        if name.startswith("YR_FASTLOAD_") or name == "DS_WORKER_ADDR":
             monkeypatch.delenv(name)
 
 
@@ -112,6 +114,46 @@ def test_a_patch_that_is_asked_for_wants_settings_that_are_right(monkeypatch: py
     monkeypatch.setenv("YR_FASTLOAD_STAGE", "late")
     with pytest.raises(InvalidArgumentError, match="stage='late' is not allowed"):
         plugin.register()
+
+
+class Model:
+    """One whose parameters lie on these devices."""
+
+    def __init__(self, *devices: str) -> None:
+        self._devices = devices
+
+    def parameters(self) -> list[Any]:
+        return [SimpleNamespace(device=SimpleNamespace(type=name)) for name in self._devices]
+
+
+@pytest.mark.parametrize(
+    ("worker", "devices", "told", "copies"),
+    [
+        ("auto", ["cpu"], "auto", False),
+        ("127.0.0.1:31501", ["cpu", "cpu"], "auto", False),
+        ("localhost:31501", ["cpu"], "auto", False),
+        ("[::1]:31501", ["cpu"], "auto", False),
+        ("10.0.0.1:31501", ["cpu"], "auto", True),
+        ("worker-0.cluster:31501", ["cpu"], "auto", True),
+        ("auto", ["cpu", "cuda"], "auto", True),
+        ("auto", ["npu"], "auto", True),
+        ("auto", ["cpu"], "off", True),
+        ("10.0.0.1:31501", ["npu"], "on", False),
+    ],
+)
+def test_models_on_a_cpu_share_the_memory_of_a_worker_that_is_here(
+    worker: str, devices: list[str], told: str, copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.of({"worker": worker, "zero_copy": told})
+    assert settings.transfer_of(Model(*devices)).zero_copy is not copies
+    if worker != "auto":
+        monkeypatch.setenv("DS_WORKER_ADDR", worker)
+        assert Settings.of({"zero_copy": told}).transfer_of(Model(*devices)).zero_copy is not copies
+
+
+def test_models_on_simulated_devices_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(NPU), "stands_in", lambda _: True)
+    assert Settings.of({}).transfer_of(Model("cpu")).zero_copy is False
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -89,6 +89,17 @@ def test_what_cannot_be_aliased_is_copied(open_loader: Callable[..., fl.FastLoad
         assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in source.items())
 
 
+def test_a_loader_copies_unless_it_is_told_otherwise(
+    open_loader: Callable[..., fl.FastLoader], identity: dict[str, str]
+) -> None:
+    source, target = model(1), model(2)
+    with open_loader(zero_copy="on") as publisher, open_loader() as loader:
+        publisher.publish(source, identity)
+        assert loader.config.zero_copy == "auto"
+        assert loader.load(target, identity).bytes_aliased == 0
+        assert equal(target, state(source))
+
+
 def test_loading_twice(open_zero_copy: Callable[[], fl.FastLoader], identity: dict[str, str]) -> None:
     """Tensors that alias one generation alias the next one afterwards."""
     target = model(0)

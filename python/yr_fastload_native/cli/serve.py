@@ -84,7 +84,7 @@ _HEADER_BYTES = 4 << 20  # limit for a request's headers, as in vLLM's server
     type=click.Choice(["auto", "off"]),
     default="auto",
     show_default=True,
-    help="Fork local instances from a process that has already imported what they need.",
+    help="Fork instances from a process on their machine that has already imported what they need.",
 )
 @click.option(
     "--start-timeout",
@@ -136,9 +136,9 @@ def serve(
     """Serve a model with vLLM instances behind one address; POST /scaleout adds one, which pulls its weights.
 
     Everything after -- goes to `vllm serve`. POST /scaleout and /scalein accept {"count": n}, the latter also {"ids":
-    [...]}. There are GET /status, /metrics and /health, and a page at /. All other requests go to the instances in
-    turn, or to all of them if they change an instance. Ctrl-C or SIGTERM lets requests in flight finish and stops all
-    instances.
+    [...]}. There are GET /status, /metrics, /trace and /health, and a page at /. All other requests go to the
+    instances in turn, or to all of them if they change an instance. Ctrl-C or SIGTERM lets requests in flight finish
+    and stops all instances.
     """
     with _extra("serve"):
         import fastapi  # noqa: F401
@@ -181,11 +181,11 @@ def _launcher(name: str, logs: Path | None, cpus: float, template: str) -> Launc
     if name == "ray":
         with _extra("ray"):
             from yr_fastload_native.service.ray_launcher import RayLauncher
-        return RayLauncher(logs, cpus)
+        return RayLauncher(logs, cpus, forks=template == "auto")
     if name == "yr":
         with _extra("yr"):
             from yr_fastload_native.service.yr_launcher import YrLauncher
-        return YrLauncher(logs, cpus)
+        return YrLauncher(logs, cpus, forks=template == "auto")
     from yr_fastload_native.service.local import LocalLauncher
     from yr_fastload_native.service.machine import MachineDevices
 

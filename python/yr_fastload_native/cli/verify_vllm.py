@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import click
 
 from yr_fastload_native.checkpoints.tiny_vllm import ARCHITECTURES
 from yr_fastload_native.cli import output
+from yr_fastload_native.cli.start_bars import start_bars
 from yr_fastload_native.errors import FastLoadError, InvalidArgumentError, NotPublishedError, UnavailableError
 from yr_fastload_native.process.scratch import scratch
 from yr_fastload_native.vllm.allowed import allowing
@@ -27,6 +29,7 @@ __all__ = ["verify_vllm"]
 
 _OP = "verify-vllm"
 _MIB = 1 << 20
+_INSTANCES = ("first instance", "second instance")
 _START_S = 900.0
 _PUBLISH_S = 300.0
 
@@ -52,7 +55,9 @@ _PUBLISH_S = 300.0
     help="How weights move. d2d and staged move them between NPUs, simulated ones if there are none.",
 )
 @click.option(
-    "--zero-copy", is_flag=True, help="Let the second instance use the worker's memory directly instead of a copy."
+    "--zero-copy/--no-zero-copy",
+    default=None,
+    help="Let the second instance use the worker's memory directly, or copy it.  [default: as zero_copy=auto]",
 )
 @click.option("--dtype", default="auto", show_default=True, help="vLLM's dtype.")
 @click.option(
@@ -66,6 +71,11 @@ _PUBLISH_S = 300.0
     "--tokens", type=click.IntRange(1, 4096), default=16, show_default=True, help="Tokens to generate per prompt."
 )
 @click.option("--drop-cache", is_flag=True, help="Drop the model's files from the page cache before the first start.")
+@click.option(
+    "--trace",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the phases of both starts there, for chrome://tracing or ui.perfetto.dev.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def verify_vllm(
     model: Path | None,
@@ -75,11 +85,12 @@ def verify_vllm(
     tp: int,
     then_tp: int | None,
     transport: str,
-    zero_copy: bool,
+    zero_copy: bool | None,
     dtype: str,
     stage: str,
     tokens: int,
     drop_cache: bool,
+    trace: Path | None,
     as_json: bool,
 ) -> None:
     """Check that a second vLLM instance pulls its weights and answers the same.
@@ -106,9 +117,15 @@ def verify_vllm(
         assert model is not None
         if drop_cache:
             _drop_cache(model)
-        share = "sharded" if then_tp is None else "checkpoint"
-        settings = {"transport": transport, "stage": stage, "zero_copy": zero_copy, "share": share}
+        settings = {
+            "transport": transport,
+            "stage": stage,
+            "zero_copy": "auto" if zero_copy is None else zero_copy,
+            "share": "sharded" if then_tp is None else "checkpoint",
+        }
         record = _verify(model, (tp, then_tp or tp), dtype, tokens, settings, stack)
+    if trace is not None:
+        _write_trace(trace, record["phases"])
     output.emit(record, as_json=as_json, text=lambda: _table(record))
     if not record["tokens_equal"]:
         raise FastLoadError("the two instances answer differently; please report it, with the output of --json", op=_OP)
@@ -122,6 +139,13 @@ def _make(directory: Path, architecture: str, size_mb: int | None) -> Path:
     output.note(f"making a {architecture} model")
     with contextlib.redirect_stdout(sys.stderr):  # libraries print things; stdout is for the result
         return make(directory, architecture, size=Size.of(size_mb) if size_mb else None)
+
+
+def _write_trace(path: Path, phases: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    from yr_fastload_native.vllm.phases import Phase, trace_of
+
+    starts = [[Phase(**phase) for phase in each] for each in phases]
+    path.write_text(json.dumps(trace_of(zip(_INSTANCES, starts, strict=True))))
 
 
 def _drop_cache(model: Path) -> None:
@@ -180,7 +204,7 @@ def _verify(
             Process(_OP, "yr_fastload_native.measuring.vllm_process", role, task, told, group=True)
         )
 
-    first = start("first instance", sizes[0], reports / "first")
+    first = start(_INSTANCES[0], sizes[0], reports / "first")
     ready = first.expect("ready", _START_S)
     was_ready = [phases.now()]
     answers = first.expect("answered", _START_S)
@@ -189,7 +213,7 @@ def _verify(
         wait_until_published(reports / "first", 1, _PUBLISH_S, op=_OP, kind="published checkpoint")
     else:
         wait_until_published(reports / "first", sizes[0], _PUBLISH_S, op=_OP)
-    second = start("second instance", sizes[1], reports / "second")
+    second = start(_INSTANCES[1], sizes[1], reports / "second")
     ready_again = second.expect("ready", _START_S)
     was_ready.append(phases.now())
     answers_again = second.expect("answered", _START_S)
@@ -252,7 +276,8 @@ def _table(record: Mapping[str, Any]) -> RenderableType:
     pull = "-" if record["pull_load_s"] is None else f"{record['pull_load_s']:.3f}"
     table.add_row("first instance, from disk", f"{record['cold_load_s']:.3f}", f"{record['ready_s'][0]:.1f}")
     table.add_row(f"second instance ({record['transport']})", pull, f"{record['ready_s'][1]:.1f}")
+    bars = start_bars(dict(zip(_INSTANCES, record["phases"], strict=True)))
     lines = [f"tokens agree: {'yes' if record['tokens_equal'] else 'NO'}"]
     if record["devices"] == "simulated":
         lines.append("devices: simulated, see docs/simulated-ascend.md")
-    return Group(table, *lines)
+    return Group(table, bars, *lines)

@@ -84,7 +84,7 @@ class StoreLink:
 
     def _find_worker(self) -> None:
         config = self._config
-        self.address = config.worker if config.worker != "auto" else Config.worker_from_env() or "auto"
+        self.address = config.worker_address()
         if self.address != "auto":
             return
         self.local = LocalWorker(

@@ -20,6 +20,7 @@ from yr_fastload_native.service.instance import Instance
 from yr_fastload_native.service.metrics import ServiceMetrics
 from yr_fastload_native.service.proxy import Proxy
 from yr_fastload_native.service.sockets import pass_on
+from yr_fastload_native.vllm.phases import trace_of
 
 __all__ = ["app_of", "status_of"]
 
@@ -130,6 +131,10 @@ def app_of(fleet: Fleet, first: int) -> FastAPI:
     @app.api_route("/metrics", methods=_READS)
     async def scrape() -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
+
+    @app.api_route("/trace", methods=_READS)
+    async def trace() -> dict[str, Any]:
+        return trace_of([(each.name, each.phases) for each in fleet.instances.values()])
 
     @app.api_route("/", methods=_READS, response_class=HTMLResponse)
     async def page() -> HTMLResponse:

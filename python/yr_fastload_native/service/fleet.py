@@ -50,6 +50,7 @@ class Limits:
 
 
 _POLL_S = 0.25
+_STARTING_POLL_S = 0.05  # a start from a template takes a second or two
 _HEALTH_EVERY_S = 5.0
 
 
@@ -229,7 +230,7 @@ class Fleet:
             if time.monotonic() - started > self._limits.start_s:
                 said = instance.connection.said if instance.connection else ""
                 return f"not ready within {self._limits.start_s:g} s, last answer: {said}; see --start-timeout"
-            await self._pause(instance, _POLL_S)
+            await self._pause(instance, _STARTING_POLL_S)
         return None
 
     async def _until_unwell(self, instance: Instance, launched: Launched) -> str | None:

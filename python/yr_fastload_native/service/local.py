@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -27,12 +27,25 @@ from yr_fastload_native.settings import ENVIRONMENT_PREFIX
 from yr_fastload_native.template import telling
 from yr_fastload_native.vllm import phases, reports
 
-__all__ = ["BEYOND_GRACE_S", "LocalLauncher", "LocalServer"]
+__all__ = ["BEYOND_GRACE_S", "Forks", "LocalLauncher", "LocalServer"]
 
 _TAIL_BYTES = 2000
 _NOTE_EVERY_S = 4.0  # how often its shared memory is recorded; a fleet asks for events every 5 s once it is ready
 _SOCKET_CHARS = 107  # sockaddr_un
 BEYOND_GRACE_S = 15.0  # a keeper's own time limit for killing, plus some
+
+
+class Forks(Protocol):
+    """What forks servers, and takes in what they tell."""
+
+    def fork(self, request: Request) -> KeeperProcess:
+        """A keeper with the server that it keeps.
+
+        Raises:
+            NotForkedError: It has to be started as ever. Bounded.
+        """
+
+    def learn(self, told: telling.Told) -> None: ...
 
 
 class LocalLauncher:
@@ -75,22 +88,33 @@ class LocalLauncher:
             template = self._template
         return None if template is None else template.status()
 
-    def launch(self, order: Order) -> LocalServer:
-        """Raises:
-        ResourceExhaustedError: The devices are in use.
-        UnavailableError: It cannot be started.
-        NotPublishedError: The directory of its model is not on this machine, and nobody publishes what is in it.
+    def launch(self, order: Order, template: Forks | None = None) -> LocalServer:
+        """Start a server.
+
+        Args:
+            order: For it.
+            template: Another than this launcher's own, from which it is forked.
+
+        Raises:
+            ResourceExhaustedError: The devices are in use.
+            UnavailableError: It cannot be started.
+            NotPublishedError: The directory of its model is not on this machine, and nobody publishes what is in it.
         """
         began = phases.now()
         here = at_hand(order, _environment(order, self._scratch))
         taken = None if here is order else began
-        template = self._template_for(order) if self._forks else None
+        if template is None and self._forks:
+            template = self._template_for(order)
         lent = self._machine.lend(order.devices)
         try:
             return LocalServer(here, self._logs, self._scratch, self._host, lent, template, taken)
         except BaseException:
             lent.give_back()
             raise
+
+    def environment(self, order: Order) -> dict[str, str]:
+        """What servers of such an order have in common."""
+        return _environment(order, self._scratch)
 
     def close(self) -> None:
         if self._template is not None:
@@ -127,7 +151,7 @@ class LocalServer:
         scratch: Scratch,
         host: str,
         lent: Lent,
-        template: Template | None = None,
+        template: Forks | None = None,
         taken: float | None = None,
     ) -> None:
         self._launched = phases.now() if taken is None else taken

@@ -17,16 +17,19 @@ if not os.environ.get("RAY_ADDRESS"):
 
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.service.actor import ServerActor
 from yr_fastload_native.service.launcher import Devices, Kind, Order
+from yr_fastload_native.service.machine_template import MachineTemplate, MachineTemplates
 from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, launch_on, one_line
 
 __all__ = ["RayLauncher"]
 
 _KINDS: tuple[Kind, ...] = ("NPU", "GPU")  # Ray uses the same names
 _KNOCK_S = 5.0
+_AT_ONCE = 8  # questions to the template of a machine, some of which wait until it has imported
 _STORE_BYTES = 80 << 20  # of a local Ray, which carries no weights; 75 MiB is Ray's minimum
 
 
@@ -40,12 +43,16 @@ class RayLauncher:
         logs: Directory for the logs, on each machine; None: they are not kept.
         cpus: CPUs that Ray reserves for each server, in addition to devices.
         place_s: Time limit for Ray to find a machine and start the actor there, seconds.
+        forks: Whether servers are forked from a template of their machine where that is possible.
 
     Raises:
         UnavailableError: There is no Ray at that address, or a new one cannot be started.
     """
 
-    def __init__(self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0) -> None:
+    def __init__(
+        self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0, *, forks: bool = False
+    ) -> None:
+        self._templates = MachineTemplates(_template_on) if forks else None
         self._logs = None if logs is None else str(logs.absolute())
         self._cpus = cpus
         self._place_s = place_s
@@ -60,10 +67,10 @@ class RayLauncher:
         return self._devices
 
     def prepare(self, order: Order) -> None:
-        """Nothing: each actor starts its server as ever."""
+        """Nothing: a machine gets its template with its first server."""
 
-    def template(self) -> None:
-        return None
+    def template(self) -> dict[str, Any] | None:
+        return None if self._templates is None else self._templates.status()
 
     def launch(self, order: Order) -> RemoteServer:
         wanted: dict[str, float] = {"CPU": self._cpus}
@@ -79,11 +86,13 @@ class RayLauncher:
 
         def make() -> _RayActor:
             made = ray.remote(ServerActor).options(**options)
-            return _RayActor(made.remote(self._logs, ray.util.get_node_ip_address))
+            return _RayActor(made.remote(self._logs, ray.util.get_node_ip_address, _machine))
 
-        return launch_on(make, order, self._place_s, lambda: _what_there_is(asked))
+        return launch_on(make, order, self._place_s, lambda: _what_there_is(asked), self._templates)
 
     def close(self) -> None:
+        if self._templates is not None:
+            self._templates.close()
         ray.shutdown()
 
 
@@ -102,6 +111,17 @@ class _RayActor:
     def kill(self) -> None:
         with contextlib.suppress(Exception):
             ray.kill(self._handle)
+
+
+def _machine() -> str:
+    """By what Ray knows the machine on which this is called."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _template_on(machine: str) -> _RayActor:
+    there = NodeAffinitySchedulingStrategy(node_id=machine, soft=False)
+    options = {"num_cpus": 0, "scheduling_strategy": there, "max_concurrency": _AT_ONCE}
+    return _RayActor(ray.remote(MachineTemplate).options(**options).remote())
 
 
 def _connect() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from yr_fastload_native.errors import ResourceExhaustedError, UnavailableError
@@ -37,7 +37,23 @@ class Actor(Protocol):
         """End the actor, or keep it from starting. Does nothing if it is gone, and never raises."""
 
 
-def launch_on(make: Callable[[], Actor], order: Order, bound_s: float, cluster: Callable[[], str]) -> RemoteServer:
+class Templates(Protocol):
+    """Those of the cluster's machines (`machine_template.MachineTemplates`)."""
+
+    def find(self, machine: str, imports: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
+        """``socket`` of that machine's template, or ``error``. Bounded."""
+
+    def tell(self, machine: str, socket: str, lost: str | None) -> None:
+        """Take down that a template has forked a server, or why it is of no use any more."""
+
+
+def launch_on(
+    make: Callable[[], Actor],
+    order: Order,
+    bound_s: float,
+    cluster: Callable[[], str],
+    templates: Templates | None = None,
+) -> RemoteServer:
     """Have an actor start its server, wherever the cluster puts it.
 
     Args:
@@ -45,6 +61,7 @@ def launch_on(make: Callable[[], Actor], order: Order, bound_s: float, cluster: 
         order: The server to start.
         bound_s: Time limit for the cluster to find a machine and start the actor there, seconds.
         cluster: Says what was requested and what is available, if no machine was found in time.
+        templates: From which it is forked; None: it is not.
 
     Raises:
         ResourceExhaustedError: No machine was found.
@@ -55,7 +72,7 @@ def launch_on(make: Callable[[], Actor], order: Order, bound_s: float, cluster: 
     except Exception as error:  # clusters raise anything
         raise UnavailableError(f"the actor of {order.name} cannot be created: {one_line(error)}", op="serve") from None
     try:
-        told = actor.ask("launch", bound_s, order)
+        told = _launched(actor, order, bound_s, templates)
         if "error" in told:
             raise UnavailableError(told["error"], op="serve")
     except TimeoutError:
@@ -72,6 +89,18 @@ def launch_on(make: Callable[[], Actor], order: Order, bound_s: float, cluster: 
     return RemoteServer(actor, order.grace_s, told)
 
 
+def _launched(actor: Actor, order: Order, bound_s: float, templates: Templates | None) -> dict[str, Any]:
+    """What the actor says of its server; raises as `Actor.ask`."""
+    if templates is None:
+        return dict(actor.ask("launch", bound_s, order))
+    where = actor.ask("where", bound_s, order)
+    found = templates.find(where["machine"], order.imports, where["environment"])
+    told = dict(actor.ask("launch", bound_s, order, found))
+    if told.get("from_template") or told.get("lost"):
+        templates.tell(where["machine"], found["socket"], told["lost"])
+    return told
+
+
 class RemoteServer:
     """The server in an actor.
 
@@ -86,8 +115,8 @@ class RemoteServer:
         self.host: str = told["host"]
         self.port: int = told["port"]
         self.uds = None  # not reachable from another machine
-        self.from_template = False
-        self.not_forked = None
+        self.from_template = bool(told.get("from_template", False))
+        self.not_forked: str | None = told.get("not_forked")
         self._actor = actor
         self._grace_s = grace_s
         self._how: str | None = None

@@ -17,9 +17,9 @@ from yr_fastload_native.service.processes import ForkedKeeper
 from yr_fastload_native.service.template_process import NotForkedError, Request, TemplateProcess
 from yr_fastload_native.template.telling import Told
 
-__all__ = ["Template"]
+__all__ = ["IMPORT_S", "Template"]
 
-_IMPORT_S = 120.0
+IMPORT_S = 120.0
 _END_S = 15.0
 _POLL_S = 0.05
 _LOOK_S = 1.0  # nobody who asks for the state waits for one that stands still
@@ -84,10 +84,34 @@ class Template:
                 self.prepare()
             raise
         with self._lock:
-            self._forked += 1
-            self._attempts = 0
-            self._why = None
+            self._taken()
         return keeper
+
+    def socket(self) -> str:
+        """Where one listens that has imported and answers, for others on this machine that have servers forked.
+
+        Raises:
+            NotForkedError: There is none. Bounded.
+        """
+        self.prepare()
+        process = self._await()
+        try:
+            process.look()
+        except (OSError, ValueError) as error:
+            why = f"the template does not answer: {type(error).__name__}: {error}"
+            self._lose(process, why)
+            self.prepare()
+            raise NotForkedError(why) from None
+        return process.socket
+
+    def tell(self, socket: str, lost: str | None) -> None:
+        """Take down what somebody else has found of one that listens there: that it forks, or why it is of no use."""
+        with self._lock:
+            process = self._process
+            if lost is None:
+                self._taken()
+        if lost is not None and process is not None and process.socket == socket and self._lose(process, lost):
+            self.prepare()
 
     def learn(self, told: Told) -> None:
         """Take in what the processes of a server told, and have another template made if this one knew less."""
@@ -152,7 +176,7 @@ class Template:
             return None
 
     def _await(self) -> TemplateProcess:
-        ends = time.monotonic() + _IMPORT_S
+        ends = time.monotonic() + IMPORT_S
         while True:
             with self._lock:
                 process = self._process
@@ -164,10 +188,15 @@ class Template:
                     self._lose(process, process.why())
                     raise NotForkedError(process.why())
             if time.monotonic() > ends:
-                why = f"the template has not imported within {_IMPORT_S:g} s"
+                why = f"the template has not imported within {IMPORT_S:g} s"
                 self._lose(process, why)
                 raise NotForkedError(why)
             time.sleep(_POLL_S)
+
+    def _taken(self) -> None:
+        self._forked += 1
+        self._attempts = 0
+        self._why = None
 
     def _take_next(self) -> None:
         following = self._next

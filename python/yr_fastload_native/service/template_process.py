@@ -17,7 +17,7 @@ from yr_fastload_native.service.processes import ForkedKeeper, keeper_command, s
 from yr_fastload_native.template import lines
 from yr_fastload_native.template.process import Task
 
-__all__ = ["NotForkedError", "Request", "TemplateProcess"]
+__all__ = ["NotForkedError", "Request", "TemplateProcess", "fork_at"]
 
 _ANSWER_S = 10.0
 _GRACE_S = 1.0  # it has nothing to tidy up
@@ -56,11 +56,49 @@ class Request:
     kept: Sequence[int]
 
 
+def fork_at(path: str, request: Request) -> ForkedKeeper:
+    """Have the template that listens at a path fork a keeper, with the server that it keeps.
+
+    Raises:
+        NotForkedError: It does not for this request.
+        OSError: It does not answer.
+        ValueError: Nor does what it says make sense.
+    """
+    asked = {
+        "arguments": list(request.arguments),
+        "environment": dict(request.environment),
+        "keeper": keeper_command("adopt", request.grace_s),
+    }
+    with contextlib.ExitStack() as stack:
+        line = stack.enter_context(_connected(path, _ANSWER_S))
+        lines.send_first(line, asked, (request.log, *request.kept))
+        pid = _good(lines.receive(line))["pid"]
+        line.sendall(lines.GO)  # a template that stood still, and goes on later, gets none
+        _good(lines.receive(line))
+        line.settimeout(None)
+        stack.pop_all()
+    return ForkedKeeper(pid, line)
+
+
+def _connected(path: str, bound_s: float) -> socket.socket:
+    with contextlib.ExitStack() as stack:
+        line = stack.enter_context(socket.socket(socket.AF_UNIX))
+        line.settimeout(bound_s)
+        line.connect(path)
+        stack.pop_all()
+    return line
+
+
 class TemplateProcess:
-    """One template, under a keeper of its own."""
+    """One template, under a keeper of its own.
+
+    Attributes:
+        socket: Path where it listens once it is ready.
+    """
 
     def __init__(self, number: int, environment: Mapping[str, str], learned: Learned, scratch: Scratch) -> None:
         self._path = scratch.path / f"template-{number}"
+        self.socket = str(self._path)
         self._log = self._path.with_suffix(".log")
         self.facts: dict[str, Any] | None = None
         task = self._path.with_suffix(".task")
@@ -106,38 +144,14 @@ class TemplateProcess:
             ValueError: Nor does it make sense.
         """
         if self.facts is None:
-            with self._connected(bound_s) as line:
+            with _connected(self.socket, bound_s) as line:
                 lines.send_first(line, {}, ())
                 self.facts = lines.receive(line)
         return self.facts
 
     def fork(self, request: Request) -> ForkedKeeper:
-        """Raises:
-        NotForkedError: It does not for this request.
-        OSError: It does not answer.
-        """
-        asked = {
-            "arguments": list(request.arguments),
-            "environment": dict(request.environment),
-            "keeper": keeper_command("adopt", request.grace_s),
-        }
-        with contextlib.ExitStack() as stack:
-            line = stack.enter_context(self._connected(_ANSWER_S))
-            lines.send_first(line, asked, (request.log, *request.kept))
-            pid = _good(lines.receive(line))["pid"]
-            line.sendall(lines.GO)  # a template that stood still, and goes on later, gets none
-            _good(lines.receive(line))
-            line.settimeout(None)
-            stack.pop_all()
-        return ForkedKeeper(pid, line)
-
-    def _connected(self, bound_s: float) -> socket.socket:
-        with contextlib.ExitStack() as stack:
-            line = stack.enter_context(socket.socket(socket.AF_UNIX))
-            line.settimeout(bound_s)
-            line.connect(str(self._path))
-            stack.pop_all()
-        return line
+        """As `fork_at` of this one."""
+        return fork_at(self.socket, request)
 
     def ask_to_end(self) -> None:
         self._keeper.ask_to_end()

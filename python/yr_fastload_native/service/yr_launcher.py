@@ -15,6 +15,7 @@ from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.service.actor import ServerActor
 from yr_fastload_native.service.launcher import Devices, Order
 from yr_fastload_native.service.machine import MachineDevices
+from yr_fastload_native.service.machine_template import MachineTemplate, MachineTemplates
 from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, launch_on, one_line
 
 __all__ = ["YrLauncher"]
@@ -33,16 +34,21 @@ class YrLauncher:
         logs: Directory for the logs, on each machine; None: they are not kept.
         cpus: CPUs that openYuanrong reserves for each server, in addition to devices; at least 0.3.
         place_s: Time limit for openYuanrong to find a machine and start the actor there, seconds.
+        forks: Whether servers are forked from a template where that is possible: in local mode. On a cluster it is not,
+            since an actor cannot be placed beside another.
 
     Raises:
         UnavailableError: There is no openYuanrong at that address.
     """
 
-    def __init__(self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0) -> None:
+    def __init__(
+        self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0, *, forks: bool = False
+    ) -> None:
         self._logs = None if logs is None else str(logs.absolute())
         self._cpus = cpus
         self._place_s = place_s
         self._address = os.environ.get("YR_SERVER_ADDRESS")
+        self._templates = MachineTemplates(_template_here) if forks and not self._address else None
         try:
             init(Config(local_mode=not self._address, server_address=self._address or _NOWHERE))
         except Exception as error:  # the SDK raises many kinds
@@ -55,10 +61,10 @@ class YrLauncher:
         return Devices(MachineDevices.here().devices.kind) if self._address else Devices()
 
     def prepare(self, order: Order) -> None:
-        """Nothing: each actor starts its server as ever."""
+        """Nothing: there is a template with the first server."""
 
-    def template(self) -> None:
-        return None
+    def template(self) -> dict[str, Any] | None:
+        return None if self._templates is None else self._templates.status()
 
     def launch(self, order: Order) -> RemoteServer:
         options = InvokeOptions(
@@ -75,9 +81,11 @@ class YrLauncher:
             address = get_node_ip_address if self._address else _loopback
             return _YrActor(instance(ServerActor).options(options).invoke(self._logs, address))
 
-        return launch_on(make, order, self._place_s, lambda: f"{asked} on one machine asked for")
+        return launch_on(make, order, self._place_s, lambda: f"{asked} on one machine asked for", self._templates)
 
     def close(self) -> None:
+        if self._templates is not None:
+            self._templates.close()
         finalize()
 
 
@@ -99,6 +107,10 @@ class _YrActor:
     def kill(self) -> None:
         with contextlib.suppress(Exception):
             self._proxy.terminate()
+
+
+def _template_here(_: str) -> _YrActor:
+    return _YrActor(instance(MachineTemplate).invoke())
 
 
 def _loopback() -> str:

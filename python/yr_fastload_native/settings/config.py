@@ -21,6 +21,7 @@ from yr_fastload_native.settings.fields import (
     secret,
     setting,
     sha256_sums,
+    switch,
     tenant,
     transports,
     worker_address,
@@ -107,13 +108,12 @@ class Config:
     hold: bool = setting(
         True, boolean, "Whether a loader that has pulled an identity keeps it published, as another source."
     )
-    zero_copy: bool = setting(
-        False,
-        boolean,
-        "Whether torch tensors in CPU memory may use the worker's memory directly instead of a copy (`host`). It is "
-        "shared by all processes until one of them writes. The worker must run as the same user in the same "
-        "container. A publisher's chunks become as large as its largest tensor, because a tensor that is cut must "
-        "be copied.",
+    zero_copy: bool | str = switch(
+        "Whether torch tensors in CPU memory may use the worker's memory directly instead of a copy (`host`): `on`, "
+        "`off`, or `auto`, which is `on` in vLLM if the model is in CPU memory and the worker is reached by loopback, "
+        "and `off` otherwise. All processes share the memory until one of them writes. Where the worker does not run "
+        "as the same user in the same container, tensors are copied. A publisher's chunks become as large as its "
+        "largest tensor, because a tensor that is cut must be copied.",
     )
     chunk_bytes: int = setting(
         0,
@@ -206,6 +206,10 @@ class Config:
         """The worker that ``DS_WORKER_ADDR`` names, None if unset."""
         environ = os.environ if environ is None else environ
         return environ.get(_WORKER_VARIABLE) or None
+
+    def worker_address(self) -> str:
+        """The address of the worker: the one that is set, or that of ``DS_WORKER_ADDR``; ``auto`` if neither is."""
+        return self.worker if self.worker != "auto" else Config.worker_from_env() or "auto"
 
     @staticmethod
     def worker_home_from_env(environ: Mapping[str, str] | None = None) -> str | None:

@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 import attrs
 
@@ -79,11 +79,14 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
-def _kind(attribute: attrs.Attribute[Any]) -> type:
+def _kind(attribute: attrs.Attribute[Any]) -> type | Callable[[str], Any]:
+    """The type of a setting, or what makes one of a text."""
+    if "parse" in attribute.metadata:
+        return cast(Callable[[str], Any], attribute.metadata["parse"])
     return dict if attribute.default == attrs.Factory(dict) else type(attribute.default)
 
 
-def parse(name: str, text: str, kind: type) -> Any:
+def parse(name: str, text: str, kind: type | Callable[[str], Any]) -> Any:
     if kind is Secret:
         try:
             return Secret(text)
@@ -99,5 +102,5 @@ def parse(name: str, text: str, kind: type) -> Any:
     try:
         return json.loads(text) if kind is dict else kind(text)
     except ValueError:
-        what = "JSON object" if kind is dict else kind.__name__
+        what = "JSON object" if kind is dict else getattr(kind, "__name__", "value")
         raise InvalidArgumentError(f"{name}={text!r} is not a {what}", op="config") from None

@@ -24,6 +24,7 @@ __all__ = [
     "secret",
     "setting",
     "sha256_sums",
+    "switch",
     "tenant",
     "text",
     "transports",
@@ -35,6 +36,8 @@ _MAX_TEXT = 255
 _TENANT = re.compile(r"[a-zA-Z0-9\-_!@#%^*()+=:;]{1,128}")  # what openYuanrong takes in a key
 _PIN = re.compile(r"[0-9a-f]{64}")
 TRANSPORTS = ("d2d", "staged", "host")  # from the fastest to the one that works everywhere
+_BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+_SWITCHED = {"on": True, "off": False}
 _Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
 
 
@@ -60,6 +63,16 @@ def setting(default: Any, check: _Check, meaning: str, unit: str = "", *, shown:
 
 def secret(meaning: str) -> Any:
     return attrs.field(default=Secret(), converter=Secret.of, metadata={"meaning": meaning, "unit": ""}, repr=False)
+
+
+def switch(meaning: str) -> Any:
+    """A setting that is on, off, or ``auto``: decided where more is known."""
+    return attrs.field(
+        default="auto",
+        converter=lambda value: _SWITCHED.get(value, value) if isinstance(value, str) else value,
+        validator=_true_false_or_auto,
+        metadata={"meaning": meaning, "unit": "", "parse": lambda text: _BOOLEANS.get(text.lower(), text)},
+    )
 
 
 def number(kind: type, low: float, high: float) -> _Check:
@@ -102,6 +115,11 @@ def transports(_: object, attribute: attrs.Attribute[Any], value: object) -> Non
 def boolean(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, bool):
         raise _refuse(attribute, value, "True or False")
+
+
+def _true_false_or_auto(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool) and value != "auto":
+        raise _refuse(attribute, value, "auto, on or off, or True or False")
 
 
 def text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:

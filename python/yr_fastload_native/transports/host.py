@@ -59,7 +59,7 @@ class Host:
         return digests
 
     def load(self, wanted: WantedChunks, attempt: Attempt) -> list[Failure]:
-        if wanted.job.worker.config.zero_copy:
+        if wanted.job.worker.config.zero_copy is True:
             alias(wanted, attempt)
             if not wanted:
                 return []

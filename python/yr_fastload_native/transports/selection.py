@@ -53,7 +53,7 @@ def to_offer(config: Config, kind: DeviceKind) -> list[Transport]:
 def chunk_bytes(config: Config, offered: Sequence[Transport], largest_tensor: int) -> int:
     """The largest chunk of a publication that offers these transports."""
     # Uncut tensors can be aliased, which is worth it where they cannot come any other way.
-    uncut = largest_tensor if config.zero_copy and len(offered) == 1 else 0
+    uncut = largest_tensor if config.zero_copy is True and len(offered) == 1 else 0
     return min(transport.largest_chunk(config.chunk_bytes, uncut) for transport in offered)
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "hash_models_as",
     "is_tested",
     "let_artifacts_load",
+    "note_failed_artifacts",
     "on_all_ranks",
     "platform",
     "platform_version",
@@ -65,6 +66,8 @@ FIRST_IMPORTS = (
     "yr_fastload_native.vllm.load_format",
 )
 _AS_NAMED = "_yr_fastload_as_named"
+_ARTIFACT_FAILED = "due to a load failure"  # vllm/compilation/decorators.py
+_WHY_CHARS = 200
 _GROUPS = ("tp", "pp", "dp", "ep", "pcp", "dcp", "etp")
 
 
@@ -206,9 +209,9 @@ def worker_class(vllm_config: Any) -> type | None:
 
 
 def compiled() -> dict[str, Any]:
-    """How this process came by what it compiled, ``cache``: ``hit``, ``miss``; nothing where it compiled nothing.
+    """How this process came by what it compiled, ``cache``: ``hit``, ``miss``, or ``failed`` and ``why``.
 
-    By vLLM's own counters, of which older versions have fewer.
+    Nothing where it compiled nothing. By vLLM's own counters, of which older versions have fewer.
     """
     try:
         counter = importlib.import_module("vllm.compilation.counter").compilation_counter
@@ -216,6 +219,8 @@ def compiled() -> dict[str, Any]:
         return {}
     if getattr(counter, "num_aot_artifacts_loaded", 0):
         return {"cache": "hit"}
+    if _failures.last is not None:
+        return {"cache": "failed", "why": _failures.last}
     made = ("num_aot_compiles", "num_graphs_seen", "num_inductor_compiles", "num_eager_compiles")
     return {"cache": "miss"} if any(getattr(counter, name, 0) for name in made) else {}
 
@@ -312,6 +317,30 @@ def let_artifacts_load() -> None:
     method = "finalize_loading"
     if hasattr(getattr(caching, "VllmSerializableFunction", None), method) and not hasattr(torchs, method):
         setattr(torchs, method, _finished)
+
+
+class _Failures(logging.Filter):
+    """Reads in vLLM's log why an artifact was not loaded, which it says nowhere else.
+
+    Attributes:
+        last: Why the last one was not; None: none has failed.
+    """
+
+    last: str | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if _ARTIFACT_FAILED in text:
+            self.last = text.partition("reason: ")[2].partition("\n")[0][:_WHY_CHARS]
+        return True
+
+
+_failures = _Failures()
+
+
+def note_failed_artifacts() -> None:
+    """Have `compiled` tell of artifacts that vLLM could not load (0.32.0; others do not say so). Idempotent."""
+    logging.getLogger("vllm.compilation.decorators").addFilter(_failures)
 
 
 def _finished(artifact: Any, vllm_config: Any) -> None:

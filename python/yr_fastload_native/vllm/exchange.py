@@ -154,6 +154,7 @@ class Exchange:
             )
         compat.let_artifacts_load()
         hash_as_there()
+        compat.note_failed_artifacts()
         worker = compat.worker_class(self._call.vllm_config)
         if worker is not None:
             follow(worker, self._settings.exchange.report, compat.compiled)
@@ -207,13 +208,20 @@ class Exchange:
         def marked(model: Any, model_config: Any) -> None:
             mark(report, "model made")
             load_weights(model, model_config)
-            mark(report, "weights")
+            mark(report, "weights", **self._came())
 
         setattr(self._loader, _SHADOWED, marked)
         try:
             return load_model()
         finally:
             delattr(self._loader, _SHADOWED)
+
+    def _came(self) -> dict[str, Any]:
+        """How the weights came, for the phases of the start; nothing if they are yet to come."""
+        if self._read_from_disk:
+            fallback = self._outcome["fallback"]
+            return {"source": "disk", **({"fallback": fallback} if fallback else {})}
+        return {"source": "instance", "transport": self._outcome["transport"]} if self._report is not None else {}
 
     # -- loading --------------------------------------------------------------------------------------------------
 
@@ -355,7 +363,7 @@ class Exchange:
         exchange = self._settings.exchange
         self._shared = process_wide(model)
         try:
-            self._fast = session.loader_of(self._settings.transfer)
+            self._fast = session.loader_of(self._settings.transfer_of(model))
             share_caches(self._call, self._settings)
             self._checkpoint = Checkpoint.of(
                 exchange.fingerprint,
@@ -491,11 +499,12 @@ class Exchange:
         )
         sources = len({each["source"] for step in report.steps for each in step["sources"]}) or 1
         _log.info(
-            "pulled %s in %.2f s (%.1f GiB/s, %s, %d source%s, %s)",
+            "pulled %s in %.2f s (%.1f GiB/s, %s%s, %d source%s, %s)",
             size(report.bytes),
             report.seconds,
             report.gib_per_s,
             report.transport,
+            ", not copied" if report.bytes_aliased == report.bytes else "",
             sources,
             "" if sources == 1 else "s",
             "verified" if report.verified else "not verified",

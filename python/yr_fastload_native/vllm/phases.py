@@ -12,7 +12,7 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -20,7 +20,17 @@ import attrs
 from yr_fastload_native.vllm import reports
 from yr_fastload_native.worker.watcher import start_ticks
 
-__all__ = ["MODEL_TAKEN", "Phase", "follow", "mark", "mark_imported", "now", "phases_of"]
+__all__ = [
+    "MODEL_TAKEN",
+    "PHASES",
+    "Phase",
+    "follow",
+    "mark",
+    "mark_imported",
+    "now",
+    "phases_of",
+    "trace_of",
+]
 
 _log = logging.getLogger("vllm.yr_fastload")
 _WRAPPED = "_yr_fastload_marks"
@@ -35,6 +45,8 @@ _SERVER = ("launched", "server imported")
 _RANK = ("engine made", "rank imported", "rank set up", "model made", "weights", "processed", *_OF_WORKER.values())
 _LAST = "server answers"
 MODEL_TAKEN = "model taken"  # by whoever starts a server on a machine that has no directory of its model
+PHASES = (MODEL_TAKEN, *_SERVER, *_RANK, _LAST)
+_OF_MARKS = {"event", "pid", "name", "at", "born", "process"}  # what is not a fact
 _imported = 0  # pid of the process that has said so
 
 
@@ -46,7 +58,8 @@ class Phase:
         name: What was done when it ended.
         seconds: Since the one before ended.
         pid: Of the process in which it ended; None: not of one.
-        facts: What there is to say of it: ``cache``, how the rank came by what was compiled so far.
+        facts: What there is to say of it. Of ``weights``: ``source``, and ``transport`` or ``fallback``. Of what may
+            compile: ``cache``, how the rank came by what was compiled so far, and ``why`` it failed if it did.
     """
 
     name: str
@@ -131,6 +144,25 @@ def _of_launcher(marks: Sequence[dict[str, Any]]) -> list[tuple[float, Phase]]:
     return [(each["at"], Phase(MODEL_TAKEN, 0.0, each["pid"])) for each in marks if each["name"] == MODEL_TAKEN][:1]
 
 
+def trace_of(starts: Iterable[tuple[str, Sequence[Phase]]]) -> dict[str, Any]:
+    """A trace for chrome://tracing and https://ui.perfetto.dev: starts below one another, each from its launch.
+
+    Args:
+        starts: Name and phases of each.
+
+    Source: "Trace Event Format", the JSON that Chrome and Perfetto read; times are microseconds.
+    """
+    events: list[dict[str, Any]] = []
+    for number, (name, phases) in enumerate(starts, 1):
+        events.append({"ph": "M", "name": "process_name", "pid": number, "args": {"name": name}})
+        ends = itertools.accumulate(phase.seconds for phase in phases)
+        for phase, end in zip(phases, ends, strict=True):
+            begin = {"ts": (end - phase.seconds) * 1e6, "dur": phase.seconds * 1e6}
+            where = {"pid": number, "tid": phase.pid or 0}  # one line for each process of the instance
+            events.append({"ph": "X", "name": phase.name, "cat": "start", **where, **begin, "args": phase.facts})
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
 def _of_server(marks: Sequence[dict[str, Any]]) -> list[tuple[float, Phase]]:
     imported = [each for each in marks if each["name"] == "imported"]
     if not imported:
@@ -150,6 +182,6 @@ def _of_ranks(marks: Sequence[dict[str, Any]]) -> list[tuple[float, Phase]]:
         found = [each for each in marks if each["pid"] in ranks and each["name"] == wanted]
         if found:
             slowest = max(found, key=lambda each: each[key])
-            facts = {"cache": slowest["cache"]} if slowest.get("cache") else {}
+            facts = {key: value for key, value in slowest.items() if key not in _OF_MARKS}
             points.append((slowest[key], Phase(name, 0.0, slowest["pid"], facts)))
     return points

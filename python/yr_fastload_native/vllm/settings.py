@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
+from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
 from yr_fastload_native.devices.registry import KINDS
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
-from yr_fastload_native.settings import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed
+from yr_fastload_native.settings import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed, parse_address
 from yr_fastload_native.transports import registry
 
 __all__ = ["Settings"]
@@ -57,6 +60,20 @@ class Settings:
         settings._check_device()
         return settings
 
+    def transfer_of(self, model: Any) -> Config:
+        """The settings of a model's transfer: ``zero_copy`` is decided.
+
+        Chunks become as large as tensors by it. So it is not used with a worker that may have neighbours on other
+        machines, to which openYuanrong does not reliably bring large ones, nor with devices, which have them in parts.
+        """
+        config = self.transfer
+        if config.zero_copy != "auto":
+            return config
+        is_ordinary = all(parameter.device.type == ORDINARY_MEMORY.name for parameter in model.parameters())
+        is_simulated = any(kind.stands_in() for kind in KINDS)
+        decided = is_ordinary and not is_simulated and _is_here(config.worker_address())
+        return attrs.evolve(config, zero_copy=decided)
+
     def _check_device(self) -> None:
         config = self.transfer
         named = {"transport": config.transport, "publish_as": config.publish_as}
@@ -69,6 +86,17 @@ class Settings:
                         "process has none; use 'auto' or 'host', or start under `yr-fastload sim --`",
                         op="config",
                     )
+
+
+def _is_here(worker: str) -> bool:
+    """Whether nobody on another machine reaches a worker by the address by which this process does."""
+    if worker == "auto":
+        return True
+    host, _ = parse_address(worker, op="config")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _unknown(key: object, value: object, known: set[str]) -> InvalidArgumentError:
