@@ -64,7 +64,7 @@ void Lease::join(Deadline deadline) {
     if (!head || *head != keys_.head_value)
       throw Error(ErrorCode::kNotPublished, "lease", "the publication was withdrawn meanwhile", {keys_.head});
     renew(deadline);
-    if (state_ != LeaseState::kLive) throw Error(ErrorCode::kNotPublished, "lease", last_error_, {keys_.head});
+    if (!last_error_.empty()) throw Error(ErrorCode::kNotPublished, "lease", last_error_, {keys_.head});
   } catch (...) {
     try {
       store_->erase(own(), Deadline::after(kLeaveSeconds).earlier(deadline.and_a_moment()));
@@ -118,9 +118,18 @@ void Lease::renew(Deadline deadline) {
   Keys missing = store_->expire(keys_.data, times_.data_s, deadline);
   Keys short_lived = own();
   short_lived.push_back(keys_.head);
+  if (!head && missing.size() == keys_.data.size())
+    return settle(LeaseState::kLost, "the store lost all of it: " + abbreviate(missing));
   if (missing.empty()) missing = revive(store_->expire(short_lived, times_.lease_s, deadline), deadline);
-  if (!missing.empty()) return settle(LeaseState::kLost, "the store lost " + abbreviate(missing));
+  if (!missing.empty()) return settle_missing(missing);
+  missed_.reset();
   settle(LeaseState::kLive, {});
+}
+
+void Lease::settle_missing(const Keys& missing) {
+  if (!missed_) missed_.emplace();
+  const bool for_good = missed_->seconds() >= times_.lease_s;
+  settle(for_good ? LeaseState::kLost : LeaseState::kLive, "the store lost " + abbreviate(missing));
 }
 
 /// Sets or renews the entry that lists this identity. Nothing depends on it: for a while there may be two entries, or

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -33,7 +34,7 @@ struct LeaseTimes {
 enum class LeaseState : std::uint8_t {
   kLive,
   kSuperseded,  ///< The head names another generation.
-  kLost,        ///< The head, or the data, is gone: the worker restarted, or could not be reached for too long.
+  kLost,        ///< All of it is gone, or part of it for a whole lease: a worker restarted, or its host has gone.
   kLeft,        ///< `leave` was called.
 };
 
@@ -42,13 +43,15 @@ const char* lease_state_name(LeaseState state) noexcept;
 struct LeaseStatus {
   LeaseState state;
   double renewed_s_ago;
-  std::string last_error;  ///< Why the last renewal failed; empty if it did not.
+  std::string last_error;  ///< Why the last renewal failed, or what it missed; empty if it did not.
 };
 
 /// One source's share in keeping a generation published.
 ///
 /// A source takes a free slot and renews slot, head and data until it leaves; the last one to leave erases everything.
 /// A source that dies stops renewing; after the last one, the head disappears within `lease_s`. Times are monotonic.
+/// Keys that are missing may come back, when the workers of a cluster have taken over what a dead one kept track of:
+/// for a lease they are looked for again.
 class Lease {
  public:
   static constexpr unsigned kSlots = 64;
@@ -77,6 +80,7 @@ class Lease {
   void enlist(Deadline deadline);
   void delist(Deadline deadline);
   Keys revive(const Keys& missing, Deadline deadline);
+  void settle_missing(const Keys& missing);
   void withdraw(Deadline deadline);
   void settle(LeaseState state, std::string why);
   Keys slots() const;
@@ -93,6 +97,7 @@ class Lease {
   LeaseState state_ = LeaseState::kLive;
   std::string last_error_;
   Stopwatch renewed_;
+  std::optional<Stopwatch> missed_;  ///< Since keys are missing; of the thread that renews.
   std::thread thread_;
 };
 

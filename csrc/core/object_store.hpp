@@ -59,6 +59,9 @@ class ObjectStore {
 
   virtual const char* transport() const noexcept = 0;
 
+  /// Whether the store itself answers, whatever it can reach of others.
+  virtual bool answers(Deadline deadline) noexcept = 0;
+
   /// Small values. `set` replaces; the others set all keys or, if one exists, none, and return which. Atomic among all
   /// clients. At most kTogether at a time.
   static constexpr std::size_t kTogether = 8;
@@ -71,7 +74,8 @@ class ObjectStore {
   /// One entry per key.
   virtual std::vector<std::optional<std::string>> get_many(const Keys& keys, Deadline deadline) = 0;
 
-  /// For any number of objects of any size. `expire` and `erase` return the keys that did not exist.
+  /// For any number of objects of any size. `expire` and `erase` return the keys that did not exist. `expire` throws
+  /// kUnavailable if it is not known whether some exist: whoever keeps track of them does not answer.
   virtual std::vector<bool> exist(const Keys& keys, Deadline deadline) = 0;
   virtual Keys expire(const Keys& keys, std::uint32_t ttl_s, Deadline deadline) = 0;
   virtual void erase(const Keys& keys, Deadline deadline) = 0;
@@ -82,8 +86,13 @@ class ObjectStore {
   /// Makes this store's filled drafts visible.
   virtual void seal(std::vector<std::unique_ptr<ObjectDraft>> drafts, Deadline deadline) = 0;
 
-  /// One entry per key, null if there is no such object.
-  virtual std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) = 0;
+  /// One entry per key, null if there is no such object. If at least one came, null may also mean that the others could
+  /// not be had: asked for alone, they throw what is in the way. A call to the store takes `call_s` at most if that is
+  /// more than it would; an object that is not there is waited for so long.
+  virtual std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline, double call_s) = 0;
+  std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) {
+    return fetch(keys, deadline, 0);
+  }
 };
 
 }  // namespace yr_fastload

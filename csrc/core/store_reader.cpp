@@ -1,35 +1,139 @@
 #include "core/store_reader.hpp"
 
 #include <algorithm>
+#include <chrono>
+#include <deque>
+#include <thread>
 #include <utility>
+#include <vector>
+
+#include "core/pace.hpp"
 
 namespace yr_fastload {
+namespace {
+
+using Views = std::vector<std::unique_ptr<ObjectView>>;
+
+constexpr double kAnswerSeconds = 2.0;
+constexpr double kFirstPauseSeconds = 0.05;
+constexpr double kLongestPauseSeconds = 0.5;
+constexpr double kNapSeconds = 0.01;
+/// Before the deadline of whoever waits for the reader, who would not know why it is late.
+constexpr double kTellSeconds = 0.05;
+constexpr double kMoreTime = 4.0;
+/// A worker that has no room for a single chunk has tried for some seconds, while others let go of theirs.
+constexpr unsigned kMostWithoutRoom = 2;
+
+/// One read: what is still to be asked for, and how it has gone so far.
+class Reading {
+ public:
+  Reading(ObjectStore& store, const std::string& key_prefix, Pace pace, Span<const std::uint64_t> chunks,
+          const Deliver& deliver, const CancelFlag& cancelled, Deadline deadline)
+      : store_(store),
+        key_prefix_(key_prefix),
+        pace_(pace),
+        wanted_(chunks.begin(), chunks.end()),
+        deliver_(deliver),
+        cancelled_(cancelled),
+        deadline_(deadline) {}
+
+  void run() {
+    while (!wanted_.empty() && !cancelled_.raised()) {
+      const std::size_t count = std::min(pace_.count(), wanted_.size());
+      const Stopwatch watch;
+      Views views;
+      try {
+        views = store_.fetch(keys(count), deadline_, call_s_);
+      } catch (const Error& error) {
+        recover(error, count, watch.seconds());
+        continue;
+      }
+      if (!take(std::move(views), watch.seconds())) return;
+    }
+  }
+
+ private:
+  Keys keys(std::size_t count) const {
+    Keys keys;
+    for (std::size_t i = 0; i < count; ++i) keys.push_back(chunk_key(key_prefix_, wanted_[i]));
+    return keys;
+  }
+
+  /// Delivers what came. False if no more are wanted.
+  bool take(Views views, double seconds) {
+    const auto missing = static_cast<std::size_t>(std::count(views.begin(), views.end(), nullptr));
+    const std::size_t came = views.size() - missing;
+    if (missing == 0)
+      pace_.came(came, seconds);
+    else if (came > 0)
+      pace_.came_short(came);
+    if (came > 0) failures_ = without_room_ = 0;
+    for (auto& view : views) {
+      const std::uint64_t chunk = wanted_.front();
+      wanted_.pop_front();
+      if (!view && came > 0) {
+        wanted_.push_back(chunk);  // alone, it says what is in the way
+        continue;
+      }
+      const char* const detail = view ? "" : "is not in the store any more";
+      if (!deliver_({chunk, std::move(view), ErrorCode::kPartialTransfer, detail})) return false;
+    }
+    return true;
+  }
+
+  /// Waits a moment before the next call, or throws what was caught if that would be of no use.
+  void recover(const Error& error, std::size_t count, double seconds) {
+    if (error.code() == ErrorCode::kTransferTimeout && !why_.empty()) throw late();
+    const bool full = error.code() == ErrorCode::kResourceExhausted;
+    if (!full && error.code() != ErrorCode::kUnavailable) throw;
+    if (full && count == 1 && ++without_room_ == kMostWithoutRoom) throw;
+    if (!full && !store_.answers(Deadline::after(kAnswerSeconds).earlier(deadline_))) throw;
+    if (why_.empty()) deadline_ = deadline_.earlier(Deadline::after(left() - kTellSeconds));
+    why_ = error.what();
+    pace_.failed(count);
+    // openYuanrong drops what arrives after its time for a call, and goes on receiving it: a chunk that takes longer
+    // would never come, and each call finds the link busy with those before.
+    if (!full) call_s_ = std::max(call_s_, kMoreTime * seconds);
+    if (!pause()) throw late();
+  }
+
+  /// False if the deadline would pass.
+  bool pause() {
+    const double seconds =
+        std::min(kFirstPauseSeconds * static_cast<double>(1U << std::min(failures_++, 8U)), kLongestPauseSeconds);
+    if (left() <= seconds) return false;
+    const Deadline end = Deadline::after(seconds);
+    while (!end.passed() && !cancelled_.raised())
+      std::this_thread::sleep_for(std::chrono::duration<double>(kNapSeconds));
+    return true;
+  }
+
+  double left() const { return std::chrono::duration<double>(deadline_.at() - Deadline::Clock::now()).count(); }
+
+  Error late() const { return {ErrorCode::kTransferTimeout, "load", "the deadline passed; at last " + why_}; }
+
+  ObjectStore& store_;
+  const std::string& key_prefix_;
+  Pace pace_;
+  std::deque<std::uint64_t> wanted_;
+  const Deliver& deliver_;
+  const CancelFlag& cancelled_;
+  Deadline deadline_;
+  std::string why_;  ///< The last call failed, if any did.
+  double call_s_ = 0;
+  unsigned failures_ = 0;
+  unsigned without_room_ = 0;
+};
+
+}  // namespace
 
 StoreReader::StoreReader(std::shared_ptr<ObjectStore> store, std::string key_prefix, std::size_t first_batch,
                          std::size_t batch)
-    : store_(std::move(store)),
-      key_prefix_(std::move(key_prefix)),
-      first_batch_(std::max<std::size_t>(1, std::min(first_batch, batch))),
-      batch_(std::max<std::size_t>(1, batch)) {}
+    : store_(std::move(store)), key_prefix_(std::move(key_prefix)), first_batch_(first_batch), batch_(batch) {}
 
 void StoreReader::read(Span<const std::uint64_t> chunks, const Deliver& deliver, const CancelFlag& cancelled,
                        Deadline deadline) {
-  for (std::size_t first = 0; first < chunks.size() && !cancelled.raised();) {
-    // The first batch is small, so that copying starts at once; later ones are large, because a call to the store waits
-    // for a core while all of them copy.
-    const std::size_t count = std::min(first == 0 ? first_batch_ : batch_, chunks.size() - first);
-    Keys keys;
-    for (std::size_t i = 0; i < count; ++i) keys.push_back(chunk_key(key_prefix_, chunks[first + i]));
-    auto views = store_->fetch(keys, deadline);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::uint64_t chunk = chunks[first + i];
-      const bool there = views[i] != nullptr;
-      if (!deliver(
-              {chunk, std::move(views[i]), ErrorCode::kPartialTransfer, there ? "" : "is not in the store any more"}))
-        return;
-    }
-    first += count;
-  }
+  Reading(*store_, key_prefix_, Pace(first_batch_, batch_), chunks, deliver, cancelled, deadline).run();
 }
 
 }  // namespace yr_fastload

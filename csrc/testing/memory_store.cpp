@@ -20,11 +20,16 @@ constexpr const char* kKeyAlphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOP
 
 class MemoryView final : public ObjectView {
  public:
-  explicit MemoryView(Block block) : block_(std::move(block)) {}
+  MemoryView(Block block, std::shared_ptr<std::atomic<std::uint64_t>> viewed)
+      : block_(std::move(block)), viewed_(std::move(viewed)) {
+    *viewed_ += block_->bytes().size();
+  }
+  ~MemoryView() override { *viewed_ -= block_->bytes().size(); }
   Span<const std::byte> bytes() const noexcept override { return {block_->bytes().data(), block_->bytes().size()}; }
 
  private:
   Block block_;
+  std::shared_ptr<std::atomic<std::uint64_t>> viewed_;
 };
 
 class MemoryDraft final : public ObjectDraft {
@@ -75,6 +80,11 @@ std::unique_lock<std::mutex> MemoryStore::enter(const char* op, const Keys& keys
 void MemoryStore::set_faults(Faults faults) {
   const std::lock_guard<std::mutex> lock(mutex_);
   faults_ = std::move(faults);
+}
+
+bool MemoryStore::answers(Deadline) noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return arena_->is_here() && !faults_.unreachable;
 }
 
 Keys MemoryStore::keys() const {
@@ -163,6 +173,9 @@ std::vector<bool> MemoryStore::exist(const Keys& keys, Deadline) {
 
 Keys MemoryStore::expire(const Keys& keys, std::uint32_t ttl_s, Deadline) {
   const auto lock = enter("expire", keys);
+  for (const auto& key : keys)
+    if (contains(faults_.unknown, key))
+      throw Error(ErrorCode::kUnavailable, "expire", "nobody knows of " + abbreviate({key}), {key});
   Keys missing;
   for (const auto& key : keys) {
     if (find(key) == nullptr)
@@ -205,32 +218,53 @@ void MemoryStore::seal(std::vector<std::unique_ptr<ObjectDraft>> drafts, Deadlin
 std::unique_ptr<ObjectView> MemoryStore::view(const std::string& key) {
   const Entry* entry = find(key);
   if (entry == nullptr || contains(faults_.missing, key)) return nullptr;
+  const std::uint64_t viewed = *viewed_;
+  if (viewed > faults_.readable_bytes || entry->block->bytes().size() > faults_.readable_bytes - viewed) return nullptr;
   const bool corrupt = contains(faults_.corrupt, key);
   const bool truncated = contains(faults_.truncated, key);
-  if (!corrupt && !truncated) return std::make_unique<MemoryView>(entry->block);
+  if (!corrupt && !truncated) return std::make_unique<MemoryView>(entry->block, viewed_);
   std::string changed = text_of(*entry->block);
   if (corrupt) changed[changed.size() / 2] = static_cast<char>(changed[changed.size() / 2] ^ 1);
   if (truncated) changed.pop_back();
-  return std::make_unique<MemoryView>(block_of(changed));
+  return std::make_unique<MemoryView>(block_of(changed), viewed_);
 }
 
-void MemoryStore::sleep(const Keys& keys, Deadline deadline) const {
+std::uint64_t MemoryStore::size_of(const Keys& keys) const {
+  std::uint64_t bytes = 0;
+  for (const auto& key : keys)
+    if (const Entry* entry = find(key)) bytes += entry->block->bytes().size();
+  return bytes;
+}
+
+void MemoryStore::sleep(const Keys& keys, Deadline deadline, double call_s) {
   double delay_s = 0;
+  bool refused = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     delay_s = faults_.fetch_delay_s;
+    if (faults_.fetch_bytes_per_s > 0) delay_s += static_cast<double>(size_of(keys)) / faults_.fetch_bytes_per_s;
+    if (faults_.fetch_call_s > 0 && delay_s > std::max(call_s, faults_.fetch_call_s)) {
+      delay_s = std::max(call_s, faults_.fetch_call_s);
+      refused = true;
+    } else if (faults_.refused_fetches > 0) {
+      --faults_.refused_fetches;
+      refused = true;
+    }
   }
-  if (delay_s <= 0) return;
   const Deadline wake = Deadline::after(delay_s);
-  std::this_thread::sleep_until(std::min(wake.at(), deadline.at()));
+  if (delay_s > 0) std::this_thread::sleep_until(std::min(wake.at(), deadline.at()));
   if (!wake.passed()) throw Error(ErrorCode::kTransferTimeout, "fetch", "the store is slow", keys);
+  if (refused) throw Error(ErrorCode::kUnavailable, "fetch", "no answer in time", keys);
 }
 
-std::vector<std::unique_ptr<ObjectView>> MemoryStore::fetch(const Keys& keys, Deadline deadline) {
-  sleep(keys, deadline);
+std::vector<std::unique_ptr<ObjectView>> MemoryStore::fetch(const Keys& keys, Deadline deadline, double call_s) {
+  sleep(keys, deadline, call_s);
   const auto lock = enter("fetch", keys);
   std::vector<std::unique_ptr<ObjectView>> views;
   for (const auto& key : keys) views.push_back(view(key));
+  const bool none = std::all_of(views.begin(), views.end(), [](const auto& view) { return view == nullptr; });
+  if (none && faults_.readable_bytes != UINT64_MAX && size_of(keys) > 0)
+    throw Error(ErrorCode::kResourceExhausted, "fetch", "the store has no room for them", keys);
   return views;
 }
 

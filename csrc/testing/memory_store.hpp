@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -12,11 +13,17 @@ namespace yr_fastload {
 
 /// What goes wrong in a `MemoryStore`; each fault stays until others are set.
 struct Faults {
-  Keys missing;                               ///< fetch: is not there
-  Keys corrupt;                               ///< fetch: one bit of the object is flipped
-  Keys truncated;                             ///< fetch: the last byte is gone
-  Keys refuse_seal;                           ///< seal: throws kUnavailable
-  double fetch_delay_s = 0;                   ///< fetch: sleeps first, as long as the deadline allows
+  Keys missing;                  ///< fetch: is not there
+  Keys corrupt;                  ///< fetch: one bit of the object is flipped
+  Keys truncated;                ///< fetch: the last byte is gone
+  Keys refuse_seal;              ///< seal: throws kUnavailable
+  Keys unknown;                  ///< expire: throws kUnavailable, nobody knows of them for now
+  double fetch_delay_s = 0;      ///< fetch: sleeps first, as long as the deadline allows
+  double fetch_bytes_per_s = 0;  ///< fetch: takes as long as that says; 0: no time
+  double fetch_call_s =
+      0;  ///< fetch: throws kUnavailable after this time, or that of the call, if it would take longer
+  unsigned refused_fetches = 0;               ///< fetch: this many throw kUnavailable, though the store answers
+  std::uint64_t readable_bytes = UINT64_MAX;  ///< fetch: as many fit as are in use; kResourceExhausted if none does
   std::uint64_t capacity_bytes = UINT64_MAX;  ///< reserve: throws kResourceExhausted beyond it
   bool unreachable = false;                   ///< every call throws kUnavailable
 };
@@ -35,6 +42,7 @@ class MemoryStore final : public ObjectStore {
   void advance(double seconds);
 
   const char* transport() const noexcept override { return "memory"; }
+  bool answers(Deadline deadline) noexcept override;
   void set(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) override;
   bool set_all_if_absent(const KeyValues& values, std::uint32_t ttl_s, Deadline deadline) override;
   std::optional<std::string> get(const std::string& key, Deadline deadline) override;
@@ -45,7 +53,8 @@ class MemoryStore final : public ObjectStore {
   std::vector<std::unique_ptr<ObjectDraft>> reserve(const Keys& keys, Span<const std::uint64_t> sizes,
                                                     std::uint32_t ttl_s, Deadline deadline) override;
   void seal(std::vector<std::unique_ptr<ObjectDraft>> drafts, Deadline deadline) override;
-  std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) override;
+  using ObjectStore::fetch;
+  std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline, double call_s) override;
 
  private:
   using Block = std::shared_ptr<SharedArena::Block>;
@@ -57,7 +66,7 @@ class MemoryStore final : public ObjectStore {
 
   /// The lock of a call that may be made: in the process that made the store, with keys that a worker would take.
   std::unique_lock<std::mutex> enter(const char* op, const Keys& keys) const;
-  void sleep(const Keys& keys, Deadline deadline) const;
+  void sleep(const Keys& keys, Deadline deadline, double call_s);
 
   // The caller of these holds the lock.
   Clock::time_point now() const noexcept { return Clock::now() + advanced_; }
@@ -67,12 +76,14 @@ class MemoryStore final : public ObjectStore {
   void put(const std::string& key, Block block, std::uint32_t ttl_s);
   Block block_of(const std::string& value);
   std::unique_ptr<ObjectView> view(const std::string& key);
+  std::uint64_t size_of(const Keys& keys) const;
 
   const std::shared_ptr<SharedArena> arena_ = SharedArena::make();
   mutable std::mutex mutex_;
   std::map<std::string, Entry> entries_;
   Clock::duration advanced_{0};
   Faults faults_;
+  const std::shared_ptr<std::atomic<std::uint64_t>> viewed_ = std::make_shared<std::atomic<std::uint64_t>>(0);
 };
 
 }  // namespace yr_fastload

@@ -19,6 +19,7 @@ namespace ds = ::datasystem;
 
 constexpr unsigned kCallThreads = 4;
 constexpr double kCloseSeconds = 1.0;
+constexpr double kLongestCallSeconds = 600.0;
 /// openYuanrong takes at most 2,000 keys in MCreate and MSet and 10,000 in other calls (kv_client.h, 0.8.1).
 constexpr std::size_t kBatchKeys = 1000;
 
@@ -47,6 +48,13 @@ Client make_client(const ds::ConnectOptions& options) {
 }
 
 bool not_found(const ds::Status& status) noexcept { return status.GetCode() == ds::K_NOT_FOUND; }
+
+/// The client asks again until its time is up: the last answer may be a timeout, the earlier ones are in the message.
+bool no_room(const ds::Status& status) {
+  const std::string retried = ds::Status::StatusCodeName(ds::K_OUT_OF_MEMORY) + " *";
+  return code_of(status.GetCode()) == ErrorCode::kResourceExhausted ||
+         status.GetMsg().find(retried) != std::string::npos;
+}
 
 class View final : public ObjectView {
  public:
@@ -93,6 +101,18 @@ class HostStore final : public ObjectStore {
   }
 
   const char* transport() const noexcept override { return "host"; }
+
+  bool answers(Deadline deadline) noexcept override {
+    try {
+      return call("answer", deadline, [](ds::KVClient& client) {
+        const ds::StatusCode code = client.HealthCheck().GetCode();
+        const bool rpc_failed = code >= ds::K_RPC_CANCELLED && code <= ds::K_RPC_STREAM_END;
+        return !rpc_failed && code != ds::K_CLIENT_WORKER_DISCONNECT;
+      });
+    } catch (...) {
+      return false;  // not in time
+    }
+  }
 
   void set(const std::string& key, const std::string& value, std::uint32_t ttl_s, Deadline deadline) override {
     call("set", deadline, [key, value, ttl_s](ds::KVClient& client) {
@@ -164,6 +184,7 @@ class HostStore final : public ObjectStore {
         const ds::Status status = client.Expire(batch, ttl_s, failed);
         if (not_found(status) && failed.empty()) failed = batch;
         if (!not_found(status)) check(status, "expire", batch);
+        if (!failed.empty()) check_known(client, failed);
         missing.insert(missing.end(), failed.begin(), failed.end());
       });
       return missing;
@@ -213,12 +234,20 @@ class HostStore final : public ObjectStore {
     });
   }
 
-  std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline) override {
-    return call("fetch", deadline, [client = client_, keys](ds::KVClient&) {
+  using ObjectStore::fetch;
+  std::vector<std::unique_ptr<ObjectView>> fetch(const Keys& keys, Deadline deadline, double call_s) override {
+    const auto call_ms = static_cast<std::int32_t>(std::min(call_s, kLongestCallSeconds) * 1000);
+    return call("fetch", deadline, [client = client_, keys, call_ms](ds::KVClient&) {
       std::vector<std::unique_ptr<ObjectView>> views;
       in_batches(keys, kBatchKeys, [&](const Keys& batch) {
         std::vector<ds::Optional<ds::Buffer>> buffers;
-        const ds::Status status = client->Get(batch, buffers);
+        const ds::Status status = client->Get(batch, buffers, call_ms);
+        if (no_room(status))
+          throw Error(ErrorCode::kResourceExhausted, "fetch",
+                      "the shared memory of this host's worker has no room for " + std::to_string(batch.size()) +
+                          " objects of another host; start it with a larger shared_memory_size_mb (" +
+                          describe(status) + ") " + abbreviate(batch),
+                      batch);
         if (!not_found(status)) check(status, "fetch", batch);
         buffers.resize(batch.size());  // empty where all are missing
         for (auto& buffer : buffers)
@@ -229,15 +258,25 @@ class HostStore final : public ObjectStore {
   }
 
  private:
+  /// `Expire` names keys that are gone and keys whose directory, on another host, does not answer (seen in 0.8.1:
+  /// ExpireFromMaster). `Exist` tells them apart: it fails where the directory does not answer, and of an object in the
+  /// local worker's memory it says that it is there.
+  static void check_known(ds::KVClient& client, const Keys& failed) {
+    std::vector<bool> exist;
+    check(client.Exist(failed, exist), "expire", failed);
+    Keys unknown;
+    for (std::size_t i = 0; i < failed.size() && i < exist.size(); ++i)
+      if (exist[i]) unknown.push_back(failed[i]);
+    if (!unknown.empty())
+      throw Error(ErrorCode::kUnavailable, "expire",
+                  "the worker that keeps track of them does not answer " + abbreviate(unknown), unknown);
+  }
+
   static void check_room(const ds::Status& status, const Keys& keys, const std::vector<std::uint64_t>& sizes) {
     if (status.IsOk()) return;
     std::uint64_t bytes = 0;
     for (const std::uint64_t size : sizes) bytes += size;
-    // The client retries until its time is up; the last answer may be a timeout, with the earlier ones in the message.
-    const std::string retried = ds::Status::StatusCodeName(ds::K_OUT_OF_MEMORY) + " *";
-    const bool full = code_of(status.GetCode()) == ErrorCode::kResourceExhausted ||
-                      status.GetMsg().find(retried) != std::string::npos;
-    if (!full) check(status, "reserve", keys);
+    if (!no_room(status)) check(status, "reserve", keys);
     throw Error(ErrorCode::kResourceExhausted, "reserve",
                 "the worker's shared memory has no room for " + std::to_string(bytes) +
                     " bytes; start it with a larger shared_memory_size_mb, or evict other models (" + describe(status) +

@@ -115,6 +115,36 @@ def test_lost_data_is_noticed(store: MemoryStore) -> None:
     assert "chunk-0" in lease.status()[2]
 
 
+def test_data_that_comes_back_within_a_lease_is_kept(store: MemoryStore) -> None:
+    lease = take(store, lease_s=2)
+    store.erase(["chunk-0"], deadline_s=1)
+    assert wait_until(lambda: "chunk-0" in lease.status()[2])
+    assert state(lease) == "live"
+    put(store, "chunk-0", b"data")
+    assert wait_until(lambda: lease.status()[2] == "")
+    time.sleep(2.5)
+    assert state(lease) == "live"
+    assert store.get(HEAD, deadline_s=1) == b"gen1"
+
+
+def test_a_store_that_lost_everything_is_not_waited_for(store: MemoryStore) -> None:
+    lease = take(store, lease_s=9)
+    store.clear()
+    assert wait_until(lambda: state(lease) == "lost", 6)
+    assert "all of it" in lease.status()[2]
+
+
+def test_keys_that_nobody_knows_of_for_a_while_are_not_lost(store: MemoryStore) -> None:
+    lease = take(store)
+    store.set_faults(unknown=["chunk-1"])
+    assert wait_until(lambda: "nobody knows" in lease.status()[2])
+    time.sleep(2.5)
+    assert state(lease) == "live"
+    store.set_faults()
+    assert wait_until(lambda: lease.status()[2] == "")
+    assert store.exist([HEAD, SLOT + "0", *DATA], deadline_s=1) == [True] * 5
+
+
 def test_a_source_that_slept_too_long_revives_head_and_slot(store: MemoryStore) -> None:
     lease = take(store)
     store.erase([HEAD, SLOT + "0"], deadline_s=1)  # what their TTL does while the process is stopped

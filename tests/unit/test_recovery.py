@@ -143,6 +143,25 @@ def test_one_that_cannot_be_reached_for_a_while_loses_nothing(
     assert loaded(guest, identity) == 1
 
 
+def test_why_a_lease_is_not_renewed_is_said_once(
+    open_loader: Open,
+    guest: fl.FastLoader,
+    store: MemoryStore,
+    identity: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tensors = weights()
+    publication = open_loader(lease_s=2).publish(tensors, identity)
+    store.set_faults(unknown=keys_with(store, "chunk"))
+    assert wait_until(lambda: "was not renewed, trying again: expire: nobody knows of" in caplog.text)
+    time.sleep(2.0)
+    store.set_faults()
+    assert wait_until(lambda: "is live again" in caplog.text)
+    assert caplog.text.count("was not renewed") == 1
+    assert publication.trouble == ""
+    assert loaded(guest, identity) == 1
+
+
 def test_closing_while_it_cannot_be_reached_is_bounded(
     open_loader: Open, store: MemoryStore, identity: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:

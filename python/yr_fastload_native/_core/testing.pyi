@@ -33,10 +33,15 @@ class MemoryStore(yr_fastload_native._core.ObjectStore):
         corrupt: collections.abc.Sequence[str] = [],
         truncated: collections.abc.Sequence[str] = [],
         refuse_seal: collections.abc.Sequence[str] = [],
+        unknown: collections.abc.Sequence[str] = [],
         fetch_delay_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        fetch_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        fetch_call_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        refused_fetches: typing.SupportsInt | typing.SupportsIndex = 0,
+        readable_bytes: typing.SupportsInt | typing.SupportsIndex = 18446744073709551615,
         capacity_bytes: typing.SupportsInt | typing.SupportsIndex = 18446744073709551615,
         unreachable: bool = False,
     ) -> None:
         """
-        What goes wrong from now on, instead of what did. Of these keys a fetch finds none, one bit flipped, or the last byte gone, or their chunks are refused; every fetch takes longer; no more bytes fit; no call is answered.
+        What goes wrong from now on, instead of what did. Of these keys a fetch finds none, one bit flipped, or the last byte gone, or their chunks are refused, or nobody knows whether they exist; every fetch takes longer, or as long as its bytes take, and is given up after a time; this many are refused; no more bytes fit that are being read, or that are stored; no call is answered.
         """

@@ -38,6 +38,7 @@ class Kept:
         self._lock = threading.Lock()
         self._held: dict[str, Publication] = {}
         self._made: weakref.WeakSet[Publication] = weakref.WeakSet()
+        self._troubled: weakref.WeakSet[Publication] = weakref.WeakSet()
         self._guard: Poller | None = None
 
     def get(self, who: Identity) -> Publication | None:
@@ -94,6 +95,8 @@ class Kept:
         """Publish again what was lost. False once there is nothing more to look after."""
         if self._link.is_closed:
             return False
+        for publication in self.all():
+            self._tell_trouble(publication)
         try:
             if self._link.rejoin(self._config.worker_start_timeout_s, unasked=True):
                 worker = self._link.worker("publish")
@@ -104,6 +107,16 @@ class Kept:
             _log.debug("what was lost with its worker is not published again yet: %s", str(error))
         return True
 
+    def _tell_trouble(self, publication: Publication) -> None:
+        """Say once why a lease is not renewed, and once that it is again."""
+        why, told = publication.trouble, publication in self._troubled
+        if why and not told:
+            self._troubled.add(publication)
+            _log.warning("the lease of generation %s was not renewed, trying again: %s", publication.generation, why)
+        elif told and not why:
+            self._troubled.discard(publication)
+            _log.warning("generation %s is %s again", publication.generation, publication.state)
+
     def _publish_again(self, publication: Publication, worker: StoreSession) -> None:
         origin = publication.origin
         if origin is None:
@@ -111,6 +124,7 @@ class Kept:
         why = self._why_not_again(publication, origin, worker)
         if why is None:
             publication.tie(self._link.local)
+            self._troubled.discard(publication)
             _log.warning("published again what was lost with its worker: generation %s", publication.generation)
         else:
             publication.origin = None

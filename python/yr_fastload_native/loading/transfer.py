@@ -91,7 +91,7 @@ class Transfer:
             else:
                 end = self._try(candidate, end)
             if end.error is not None:
-                self._wanted.job.deadline.left()  # raises once nothing more can be tried
+                self._wanted.job.deadline.left(str(end.error))  # raises once nothing more can be tried
         if end.error is not None:
             raise end.error
         if end.failures:

@@ -17,15 +17,19 @@ class Deadline:
         self._seconds = seconds
         self._op = op
 
-    def left(self) -> float:
+    def left(self, why: str = "") -> float:
         """Seconds left.
+
+        Args:
+            why: What was in the way until now, for the error.
 
         Raises:
             TransferTimeoutError: None are left.
         """
         left = self._at - time.monotonic()
         if left <= 0:
-            raise TransferTimeoutError(f"not done within the deadline of {self._seconds} s", op=self._op)
+            late = f"not done within the deadline of {self._seconds} s"
+            raise TransferTimeoutError(f"{late}; {why}" if why else late, op=self._op)
         return left
 
     def at_most(self, seconds: float) -> Deadline:

@@ -229,6 +229,12 @@ class Publication:
         return not self.failure and self._lease.status()[0] == "lost"
 
     @property
+    def trouble(self) -> str:
+        """Why its lease was not renewed when that was tried last; empty if it was, or need not be any more."""
+        state, _, error = self._lease.status()
+        return error if state in ("live", "lost") else ""
+
+    @property
     def lease_age_s(self) -> float:
         """Seconds since its lease was renewed last: three times in ``lease_s``, while the worker answers."""
         return self._lease.status()[1]

@@ -71,6 +71,6 @@ def _reader(job: LoadJob) -> _core.ChunkReader:
     return _core.StoreReader(
         worker.catalogue.store,
         job.generation.chunk_prefix,
-        first_batch=2 * worker.copy_threads,
+        first_batch=1,
         batch=max(1, worker.config.chunks_in_flight // 2),
     )

@@ -1,0 +1,297 @@
+"""Hosts for tests: network namespaces on a bridge, which has a namespace of its own.
+
+Nothing of it can be seen from outside, and all of it is named after the process of the tests: what one that was killed
+has left is found by that name and removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from yr_fastload_native.measuring.child_process import Process
+from yr_fastload_native.worker.launch import find_dscli
+
+__all__ = ["Bed", "Host", "clean_up", "namespaces", "run", "why_not"]
+
+PREFIX = "yrflh"
+ANSWER_S = 90.0
+NODE_TIMEOUT_S, NODE_DEAD_TIMEOUT_S = 2, 4
+_COMMAND_S = 60.0
+_GONE_S = 20.0
+_SUBNET = "10.77.0."
+_BRIDGE = "br0"
+_LINK = "eth0"
+_WORKER_PORT, _METASTORE_PORT, _ETCD_PORT = 31501, 2379, 2379
+
+
+def run(*command: str, timeout_s: float = _COMMAND_S) -> str:
+    """What a command printed.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def why_not() -> str:
+    """Why there can be no hosts here; empty if there can."""
+    if os.geteuid():
+        return "network namespaces need root"
+    missing = [name for name in ("ip", "tc", "nsenter") if shutil.which(name) is None]
+    if missing:
+        return f"there is no `{missing[0]}`: install Debian's packages iproute2 and util-linux"
+    name = f"{PREFIX}-{os.getpid()}-try"
+    try:
+        run("ip", "netns", "add", name)
+        run("ip", "netns", "del", name)
+    except RuntimeError as error:
+        return f"no network namespace can be made: {error}"
+    return ""
+
+
+def namespaces() -> list[str]:
+    """All of tests."""
+    listed = json.loads(run("ip", "-j", "netns", "list") or "[]")
+    return [each["name"] for each in listed if each["name"].startswith(f"{PREFIX}-")]
+
+
+def _end(namespace: str) -> None:
+    """Kill what runs in a namespace, and remove it."""
+    found = []
+    for pid in run("ip", "netns", "pids", namespace).split():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(int(pid)))
+            found[-1].kill()
+    psutil.wait_procs(found, timeout=_GONE_S)
+    run("ip", "netns", "del", namespace)
+
+
+def clean_up() -> None:
+    """Remove what processes of tests that have ended left behind."""
+    for name in namespaces():
+        owner = re.match(rf"{PREFIX}-(\d+)-", name)
+        if owner and not psutil.pid_exists(int(owner[1])):
+            _end(name)
+    for directory in Path("/tmp").glob(f"{PREFIX}-*"):
+        owner = re.match(rf"{PREFIX}-(\d+)-", directory.name)
+        if owner and not psutil.pid_exists(int(owner[1])):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+class Host:
+    """One host: a namespace with one link to the bridge.
+
+    Attributes:
+        address: Of its link.
+        worker: ``HOST:PORT`` of its worker.
+    """
+
+    def __init__(self, bed: Bed, number: int) -> None:
+        self._bed = bed
+        self.number = number
+        self.name = bed.namespace(str(number))
+        self.address = f"{_SUBNET}{number}"
+        self.worker = f"{self.address}:{_WORKER_PORT}"
+        self._port = f"p{number}"
+        run("ip", "netns", "add", self.name)
+        run(
+            *("ip", "link", "add", _LINK, "netns", self.name, "type", "veth"),
+            *("peer", "name", self._port, "netns", bed.switch),
+        )
+        run("ip", "-n", bed.switch, "link", "set", self._port, "master", _BRIDGE, "up")
+        run("ip", "-n", self.name, "addr", "add", f"{self.address}/24", "dev", _LINK)
+        for link in ("lo", _LINK):
+            run("ip", "-n", self.name, "link", "set", link, "up")
+
+    @property
+    def home(self) -> Path:
+        """Of its worker."""
+        return self._bed.directory / str(self.number)
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """Before a command, has it run on this host; not `ip netns exec`, which gives each its own mounts too."""
+        return ("nsenter", f"--net=/run/netns/{self.name}")
+
+    def run(self, *command: str, timeout_s: float = _COMMAND_S) -> str:
+        """Run a command on this host."""
+        return run(*self.enter, *command, timeout_s=timeout_s)
+
+    def start_worker(self, memory_mb: int = 512, **flags: object) -> None:
+        """Start its worker, which joins the cluster of the bed; that of the first host is its head."""
+        given = {
+            "worker_address": self.worker,
+            "shared_memory_size_mb": memory_mb,
+            "node_timeout_s": NODE_TIMEOUT_S,
+            "node_dead_timeout_s": NODE_DEAD_TIMEOUT_S,
+            "sc_regular_socket_num": 0,
+            "sc_stream_socket_num": 0,
+            "ready_check_path": self.home / "datasystem/probe/ready",
+            **self._bed.coordination(self),
+            **flags,
+        }
+        shutil.rmtree(self.home, ignore_errors=True)  # of one that was killed
+        self.home.mkdir()
+        command = [*find_dscli(), "start", "-d", str(self.home), "-w"]
+        for name, value in given.items():
+            command += [f"--{name}", str(value)]
+        self.run(*command)
+
+    def node(self) -> Process:
+        """A process of this host that publishes and loads; it ends with the bed."""
+        task = {"namespace": self.name, "worker": self.worker}
+        made = Process("test", "host_node", f"node of host {self.number}", task)
+        self._bed.nodes.append(made)
+        return made
+
+    def limit(self, mbit_per_s: int) -> None:
+        """Give its link a rate, in both directions."""
+        shape = ("tbf", "rate", f"{mbit_per_s}mbit", "burst", "512kb", "latency", "100ms")
+        run("tc", "-n", self.name, "qdisc", "replace", "dev", _LINK, "root", *shape)
+        run("tc", "-n", self._bed.switch, "qdisc", "replace", "dev", self._port, "root", *shape)
+
+    def unlimit(self) -> None:
+        for namespace, link in ((self.name, _LINK), (self._bed.switch, self._port)):
+            with contextlib.suppress(RuntimeError):  # it had none
+                run("tc", "-n", namespace, "qdisc", "del", "dev", link, "root")
+
+    def cut(self) -> None:
+        """Take its link away."""
+        run("ip", "-n", self._bed.switch, "link", "set", self._port, "down")
+
+    def mend(self) -> None:
+        run("ip", "-n", self._bed.switch, "link", "set", self._port, "up")
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for pid in run("ip", "netns", "pids", self.name).split():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
+        return found
+
+    def kill_worker(self) -> None:
+        """Kill its worker, and keep what else runs on it."""
+        workers = [each for each in self.processes() if each.name() == "datasystem_worker"]
+        for each in workers:
+            each.kill()
+        psutil.wait_procs(workers, timeout=_GONE_S)
+
+    def stop_worker(self) -> None:
+        self.run(*find_dscli(), "stop", "--worker_address", self.worker)
+
+    def kill(self) -> None:
+        """Lose it, with all that runs on it: nobody is told."""
+        self.cut()
+        found = self.processes()
+        for each in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGKILL)
+        psutil.wait_procs(found, timeout=_GONE_S)
+
+    def received_bytes(self) -> int:
+        """By its link, since it was made."""
+        (link,) = json.loads(run("ip", "-n", self.name, "-j", "-s", "link", "show", "dev", _LINK))
+        return int(link["stats64"]["rx"]["bytes"])
+
+
+class Bed:
+    """Some hosts, and what runs on them; nothing outlives the ``with`` block.
+
+    Args:
+        hosts: How many.
+        etcd: Whether an etcd on a host of its own coordinates the workers, instead of the first one.
+    """
+
+    def __init__(self, hosts: int, *, etcd: bool = False) -> None:
+        clean_up()
+        self._tag = f"{PREFIX}-{os.getpid()}-{os.urandom(2).hex()}"
+        self.nodes: list[Process] = []
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{self._tag}-", dir="/tmp"))
+        self.hosts: list[Host] = []
+        self._etcd: Host | None = None
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self.switch = self.namespace("switch")
+        try:
+            run("ip", "netns", "add", self.switch)
+            run("ip", "-n", self.switch, "link", "add", _BRIDGE, "type", "bridge", "forward_delay", "0")
+            run("ip", "-n", self.switch, "link", "set", _BRIDGE, "up")
+            self.hosts += [Host(self, number) for number in range(1, hosts + 1)]
+            if etcd:
+                self._etcd = Host(self, 100)
+                self._start_etcd(self._etcd)
+        except BaseException:
+            self.close()
+            raise
+
+    def namespace(self, name: str) -> str:
+        return f"{self._tag}-{name}"
+
+    def coordination(self, host: Host) -> dict[str, str]:
+        """The flags of a host's worker that say who knows of all workers."""
+        if self._etcd is not None:
+            return {"etcd_address": f"{self._etcd.address}:{_ETCD_PORT}"}
+        head = self.hosts[0]
+        metastore = {"metastore_address": f"{head.address}:{_METASTORE_PORT}"}
+        return {**metastore, "start_metastore_service": "true"} if host is head else metastore
+
+    @property
+    def etcd(self) -> Host:
+        """The host of etcd."""
+        assert self._etcd is not None
+        return self._etcd
+
+    def start_workers(self, memory_mb: int = 512, **flags: object) -> None:
+        for host in self.hosts:
+            host.start_worker(memory_mb, **flags)
+
+    def _start_etcd(self, host: Host) -> None:
+        url = f"http://{host.address}:{_ETCD_PORT}"
+        self.start_daemon(
+            host,
+            *("etcd", "--data-dir", str(self.directory / "etcd"), "--listen-client-urls", url),
+            *("--advertise-client-urls", url, "--listen-peer-urls", f"http://{host.address}:2380"),
+        )
+
+    def start_daemon(self, host: Host, *command: str) -> None:
+        """Start what runs on a host until the bed is gone."""
+        self._daemons.append(
+            subprocess.Popen(
+                [*host.enter, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.kill()
+            node.close()
+        for name in namespaces():
+            if name.startswith(f"{self._tag}-"):
+                _end(name)
+        for daemon in self._daemons:
+            daemon.wait(_GONE_S)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

@@ -1,0 +1,95 @@
+"""A process on one host of a test bed: ``python -m host_node``. It publishes and loads what it can check."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+import yr_fastload_native as fl
+from yr_fastload_native.measuring.child_process import serve
+
+_CLONE_NEWNET = 0x40000000
+_MIB = 1 << 20
+_TENSOR_BYTES = 8 * _MIB
+_MARKS = np.arange(_TENSOR_BYTES // 8, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def move_to(namespace: str) -> None:
+    """Have this thread, and all that it starts, run on a host."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        if libc.setns(descriptor, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    finally:
+        os.close(descriptor)
+
+
+def tensors(size_mb: int) -> dict[str, np.ndarray]:
+    return {f"t{number}": np.zeros(_TENSOR_BYTES // 8, np.uint64) for number in range(size_mb * _MIB // _TENSOR_BYTES)}
+
+
+def content(number: int, seed: int) -> np.ndarray:
+    return _MARKS ^ np.uint64(seed << 32 | number)
+
+
+class Commands:
+    """What it can be asked to do. A call that fails with a typed error answers with its code."""
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        move_to(task["namespace"])
+        logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+        self._worker = task["worker"]
+        self._loaders: dict[str, fl.FastLoader] = {}
+        self._published: dict[str, tuple[fl.Publication, dict[str, np.ndarray]]] = {}
+        self._loaded: list[dict[str, np.ndarray]] = []
+
+    def _loader(self, settings: dict[str, Any]) -> fl.FastLoader:
+        key = repr(sorted(settings.items()))
+        if key not in self._loaders:
+            self._loaders[key] = fl.FastLoader(fl.Config(worker=self._worker, transport="host", **settings))
+        return self._loaders[key]
+
+    def publish(self, model: str, size_mb: int, seed: int = 1, **settings: Any) -> dict[str, Any]:
+        made = tensors(size_mb)
+        for number, tensor in enumerate(made.values()):
+            tensor[:] = content(number, seed)
+        try:
+            publication = self._loader(settings).publish(made, {"model": model})
+        except fl.FastLoadError as error:
+            return {"error": error.code, "message": str(error)}
+        self._published[model] = publication, made
+        return {"generation": publication.generation}
+
+    def load(
+        self, model: str, size_mb: int, seed: int = 1, deadline_s: float = 30.0, **settings: Any
+    ) -> dict[str, Any]:
+        target = tensors(size_mb)
+        started = time.monotonic()
+        try:
+            report = self._loader(settings).load(target, {"model": model}, deadline_s=deadline_s)
+        except fl.FastLoadError as error:
+            seconds = time.monotonic() - started
+            return {"error": error.code, "message": str(error), "seconds": seconds}
+        self._loaded.append(target)  # so that it stays a source of them
+        equal = all(np.array_equal(tensor, content(number, seed)) for number, tensor in enumerate(target.values()))
+        return {"equal": equal, "seconds": report.seconds, "retried": report.chunks_retried}
+
+    def state(self, model: str) -> dict[str, Any]:
+        publication, _ = self._published[model]
+        return {"state": publication.state, "generation": publication.generation, "trouble": publication.trouble}
+
+    def close(self) -> dict[str, Any]:
+        for loader in self._loaders.values():
+            loader.close()
+        self._loaders.clear()
+        return {}
+
+
+if __name__ == "__main__":
+    serve(Commands)

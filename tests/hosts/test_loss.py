@@ -1,0 +1,100 @@
+"""What is published outlives the loss of workers, hosts and links, while somebody is left who has it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from yr_fastload_native.measuring.child_process import Process
+
+from ..waiting import wait_until
+from .bed import ANSWER_S, NODE_DEAD_TIMEOUT_S, Bed
+
+pytestmark = pytest.mark.worker
+
+SIZE_MB = 64
+LEASE_S = 2
+RECOVERY_S = 2 * NODE_DEAD_TIMEOUT_S + 10
+
+
+@pytest.fixture
+def model() -> str:
+    return uuid.uuid4().hex
+
+
+def ask(node: Process, call: str, **arguments: Any) -> dict[str, Any]:
+    return node.call(call, ANSWER_S, **arguments)
+
+
+def loads(node: Process, model: str) -> Callable[[], bool]:
+    """Whether a guest there can load it now."""
+    return lambda: bool(
+        ask(node, "load", model=model, size_mb=SIZE_MB, deadline_s=5.0, hold=False, rpc_timeout_s=1.0).get("equal")
+    )
+
+
+def test_a_worker_that_is_restarted_gets_back_what_it_had(bed: Bed, model: str) -> None:
+    bed.start_workers()
+    source, reader = bed.hosts[1].node(), bed.hosts[2].node()
+    assert "error" not in ask(source, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
+    assert loads(reader, model)()
+    bed.hosts[1].kill_worker()
+    bed.hosts[1].start_worker()
+    assert wait_until(loads(reader, model), RECOVERY_S)
+    assert ask(source, "state", model=model)["state"] == "live"
+
+
+def test_a_host_that_dies_takes_nothing_of_others_along(bed: Bed, model: str) -> None:
+    """Though it kept track of part of their keys."""
+    bed.start_workers()
+    source, reader = bed.hosts[0].node(), bed.hosts[0].node()
+    models = [f"{model}-{number}" for number in range(4)]
+    for each in models:
+        assert "error" not in ask(source, "publish", model=each, size_mb=SIZE_MB, lease_s=LEASE_S, chunk_bytes=8 << 20)
+    bed.hosts[2].kill()
+    for each in models:
+        assert wait_until(loads(reader, each), RECOVERY_S), ask(source, "state", model=each)
+        assert wait_until(lambda each=each: ask(source, "state", model=each)["state"] == "live", 2 * LEASE_S)
+    assert "error" not in ask(source, "publish", model=f"{model}-new", size_mb=SIZE_MB)
+
+
+@pytest.mark.long
+def test_a_copy_on_another_host_takes_the_place_of_one_that_died(bed: Bed, model: str) -> None:
+    bed.start_workers()
+    first, second, reader = bed.hosts[2].node(), bed.hosts[1].node(), bed.hosts[0].node()
+    assert "error" not in ask(first, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
+    assert ask(second, "load", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)["equal"]
+    bed.hosts[2].kill()
+    assert wait_until(loads(reader, model), RECOVERY_S)
+
+
+@pytest.mark.long
+def test_a_head_that_comes_back_is_joined_again(bed: Bed, model: str) -> None:
+    bed.start_workers()
+    source, reader = bed.hosts[1].node(), bed.hosts[1].node()
+    assert "error" not in ask(source, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
+    bed.hosts[0].kill_worker()
+    time.sleep(NODE_DEAD_TIMEOUT_S)
+    bed.hosts[0].start_worker()
+    assert wait_until(loads(reader, model), RECOVERY_S), ask(source, "state", model=model)
+    new = {"model": f"{model}-new", "size_mb": SIZE_MB}
+    assert wait_until(lambda: "error" not in ask(source, "publish", **new), RECOVERY_S)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="there is no `etcd`: install Debian's package etcd-server")
+def test_an_etcd_that_is_away_for_a_while_costs_no_publication(hosts_can_be_made: None, model: str) -> None:
+    with Bed(2, etcd=True) as bed:
+        bed.start_workers()
+        source, reader = bed.hosts[0].node(), bed.hosts[1].node()
+        assert "error" not in ask(source, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
+        bed.etcd.cut()
+        time.sleep(2 * NODE_DEAD_TIMEOUT_S)
+        bed.etcd.mend()
+        assert wait_until(loads(reader, model), RECOVERY_S), ask(source, "state", model=model)
+        assert wait_until(lambda: ask(source, "state", model=model)["state"] == "live", RECOVERY_S)
