@@ -59,7 +59,9 @@ def test_each_rank_takes_its_own(make: Callable[..., Path], start: Callable[...,
 
     def on_machine(name: str, **environment: str) -> Any:
         caches = {"VLLM_CACHE_ROOT": str(tmp_path / name), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        return start(model, environment={**caches, **environment}, enforce_eager=False, tensor_parallel_size=2)
+        return start(
+            model, environment={**caches, **environment}, role="forked", enforce_eager=False, tensor_parallel_size=2
+        )
 
     first = on_machine("first")
     assert wait_until(lambda: len(first.events("published caches")) == 2)
