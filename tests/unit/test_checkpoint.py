@@ -206,6 +206,11 @@ def test_every_dtype_has_views() -> None:
             assert tuple(again.shape) == (2, 1)
 
 
+def test_a_dtype_that_torch_has_not() -> None:
+    with pytest.raises(fl.InvalidArgumentError, match="has no dtype float8_e3m4"):
+        VIEWS["torch"]().tensor(VIEWS["torch"]().base(bytearray(8)), 0, "float8_e3m4", (1,), (1,))
+
+
 # -- published once -------------------------------------------------------------------------------------------------
 
 

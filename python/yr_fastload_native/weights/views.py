@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from yr_fastload_native.errors import InvalidArgumentError
+
 __all__ = ["ITEM_BYTES", "VIEWS", "Views"]
 
 _OF_NUMPY = (np.bool_, np.float16, np.float32, np.float64, np.complex64, np.complex128)
@@ -44,6 +46,9 @@ class Views(Protocol):
             dtype: Its name, one of `ITEM_BYTES`.
             shape: Its shape.
             strides: In elements.
+
+        Raises:
+            InvalidArgumentError: The framework has no such dtype.
         """
 
     def copied(self, tensor: Any) -> Any:
@@ -80,7 +85,10 @@ class _Torch:
         return self._torch.frombuffer(memory, dtype=self._torch.uint8)
 
     def tensor(self, base: Any, offset: int, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-        made = self._torch.empty(0, dtype=getattr(self._torch, dtype))
+        kind = getattr(self._torch, dtype, None)
+        if kind is None:
+            raise InvalidArgumentError(f"torch {self._torch.__version__} has no dtype {dtype}", op="checkpoint")
+        made = self._torch.empty(0, dtype=kind)
         item = made.element_size()
         if offset % item:  # where one tensor lies in another of a smaller dtype
             base, offset = base[offset:].clone(), 0
