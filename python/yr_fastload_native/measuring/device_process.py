@@ -201,11 +201,11 @@ def _reader(task: Mapping[str, Any], parent: Parent) -> None:
             elif message["do"] == "raw for":
                 end, copies = time.monotonic() + message["seconds"], 0
                 while time.monotonic() < end:
-                    seconds = mine.raw_copy_s(message["pid"], message["addresses"])
+                    seconds = mine.raw_copy_s(message["pid"], message["addresses"], wanted)
                     copies += 1
                 check(seconds, loads=copies)
             elif message["do"] == "raw":
-                check(mine.raw_copy_s(message["pid"], message["addresses"]))
+                check(mine.raw_copy_s(message["pid"], message["addresses"], wanted))
             elif message["do"] == "baseline":
                 baseline = baseline or _Baseline(plan.worker, device)
                 check(baseline.load(mine, run))

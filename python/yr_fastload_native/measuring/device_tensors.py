@@ -41,12 +41,13 @@ class DeviceTensors(Protocol):
     def blank(self) -> None:
         """Give all of them other bytes."""
 
-    def raw_copy_s(self, pid: int, addresses: Sequence[int]) -> float:
+    def raw_copy_s(self, pid: int, addresses: Sequence[int], wanted: Arrays) -> float:
         """Seconds of one copy of all bytes, by what is nearest to the device's own copies.
 
         Args:
             pid: The process whose tensors are copied, where that is possible.
             addresses: Of them.
+            wanted: What they hold.
         """
 
 
@@ -74,7 +75,7 @@ class _InReach:
         for value in self._arrays.values():
             value.fill(_BLANK)
 
-    def raw_copy_s(self, pid: int, addresses: Sequence[int]) -> float:
+    def raw_copy_s(self, pid: int, addresses: Sequence[int], wanted: Arrays) -> float:
         """With process_vm_readv, at most 1,024 tensors a call and 2 GiB at a time."""
         copy = ctypes.CDLL(None, use_errno=True).process_vm_readv
         copy.restype = ctypes.c_ssize_t
@@ -107,8 +108,8 @@ def _as_torch(arrays: Arrays) -> dict[str, Any]:
 
 class _OnDevice:
     def __init__(self, device: int, arrays: Arrays) -> None:
-        self._device = NPU.open_device(device)
-        self._arrays = upload(NPU.at(device), arrays)
+        self._device = NPU.at(device)
+        self._arrays = upload(self._device, arrays)
         self.tensors: Mapping[str, Any] = self._arrays
         self.places: Sequence[tuple[int, int]] = [(each.address, each.nbytes) for each in self._arrays.values()]
         self._memory = next(iter(self._arrays.values())).memory
@@ -121,11 +122,10 @@ class _OnDevice:
         for each in self._arrays.values():
             each.write(np.full(each.nbytes, _BLANK, np.uint8))
 
-    def raw_copy_s(self, pid: int, addresses: Sequence[int]) -> float:
+    def raw_copy_s(self, pid: int, addresses: Sequence[int], wanted: Arrays) -> float:
         """From other memory of the same device: another process's is out of reach."""
         if self._other is None:
-            self._other = _core.DeviceMemory(self._device, self._memory.bytes)
-            self._other.copy_from(self._memory, deadline_s=_COPY_S)
+            self._other = next(iter(upload(self._device, wanted).values())).memory
         started = time.perf_counter()
         self._memory.copy_from(self._other, deadline_s=_COPY_S)
         return time.perf_counter() - started
