@@ -10,6 +10,7 @@
 #include "core/call_runner.hpp"
 #include "core/private_memory.hpp"
 #include "core/store_reader.hpp"
+#include "datasystem/cluster.hpp"
 #include "datasystem/exits.hpp"
 #include "datasystem/graveyard.hpp"
 #include "transports/host_store.hpp"
@@ -168,6 +169,13 @@ void register_stores(py::module_& module) {
                                                                      "Reads chunks that are objects of a store.")
       .def(py::init<std::shared_ptr<ObjectStore>, std::string, std::size_t, std::size_t>(), py::arg("store"),
            py::arg("key_prefix"), py::kw_only(), py::arg("first_batch"), py::arg("batch"));
+  module.def(
+      "ready_workers",
+      [](const std::string& directory, double deadline_s) {
+        return ready_workers(directory, Deadline::after(deadline_s));
+      },
+      py::arg("directory"), py::kw_only(), py::arg("deadline_s"), nogil,
+      "Addresses of the workers that a cluster's etcd, or the metastore of its head, calls ready.");
   module.attr("MOST_CONNECTIONS_LEFT_BEHIND") = kMostToBeDestroyed;
   module.attr("MOST_THREADS_LEFT_BEHIND") = CallRunner::kMostLeftBehind;
   module.def("expect_exit", &expect_exit,

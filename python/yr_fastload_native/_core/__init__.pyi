@@ -62,6 +62,7 @@ __all__: list[str] = [
     "publish_chunks",
     "publish_staged",
     "read_tensors",
+    "ready_workers",
     "testing",
     "threads_left_behind",
     "transfer_peaks",
@@ -737,6 +738,11 @@ def read_tensors(
 ) -> list[typing.Any]:
     """
     make(name, dtype, shape, strides, bytes, address, value, device) of each value that is a dense tensor of this class, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size; device_of(type, number): what `make` is given of a DLPack device, None where tensors are not read so.
+    """
+
+def ready_workers(directory: str, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> list[str]:
+    """
+    Addresses of the workers that a cluster's etcd, or the metastore of its head, calls ready.
     """
 
 def threads_left_behind() -> int:

@@ -23,7 +23,7 @@ _COMMANDS = {
     "serve": "Serve a model with vLLM instances behind one address; POST /scaleout adds one.",
     "sim": "Run a command with simulated Ascend devices.",
     "verify-vllm": "Check that a second vLLM instance pulls its weights and answers the same.",
-    "worker": "Run a local openYuanrong worker on loopback, one per machine and user.",
+    "worker": "Run an openYuanrong worker, one per machine and user: on loopback, or in a cluster of machines.",
 }
 
 

@@ -1,18 +1,31 @@
-"""``yr-fastload worker``: start, stop and inspect the local openYuanrong worker, and create keys for it."""
+"""``yr-fastload worker``: start, stop and inspect this machine's openYuanrong worker, and create keys for it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import socket
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
+from yr_fastload_native.settings import parse_address
+
 if TYPE_CHECKING:
-    from yr_fastload_native.worker import WorkerStatus
+    from yr_fastload_native.worker import LocalWorker, WorkerStatus
+    from yr_fastload_native.worker.place import Place
 
 __all__ = ["worker"]
+
+_LOOK_S = 0.5
+_CLUSTER_S = 10.0
+_REACH_S = 2.0
 
 _home = click.option(
     "--home",
@@ -24,30 +37,109 @@ _json = click.option("--json", "as_json", is_flag=True, help="One line of JSON i
 
 @click.group()
 def worker() -> None:
-    """Run a local openYuanrong worker on loopback, one per machine and user."""
+    """Run an openYuanrong worker, one per machine and user: on loopback, or in a cluster of machines."""
 
 
 @worker.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1.  [default: a free one]")
+@click.option("--address", default="", help="HOST:PORT that other machines reach it by: it is part of a cluster.")
+@click.option("--head", is_flag=True, help="Begin a cluster, with its directory at the port above that of --address.")
+@click.option("--join", default="", help="--address of the head of the cluster to join, HOST:PORT.")
+@click.option("--etcd", default="", help="Join the cluster of an etcd, HOST:PORT[,HOST:PORT...].")
+@click.option(
+    "--insecure", is_flag=True, help="Let everybody who reaches --address read and write, without curve keys."
+)
 @click.option(
     "--memory-mb",
     type=click.IntRange(min=0),
     default=0,
     help="Shared memory, MiB.  [default: half of the available memory]",
 )
+@click.option("--huge-pages", is_flag=True, help="Use huge pages for the shared memory; they have to be reserved.")
+@click.option("--populate", is_flag=True, help="Take all of the shared memory now, so that nobody waits for it later.")
 @click.option(
     "--curve-key-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Directory made by `worker keys`; only clients with its keys can connect.",
 )
+@click.option("--foreground", is_flag=True, help="Stay until the worker ends, and stop it at SIGTERM: for systemd.")
 @_home
 @_json
-def start(port: int, memory_mb: int, curve_key_dir: Path | None, home: Path | None, as_json: bool) -> None:
+def start(
+    port: int,
+    address: str,
+    head: bool,
+    join: str,
+    etcd: str,
+    insecure: bool,
+    memory_mb: int,
+    huge_pages: bool,
+    populate: bool,
+    curve_key_dir: Path | None,
+    foreground: bool,
+    home: Path | None,
+    as_json: bool,
+) -> None:
     """Start the worker, or keep the running one; it stays until `worker stop`."""
     from yr_fastload_native.worker import LocalWorker
 
-    LocalWorker(home=home, port=port, memory_mb=memory_mb, keep=True, curve_key_dir=curve_key_dir).start()
-    _show(LocalWorker.status(home), as_json)
+    place = _place(port, address, head=head, join=join, etcd=etcd)
+    _check_access(place, curve_key_dir, insecure)
+    flags = {"enable_huge_tlb": huge_pages, "shared_memory_populate": populate}
+    local = LocalWorker(
+        home=home,
+        memory_mb=memory_mb,
+        keep=True,
+        curve_key_dir=curve_key_dir,
+        place=place,
+        flags={name: "true" for name, asked in flags.items() if asked},
+    )
+    with _ending_with(local) if foreground else contextlib.nullcontext():
+        local.start()
+        _show(LocalWorker.status(home), as_json)
+
+
+def _place(port: int, address: str, *, head: bool, join: str, etcd: str) -> Place:
+    from yr_fastload_native.worker.place import Place
+
+    if address:
+        if port:
+            raise InvalidArgumentError("--address has a port already; leave out --port", op="worker start")
+        return Place.of(address, head=head, join=join, etcd=etcd)
+    if head or join or etcd:
+        raise InvalidArgumentError(
+            "--head, --join and --etcd need --address, by which other machines reach this one", op="worker start"
+        )
+    return Place(port=port)
+
+
+def _check_access(place: Place, curve_key_dir: Path | None, insecure: bool) -> None:
+    """Refuse to let a network write weights unless that is asked for."""
+    if place.is_loopback or curve_key_dir is not None:
+        return
+    if not insecure:
+        raise InvalidArgumentError(
+            f"whoever reaches {place.address} could read and replace weights; create keys with `yr-fastload worker "
+            "keys DIR`, give them to all machines, and pass --curve-key-dir DIR; or pass --insecure on a network that "
+            "only you use",
+            op="worker start",
+        )
+    click.echo(f"warning: whoever reaches {place.address} can read and replace weights", err=True)
+
+
+@contextlib.contextmanager
+def _ending_with(local: LocalWorker) -> Iterator[None]:
+    """Wait until the worker has ended, which is an error unless it was stopped on purpose; SIGTERM stops it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+        while not local.is_lost:
+            time.sleep(_LOOK_S)
+    except (SystemExit, KeyboardInterrupt):
+        local.stop(force=True)
+        raise
+    if not local.was_stopped:
+        raise UnavailableError("the worker has ended; its logs are in its home", op="worker start")
 
 
 @worker.command()
@@ -82,15 +174,43 @@ def stop(home: Path | None, as_json: bool) -> None:
 
 
 @worker.command()
+@click.option("--cluster", is_flag=True, help="Show all workers of its cluster.")
 @_home
 @_json
-def status(home: Path | None, as_json: bool) -> None:
+def status(cluster: bool, home: Path | None, as_json: bool) -> None:
     """Show the worker; exit status 1 if none is running."""
     from yr_fastload_native.worker import LocalWorker
 
     found = LocalWorker.status(home)
-    _show(found, as_json)
+    if cluster and found:
+        _show_cluster(found, as_json)
+    else:
+        _show(found, as_json)
     sys.exit(0 if found else 1)
+
+
+def _show_cluster(found: WorkerStatus, as_json: bool) -> None:
+    from yr_fastload_native import _core
+
+    directory = found.etcd_address or found.metastore_address
+    workers = _core.ready_workers(directory, deadline_s=_CLUSTER_S)
+    facts = [{"address": each, "reachable": _is_reachable(each), "here": each == found.address} for each in workers]
+    if as_json:
+        click.echo(json.dumps({"directory": directory, "workers": facts}))
+        return
+    click.echo(f"{len(workers)} workers are ready, says the directory at {directory}")
+    for fact in facts:
+        note = "this machine's" if fact["here"] else "" if fact["reachable"] else "cannot be reached from here"
+        click.echo(f"  {fact['address']}  {note}".rstrip())
+
+
+def _is_reachable(address: str) -> bool:
+    host, port = parse_address(address, op="worker status")
+    try:
+        socket.create_connection((host, port), timeout=_REACH_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _show(status: WorkerStatus | None, as_json: bool) -> None:
@@ -106,6 +226,7 @@ def _show(status: WorkerStatus | None, as_json: bool) -> None:
                 "home": str(status.home),
                 "keep": status.keep,
                 "curve": status.curve,
+                "etcd_address": status.etcd_address,
                 "uptime_s": round(status.uptime_s, 1),
             }
         click.echo(json.dumps(facts))
@@ -117,3 +238,12 @@ def _show(status: WorkerStatus | None, as_json: bool) -> None:
             f" home {status.home}"
         )
         click.echo(f"use it with  export DS_WORKER_ADDR={status.address}")
+        if status.address.rpartition(":")[0] != "127.0.0.1":
+            cluster = f"--etcd {status.etcd_address}" if status.etcd_address else f"--join {_head_of(status)}"
+            click.echo(f"more machines  yr-fastload worker start --address HOST:PORT {cluster}")
+
+
+def _head_of(status: WorkerStatus) -> str:
+    """Address of the head's worker, whose port is the one below the metastore's."""
+    host, _, port = status.metastore_address.rpartition(":")
+    return f"{host}:{int(port) - 1}"

@@ -89,7 +89,8 @@ class Config:
     rpc_timeout_s: float = setting(
         5.0,
         number(float, 0.1, 600),
-        "Time limit of one call to the worker, which includes its search for free memory.",
+        "Time limit of one call to the worker, which includes its search for free memory. A load makes calls that took "
+        "longer again, with more time, while its deadline lasts.",
         "s",
     )
     lease_s: int = setting(

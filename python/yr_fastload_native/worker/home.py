@@ -30,7 +30,8 @@ class WorkerStatus:
 
     Attributes:
         address: ``HOST:PORT`` that clients connect to.
-        metastore_address: ``HOST:PORT`` of the directory inside the worker; another worker may join through it.
+        metastore_address: ``HOST:PORT`` of its cluster's directory: in itself, or in the cluster's head; empty where an
+            etcd is.
         pid: Its process.
         start_ticks: When that process started, in clock ticks since boot: together with ``pid`` it identifies one
             process, even after the system's time was set.
@@ -38,6 +39,7 @@ class WorkerStatus:
         home: Directory of its state, logs and sockets.
         keep: Whether it outlives its last user.
         curve: Whether it answers only to clients with curve keys that it knows.
+        etcd_address: Of the etcd of its cluster; empty if it has none.
     """
 
     address: str
@@ -48,6 +50,7 @@ class WorkerStatus:
     home: Path
     keep: bool
     curve: bool = False
+    etcd_address: str = ""
 
     @property
     def uptime_s(self) -> float:

@@ -12,21 +12,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.worker.home import Home
+from yr_fastload_native.worker.place import HOST, Place
 
-__all__ = ["HOST", "find_dscli", "run_dscli"]
+__all__ = ["find_dscli", "run_dscli"]
 
-HOST = "127.0.0.1"
 _PORT_ATTEMPTS = 3
 _DSCLI = "import sys; from yr.datasystem.cli.command import main; sys.argv[0] = 'dscli'; sys.exit(main())"
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"})
 _FLAGS = {
-    "start_metastore_service": "true",
     # Streams are not used here; without their threads an idle worker takes 5 % of a core instead of 10 % (measured).
     "sc_regular_socket_num": "0",
     "sc_stream_socket_num": "0",
@@ -41,35 +41,38 @@ _FLAGS = {
 
 
 def run_dscli(
-    dscli: list[str], home: Home, port: int, memory_mb: int, deadline: float, curve_key_dir: Path | None = None
+    dscli: list[str],
+    home: Home,
+    place: Place,
+    memory_mb: int,
+    deadline: float,
+    curve_key_dir: Path | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> tuple[str, str]:
     """Start the worker and wait until it is ready.
 
     Args:
         dscli: The command, from `find_dscli`.
         home: Directory of the worker; its data is created anew.
-        port: Loopback port of the worker; 0 picks a free one.
+        place: Where it listens.
         memory_mb: Size of the pool, MiB.
         deadline: On the monotonic clock, seconds.
         curve_key_dir: Keys of the worker and of the clients that may connect; None: anyone can connect.
+        more: Of openYuanrong's flags.
 
     Returns:
-        Addresses of the worker and of its metastore.
+        Addresses of the worker and of the metastore that it uses, which is empty with an etcd.
 
     Raises:
         UnavailableError: It died, a port is taken, or it was not ready in time.
     """
     output = ""
     for _ in range(_PORT_ATTEMPTS):
-        worker, metastore = (f"{HOST}:{each}" for each in _free_ports(port))
+        worker, metastore = _addresses(place)
         shutil.rmtree(home.data, ignore_errors=True)
         remaining_s = max(1.0, deadline - time.monotonic())
-        flags = _FLAGS | {
-            "worker_address": worker,
-            "metastore_address": metastore,
-            "shared_memory_size_mb": str(memory_mb),
-            "ready_check_path": str(home.ready),
-        }
+        flags = _FLAGS | place.flags(worker, metastore) | dict(more or {})
+        flags |= {"shared_memory_size_mb": str(memory_mb), "ready_check_path": str(home.ready)}
         if curve_key_dir is not None:
             flags |= {"enable_curve_zmq": "true", "curve_key_dir": str(curve_key_dir)}
         command = [*dscli, "start", "-t", str(math.ceil(remaining_s)), "-d", str(home.path), "-w"]
@@ -95,8 +98,9 @@ def run_dscli(
             return worker, metastore
         output = done.stdout
         # Somebody may have taken a port after we checked it and before the worker bound it. A port that the caller gave
-        # is checked again in the next round, and refused by name.
-        if "Address already in use" not in output:
+        # is checked again in the next round, and refused by name. In a cluster, one that was killed and comes back at
+        # once may exit: the others still know the one before (seen in 0.8.1).
+        if "Address already in use" not in output and place.part == "alone":
             break
     raise UnavailableError(
         f"the openYuanrong worker did not start: {_gist(output)}; its logs are in {home.logs}",
@@ -131,23 +135,39 @@ def _packages() -> Path | None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of dscli and the worker, without proxies: both are on loopback, and gRPC would use a proxy."""
+    """The environment of dscli and the worker, without proxies: gRPC would use one, also on loopback."""
     kept = {name: text for name, text in os.environ.items() if name.lower() not in _PROXIES}
     path = [str(_packages() or ""), kept.get("PYTHONPATH", "")]
     return kept | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
+def _addresses(place: Place) -> tuple[str, str]:
+    """Of the worker and the metastore; their ports are free now, but not reserved."""
+    if place.part == "alone":
+        worker, metastore = _free_ports(place.port)
+        return f"{HOST}:{worker}", f"{HOST}:{metastore}"
+    for host, port in place.listens_on:
+        with socket.socket() as free:
+            _bind(free, host, port)
+    return place.address, place.metastore
+
+
+def _bind(free: socket.socket, host: str, port: int) -> None:
+    free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        free.bind((host, port))
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot listen on {host}:{port}: {error.strerror}{_listener(port)}; use another port"
+            + (", or 0 for any" if host == HOST else ", or the address of this machine"),
+            op="worker start",
+        ) from error
+
+
 def _free_ports(port: int) -> tuple[int, int]:
     """Ports for the worker (``port`` unless 0) and its metastore. They are free now, but not reserved."""
     with socket.socket() as worker, socket.socket() as metastore:
-        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            worker.bind((HOST, port))
-        except OSError as error:
-            raise UnavailableError(
-                f"cannot listen on {HOST}:{port}: {error.strerror}{_listener(port)}; use another port, or 0 for any",
-                op="worker start",
-            ) from error
+        _bind(worker, HOST, port)
         metastore.bind((HOST, 0))
         return worker.getsockname()[1], metastore.getsockname()[1]
 

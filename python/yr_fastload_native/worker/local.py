@@ -9,6 +9,7 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -18,8 +19,9 @@ from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
 from yr_fastload_native.settings.secret import Secret
 from yr_fastload_native.worker.door import Door, is_open, was_told
 from yr_fastload_native.worker.home import Home, WorkerStatus, check_path
-from yr_fastload_native.worker.launch import HOST, find_dscli, run_dscli
+from yr_fastload_native.worker.launch import find_dscli, run_dscli
 from yr_fastload_native.worker.memory import pool_mb
+from yr_fastload_native.worker.place import Place
 from yr_fastload_native.worker.process import flags, kill_strays, start_ticks, strays
 from yr_fastload_native.worker.watcher import has_clients
 
@@ -48,6 +50,8 @@ class LocalWorker:
         keep: Keep the worker running after its last user, until ``stop(force=True)``.
         curve_key_dir: Directory made by `make_curve_keys`; the worker then only answers clients with its keys. None:
             every process on the machine can connect.
+        place: Of a newly started worker in a cluster of several machines, instead of ``port``.
+        flags: More of openYuanrong's flags for a newly started worker.
 
     Raises:
         InvalidArgumentError: A number is out of range, the path of ``home`` cannot hold the worker's sockets, or the
@@ -63,12 +67,15 @@ class LocalWorker:
         start_timeout_s: float = 60.0,
         keep: bool = False,
         curve_key_dir: str | os.PathLike[str] | None = None,
+        place: Place | None = None,
+        flags: Mapping[str, str] | None = None,
     ) -> None:
         _require(0 <= port < 65536, f"port={port} is not allowed; use 0 (any free port) to 65535")
         _require(memory_mb >= 0, f"memory_mb={memory_mb} is not allowed; use 0 (automatic) or a size in MiB")
         _require(start_timeout_s > 0, f"start_timeout_s={start_timeout_s} is not allowed; use a time above 0")
         self._home = Home(home)
-        self._port = port
+        self._place = Place(port=port) if place is None else place
+        self._flags = dict(flags or {})
         self._memory_mb = memory_mb
         self._start_timeout_s = start_timeout_s
         self._keep = keep
@@ -244,10 +251,19 @@ class LocalWorker:
         return "keep" if self._keep else "use"
 
     def _check_joined(self, status: WorkerStatus) -> None:
-        if self._port and status.address != f"{HOST}:{self._port}":
+        place = self._place
+        if place.port and status.address != place.address:
+            asked, omitted = ("port", "the port") if place.part == "alone" else ("address", "the address")
             raise UnavailableError(
-                f"port {self._port} was asked for, but the worker of {status.home} runs at {status.address} (pid "
-                f"{status.pid}); omit the port to join it, stop it first, or use another home",
+                f"{asked} {place.port if asked == 'port' else place.address} was asked for, but the worker of "
+                f"{status.home} runs at {status.address} (pid {status.pid}); omit {omitted} to join it, stop it first, "
+                "or use another home",
+                op="worker start",
+            )
+        if place.part != "alone" and (place.metastore, place.etcd) != (status.metastore_address, status.etcd_address):
+            raise UnavailableError(
+                f"the worker of {status.home} (pid {status.pid}) is in the cluster of "
+                f"{status.etcd_address or status.metastore_address}; stop it first, or use another home",
                 op="worker start",
             )
         if self._curve_key_dir is not None and not status.curve:
@@ -300,7 +316,9 @@ class LocalWorker:
         memory_mb = pool_mb(self._memory_mb)
         kill_strays(home.ready)
         try:
-            worker, metastore = run_dscli(dscli, home, self._port, memory_mb, deadline, self._curve_key_dir)
+            worker, metastore = run_dscli(
+                dscli, home, self._place, memory_mb, deadline, self._curve_key_dir, self._flags
+            )
             pid = next((process.pid for process in strays(home.ready)), 0)
             ticks = start_ticks(pid)
             if ticks is None:
@@ -313,7 +331,7 @@ class LocalWorker:
             raise
         logger.info("started worker %s, pid %d, %d MiB", worker, pid, memory_mb)
         curve = self._curve_key_dir is not None
-        return WorkerStatus(worker, metastore, pid, ticks, memory_mb, home.path, self._keep, curve)
+        return WorkerStatus(worker, metastore, pid, ticks, memory_mb, home.path, self._keep, curve, self._place.etcd)
 
 
 def _decode(answer: dict[str, object]) -> WorkerStatus:
@@ -327,13 +345,14 @@ def _in_use(home: Home) -> WorkerStatus | None:
         if given and ticks is not None and has_clients(given["worker_address"]):
             return WorkerStatus(
                 given["worker_address"],
-                given["metastore_address"],
+                given.get("metastore_address", ""),
                 process.pid,
                 ticks,
                 int(given["shared_memory_size_mb"]),
                 home.path,
                 keep=False,
                 curve=given.get("enable_curve_zmq") == "true",
+                etcd_address=given.get("etcd_address", ""),
             )
     return None
 
