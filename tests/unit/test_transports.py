@@ -60,7 +60,7 @@ class Wanted:
         plan = SimpleNamespace(chunks=chunks)
         entries = [SimpleNamespace(key=f"chunk-{chunk}") for chunk in range(chunks)]
         manifest = SimpleNamespace(chunks=entries, publisher="p", chunk_tensors=lambda plan, chunk: [f"t{chunk}"])
-        deadline = SimpleNamespace(left=lambda: 1.0)
+        deadline = SimpleNamespace(left=lambda why="": 1.0)
         self.job = SimpleNamespace(plan=plan, deadline=deadline, generation=SimpleNamespace(manifest=manifest))
 
     def __len__(self) -> int:
