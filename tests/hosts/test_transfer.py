@@ -80,15 +80,3 @@ def test_a_pool_smaller_than_the_model_takes_it_piece_by_piece(bed: Bed, model: 
     ask(source, "publish", model=model, size_mb=384)
     answer = ask(reader, "load", model=model, size_mb=384)
     assert answer.get("equal"), answer
-
-
-@pytest.mark.long
-def test_a_pool_smaller_than_a_chunk_is_named(bed: Bed, model: str) -> None:
-    """openYuanrong's worker tries for more than six seconds each time."""
-    bed.hosts[0].start_worker(512)
-    bed.hosts[1].start_worker(64)
-    source, reader = bed.hosts[0].node(), bed.hosts[1].node()
-    ask(source, "publish", model=model, size_mb=128, chunk_bytes=128 * MIB)
-    answer = ask(reader, "load", model=model, size_mb=128, rpc_timeout_s=20.0, deadline_s=80.0)
-    assert answer["error"] == "RESOURCE_EXHAUSTED"
-    assert "start it with a larger shared_memory_size_mb" in answer["message"]
