@@ -117,7 +117,7 @@ def is_watcher(arguments, pid):
 
 def assert_nothing_left(home, pid):
     assert gone(pid, within_s=0)
-    assert list(home.iterdir()) == []
+    assert wait_until(lambda: not list(home.iterdir())), list(home.iterdir())
     assert strays(Home(home).ready) == []
     assert LocalWorker.status(home) is None
 
