@@ -44,11 +44,12 @@ else
 test: environments  ## what CI runs; ARGS="-k plan" picks of those that need no vLLM
 	$(BIN)/python -m pytest $(BESIDE) -m 'not long' --ignore=$(LIFETIME)
 	@$(AGAIN) test-asan ARGS='$(BESIDE) -m "not long" $(LIFETIME) $(THREADED)'
-	@$(AGAIN) test-vllm
+	@$(AGAIN) test-vllm ARGS='-m "not long"'
 endif
 
 test-all: test  ## what takes hours too: whole campaigns, everything under sanitizers, older versions of vLLM
 	$(BIN)/python -m pytest -m long
+	@$(AGAIN) test-vllm ARGS='-m long'
 	@$(AGAIN) test-asan test-tsan chaos test-vllm-matrix ARGS=
 
 environments: $(VENV)/.develop build/asan/.develop build/torch-npu/.installed $(if $(VLLM_HERE),.venv-vllm/.develop)  ## all that `make test` needs; -j3 is quicker

@@ -148,13 +148,13 @@ TARGETS = (
         "vLLM's quickest own format, page cache warm / pull, zero copy, >= 2 GB",
         1,
         lambda r: r["engine"]["aliased"]["warm_speedup"],
-        "engine.json: least of load_format auto, runai_streamer, fastsafetensors / weights phase of the pulling one",
+        "engine.json: least of load_format auto, runai_streamer, fastsafetensors / a pull, all in one process",
     ),
     Target(
         "vLLM's quickest own format, page cache warm / pull, >= 2 GB",
         1,
         lambda r: r["engine"]["copied"]["warm_speedup"],
-        "engine.json: least of load_format auto, runai_streamer, fastsafetensors / weights phase of the pulling one",
+        "engine.json: least of load_format auto, runai_streamer, fastsafetensors / a pull, all in one process",
     ),
     *(
         Target(

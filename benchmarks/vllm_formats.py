@@ -1,8 +1,9 @@
-"""vLLM's own ways to read weights: ``python vllm_formats.py MODEL ROUNDS FORMAT...`` where vLLM is installed.
+"""Ways of vLLM to get weights, ours among them: ``python vllm_formats.py MODEL ROUNDS WORKER FORMAT...``.
 
-Loads a model over and over, without an engine, each time into parameters that were made just before, and prints a line
-of JSON: ``formats``, by name the seconds of ``load_weights`` with the page cache dropped and warm, or why it cannot
-load here; ``versions`` of the libraries.
+Loads a model over and over in one process, without an engine, each time into parameters that were made just before, so
+that all formats find memory and page cache in the same state. Prints a line of JSON: ``formats``, by name the seconds
+until the weights are there, with the page cache dropped and warm, or why the format cannot load here; ``pulls``,
+likewise, from a publication of this process, every byte verified; ``versions`` of the libraries.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-os.environ["VLLM_PLUGINS"] = ""  # vLLM as it is
+os.environ["VLLM_PLUGINS"] = ""  # vLLM as it is, to which only the load format is added below
+_SETTLED_S = 300.0
+_PULLS = {"copied": False, "aliased": True}
 
 
 def _drop(model: Path) -> None:
@@ -31,11 +35,16 @@ def _drop(model: Path) -> None:
             os.close(descriptor)
 
 
-def _config(model: Path, load_format: str) -> Any:
+def _config(model: Path, load_format: str, settings: dict[str, Any] | None = None) -> Any:
     from vllm.engine.arg_utils import EngineArgs
 
     return EngineArgs(
-        model=str(model), load_format=load_format, max_model_len=256, enforce_eager=True, gpu_memory_utilization=0.1
+        model=str(model),
+        load_format=load_format,
+        max_model_len=256,
+        enforce_eager=True,
+        gpu_memory_utilization=0.1,
+        model_loader_extra_config=settings or {},
     ).create_engine_config()
 
 
@@ -56,6 +65,24 @@ def _load_s(config: Any) -> float:
     return seconds
 
 
+def _pull(config: Any) -> tuple[Any, dict[str, Any]]:
+    """A model with its weights, and what the exchange says of them."""
+    from vllm.model_executor.model_loader import get_model
+
+    from yr_fastload_native.vllm import session, verifying
+
+    model = get_model(vllm_config=config)
+    config.compilation_config.static_forward_context.clear()
+    assert verifying.wait(_SETTLED_S)  # reading files at low priority is not what is measured next
+    return model, next(each for each in reversed(session.outcomes()) if each["event"] == "loaded")
+
+
+def _pull_s(config: Any) -> float:
+    seconds = _pull(config)[1]["pull_s"]  # the model goes before its memory is collected
+    gc.collect()
+    return float(seconds)
+
+
 def _versions() -> dict[str, str]:
     names = ("torch", "safetensors", "runai-model-streamer", "fastsafetensors")
     found = {}
@@ -65,39 +92,65 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def measure(model: Path, rounds: int, formats: list[str]) -> dict[str, dict[str, Any]]:
-    """Measure the formats in turn, after one round that does not count."""
+class _Samples:
+    """Seconds by format and state, and what a format lacks here."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[str, list[float]]] = {}
+        self._failed: dict[str, str] = {}
+
+    def take(self, name: str, state: str, measure: Callable[[], float], *, counts: bool) -> None:
+        if name in self._failed:
+            return
+        try:
+            seconds = measure()
+        except Exception as error:  # whatever a format lacks here
+            self._failed[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            return
+        if counts:
+            self._seconds.setdefault(name, {}).setdefault(state, []).append(seconds)
+
+    def medians(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {name: {"error": why} for name, why in self._failed.items()}
+        for name, samples in self._seconds.items():
+            if name not in found:
+                found[name] = {state: statistics.median(each) for state, each in samples.items()} | {"samples": samples}
+        return found
+
+
+def measure(model: Path, rounds: int, worker: str, formats: list[str]) -> dict[str, Any]:
+    """Measure the formats and both kinds of pull in turn, after one round that does not count."""
     from vllm.config import set_current_vllm_config
     from vllm.distributed import parallel_state
 
-    samples: dict[str, dict[str, list[float]]] = {name: {"cold_s": [], "warm_s": []} for name in formats}
-    failed: dict[str, str] = {}
+    from yr_fastload_native.vllm import LOAD_FORMAT, plugin, publishing
+
+    plugin.register()
+    own, pulls = _Samples(), _Samples()
     configs = {name: _config(model, name) for name in formats}
-    with tempfile.NamedTemporaryFile() as meeting, set_current_vllm_config(next(iter(configs.values()))):
+    settings = {"worker": worker, "hold": False}
+    ours = {
+        name: _config(model, LOAD_FORMAT, {**settings, "zero_copy": zero_copy}) for name, zero_copy in _PULLS.items()
+    }
+    first = next(iter(ours.values()))
+    with tempfile.NamedTemporaryFile() as meeting, set_current_vllm_config(first):
         parallel_state.init_distributed_environment(1, 0, f"file://{meeting.name}", local_rank=0, backend="gloo")
         parallel_state.initialize_model_parallel(1, 1)
+        published, _ = _pull(first)  # from disk; what is published goes with the model
+        assert publishing.wait(_SETTLED_S)
     for turn in range(rounds + 1):
         for name, config in configs.items():
-            if name in failed:
-                continue
-            try:
-                with set_current_vllm_config(config):
-                    for state, found in samples[name].items():
-                        if state == "cold_s":
-                            _drop(model)
-                        seconds = _load_s(config)
-                        if turn:
-                            found.append(seconds)
-            except Exception as error:  # whatever a format lacks here
-                failed[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return {
-        name: {"error": failed[name]}
-        if name in failed
-        else {state: statistics.median(values) for state, values in found.items()} | {"samples": found}
-        for name, found in samples.items()
-    }
+            with set_current_vllm_config(config):
+                _drop(model)
+                own.take(name, "cold_s", lambda config=config: _load_s(config), counts=turn > 0)
+                own.take(name, "warm_s", lambda config=config: _load_s(config), counts=turn > 0)
+        for name, config in ours.items():
+            with set_current_vllm_config(config):
+                pulls.take(name, "pull_s", lambda config=config: _pull_s(config), counts=turn > 0)
+    del published
+    return {"formats": own.medians(), "pulls": pulls.medians()}
 
 
 if __name__ == "__main__":
-    found = measure(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
-    print(json.dumps({"formats": found, "versions": _versions()}))  # noqa: T201
+    found = measure(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    print(json.dumps({**found, "versions": _versions()}))  # noqa: T201
