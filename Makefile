@@ -61,7 +61,7 @@ chaos: $(VENV)/.develop  ## ten minutes of faults; SEED=2 ROUNDS=150 ARGS="--onl
 
 test-vllm:  ## tests/e2e with real vLLM on the CPU; ARGS="-k tensor"
 	@$(if $(VLLM_HERE), \
-	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/e2e $(ARGS), \
+	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 600 tests/e2e $(ARGS), \
 	  echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=...")
 
 test-vllm-matrix:  ## tests/e2e with older versions of vLLM: 13 GB, an hour
