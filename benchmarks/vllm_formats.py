@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,11 @@ def measure(model: Path, rounds: int, worker: str, formats: list[str]) -> dict[s
         for name, config in configs.items():
             with set_current_vllm_config(config):
                 _drop(model)
-                own.take(name, "cold_s", lambda config=config: _load_s(config), counts=turn > 0)
-                own.take(name, "warm_s", lambda config=config: _load_s(config), counts=turn > 0)
+                own.take(name, "cold_s", partial(_load_s, config), counts=turn > 0)
+                own.take(name, "warm_s", partial(_load_s, config), counts=turn > 0)
         for name, config in ours.items():
             with set_current_vllm_config(config):
-                pulls.take(name, "pull_s", lambda config=config: _pull_s(config), counts=turn > 0)
+                pulls.take(name, "pull_s", partial(_pull_s, config), counts=turn > 0)
     del published
     return {"formats": own.medians(), "pulls": pulls.medians()}
 

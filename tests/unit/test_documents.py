@@ -125,6 +125,7 @@ def test_tables_say_what_committed_results_say() -> None:
     assert tables.main(["--check"]) == 0
     results = json.loads((ROOT / "benchmarks" / "results" / "targets.json").read_text())
     readme = (ROOT / "README.md").read_text()
-    assert len(results["targets"]) >= 10
-    for target in results["targets"]:
+    measured = [target for target in results["targets"] if target["value"] is not None]
+    assert len(measured) >= 10
+    for target in measured:
         assert f"| {target['name']} | {target['value']:.3g} | {target['target']} |" in readme
