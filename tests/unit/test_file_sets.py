@@ -277,11 +277,12 @@ def test_a_directory_that_cannot_be_written_to() -> None:
 # -- what goes in --------------------------------------------------------------------------------------------------
 
 
-def test_files_are_read_with_their_modes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "as_placed"), [(0o755, 0o700), (0o644, 0o600), (0o600, 0o600)])
+def test_files_are_read_with_the_modes_that_they_get_elsewhere(tmp_path: Path, mode: int, as_placed: int) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    (tmp_path / "x").chmod(0o750)
+    (tmp_path / "x").chmod(mode)
     (found,) = read_files({"cache/x": tmp_path / "x"}, most_bytes=1, op="test")
-    assert (found.name, found.mode, found.data) == ("cache/x", 0o750, b"x")
+    assert (found.name, found.mode, found.data) == ("cache/x", as_placed, b"x")
 
 
 def _link(path: Path) -> None:

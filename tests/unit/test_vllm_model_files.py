@@ -110,6 +110,8 @@ def test_who_has_taken_it_publishes_the_same(
     about = description(str(directory), "files:?", {})
     assert publish_model(other, about, architectures=[], cache_root=caches, code=False) == 5
     assert take() == directory
+    other.close()
+    assert take() == directory, "it has left, and taken nothing from the first one"
 
 
 def test_code_is_for_those_who_trust_it(publish: Callable[..., int], take: Callable[..., Path]) -> None:

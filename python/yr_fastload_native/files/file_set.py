@@ -64,7 +64,8 @@ class File:
 
     Attributes:
         name: Where it belongs, relative, parts joined by ``/``.
-        mode: Its permissions.
+        mode: Its permissions. Of a file that was read: 0o700 if its user may execute it, else 0o600, as it is put in
+            place elsewhere; who publishes it from there publishes the same set.
         data: Its bytes.
     """
 
@@ -133,7 +134,7 @@ def _read(name: str, path: Path, most_bytes: int, op: str) -> File:
         raise InvalidArgumentError(
             f"{path} cannot be read: {error.strerror}", op=op, failed_keys=[str(path)]
         ) from error
-    return File(name, stat.S_IMODE(mode) & 0o777, data)
+    return File(name, 0o600 | mode & stat.S_IXUSR, data)
 
 
 def encode(files: Sequence[File], whose: str, key: bytes | None) -> dict[str, bytes]:
