@@ -48,6 +48,8 @@ class Case:
         tp: Tensor parallel size.
         eager: Whether nothing is compiled.
         first: Whether nobody publishes its weights, so that they are read from disk.
+        elsewhere: Whether the machine has compiled nothing yet. An ordinary start there is that of a first one, with
+            the model's directory; the other one has no such directory, and pulls all of it.
         rounds: Most repetitions of the ordinary start.
     """
 
@@ -57,7 +59,12 @@ class Case:
     tp: int = 1
     eager: bool = False
     first: bool = False
+    elsewhere: bool = False
     rounds: int = _ORDINARY_ROUNDS
+
+    def reads_disk(self, *, ordinary: bool) -> bool:
+        """Whether weights come from disk."""
+        return self.first or (self.elsewhere and ordinary)
 
     @property
     def arguments(self) -> list[str]:
@@ -70,6 +77,7 @@ CASES = {
     "eager": Case("one more, eager, a tiny model", 8, eager=True),
     "tp2": Case("one more, compiled, a tiny model, tensor parallel size 2", 6, tp=2),
     "first": Case("the first one, weights from disk, what was compiled at hand, a tiny model", 3, first=True),
+    "elsewhere": Case("another machine with nothing on its disk, a model of 1 GB", 4, large=True, elsewhere=True),
 }
 
 
@@ -81,7 +89,7 @@ class _Fleet:
         model: Its model.
         ordinary: Whether they start without a template, and have no compiled artifact.
         environment: Of the service.
-        caches: Where vLLM keeps what it compiled.
+        caches: Where vLLM keeps what it compiled, and other caches of the machine.
     """
 
     def __init__(
@@ -90,12 +98,16 @@ class _Fleet:
         self._ordinary = ordinary
         self._case = case
         self._caches = caches
-        own = {"YR_FASTLOAD_FINGERPRINT": f"first-{ordinary}"} if case.first else {}
+        own = {"VLLM_CACHE_ROOT": str(caches / "vllm"), "XDG_CACHE_HOME": str(caches)}
+        if ordinary:
+            own["YR_FASTLOAD_SHARE_CACHES"] = "off"
+        if case.reads_disk(ordinary=ordinary):
+            own["YR_FASTLOAD_FINGERPRINT"] = f"{case.words}, {ordinary}"  # which nobody publishes
         template = ["--template", "off" if ordinary else "auto", "--instances", "0", "--max-instances", str(_MANY + 2)]
         self.service = ServiceProcess(
             model,
             [*template, *case.arguments],
-            {**environment, **own, "VLLM_CACHE_ROOT": str(caches)},
+            {**environment, **own},
             python=str(COMMAND.with_name("python")),
             start_s=_START_S,
         )
@@ -109,10 +121,8 @@ class _Fleet:
 
     def start(self) -> dict[str, Any]:
         """Start one and stop it; what its start took."""
-        if self._ordinary:
-            for artifact in self._caches.rglob(_ARTIFACTS):  # and not what Inductor keeps beside them
-                artifact.unlink()
-        elif self.service.until_template() is None:
+        self._forget()
+        if not self._ordinary and self.service.until_template() is None:
             raise AssertionError(self.service.status()["template"])
         _settle()
         (started,) = self.service.scale_out()
@@ -120,6 +130,15 @@ class _Fleet:
         self._check(started)
         self.service.scale_in([started])
         return record
+
+    def _forget(self) -> None:
+        """What the next start is not to find on this machine's disk."""
+        if self._case.elsewhere:
+            for cache in ("vllm", "yr-fastload/models"):
+                shutil.rmtree(self._caches / cache, ignore_errors=True)
+        elif self._ordinary:
+            for artifact in self._caches.rglob(_ARTIFACTS):  # and not what Inductor keeps beside them
+                artifact.unlink()
 
     def memory_of_many(self) -> int:
         """Anonymous memory of many instances that run side by side, and of their template, bytes."""
@@ -145,7 +164,8 @@ class _Fleet:
 
     def _check(self, started: Mapping[str, Any]) -> None:
         assert started["from_template"] is not self._ordinary, started["not_forked"]
-        assert started["load_source"] == ("disk" if self._case.first else "instance"), started
+        reads_disk = self._case.reads_disk(ordinary=self._ordinary)
+        assert started["load_source"] == ("disk" if reads_disk else "instance"), started
         caches = {phase["facts"]["cache"] for phase in started["phases"] if "cache" in phase["facts"]}
         assert caches <= ({"miss"} if self._ordinary else {"hit"}), started["phases"]
 
@@ -185,20 +205,26 @@ def _fleets(
     begun: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
 
-        def fleet(name: str, caches: Path, *, ordinary: bool) -> _Fleet:
-            case = CASES[name]
-            made = _Fleet(case, models[case.large], ordinary=ordinary, environment=environment, caches=caches)
+        def fleet(case: Case, model: Path, caches: str, *, ordinary: bool) -> _Fleet:
+            machine = folder / (f"{caches}-elsewhere" if case.elsewhere else caches)
+            made = _Fleet(case, model, ordinary=ordinary, environment=environment, caches=machine)
             stack.callback(made.service.close)
             return made
 
         from_template = {}
         for name, case in CASES.items():
-            from_template[name] = fleet(name, folder / "compiled", ordinary=False)
+            model = models[case.large]
+            if case.elsewhere:
+                model = shutil.copytree(model, folder / "elsewhere", copy_function=os.link)
+            from_template[name] = fleet(case, model, "compiled", ordinary=False)
             if not (case.eager or case.first):  # whose weights another publishes, or nobody
                 note(f"ready: {case.words}: the first instance")
                 begun[name] = from_template[name].begin()
+            if case.elsewhere:
+                model.rename(folder / "away")
         shutil.copytree(folder / "compiled", folder / "ordinary")
-        yield {name: (from_template[name], fleet(name, folder / "ordinary", ordinary=True)) for name in CASES}, begun
+        ordinary = {name: fleet(case, models[case.large], "ordinary", ordinary=True) for name, case in CASES.items()}
+        yield {name: (from_template[name], ordinary[name]) for name in CASES}, begun
 
 
 def measure(size_mb: int, rounds: int, folder: Path, note: Note) -> dict[str, Any]:
@@ -219,7 +245,6 @@ def measure(size_mb: int, rounds: int, folder: Path, note: Note) -> dict[str, An
             "DS_WORKER_ADDR": worker,
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
-            "XDG_CACHE_HOME": str(folder / "cache"),
         }
         with _fleets(environment, folder, models, note) as (fleets, begun):
             for turn in range(rounds):
