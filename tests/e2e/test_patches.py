@@ -8,14 +8,14 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from yr_fastload_native.vllm.compat import TESTED
 
-from .instances import ForkServers, Instances
+from .instances import ForkServers, Instance, Instances
 
 pytestmark = pytest.mark.worker
 
@@ -66,47 +66,51 @@ def test_there_is_one_for_this_version() -> None:
     assert patches("exchange*")
 
 
+@pytest.fixture
+def patched(
+    worker: str, environment_of_vllm: dict[str, str], apply: Callable[[Path], None], tmp_path: Path
+) -> Iterator[Callable[..., Callable[..., Instance]]]:
+    """Given a patch: starts instances with it."""
+    with contextlib.ExitStack() as stack:
+
+        def starts_with(patch: Path, **environment: str) -> Callable[..., Instance]:
+            apply(patch)
+            servers = ForkServers(stack, environment_of_vllm | environment)
+            return stack.enter_context(Instances(servers, worker, tmp_path)).start
+
+        yield starts_with
+
+
 @pytest.mark.parametrize("patch", patches("exchange*"), ids=lambda patch: patch.name)
 def test_a_patch_applies_and_loads(
-    make: Callable[..., Path],
-    worker: str,
-    environment_of_vllm: dict[str, str],
-    apply: Callable[[Path], None],
-    tmp_path: Path,
-    patch: Path,
+    make: Callable[..., Path], patched: Callable[..., Callable[..., Instance]], patch: Path
 ) -> None:
-    apply(patch)
+    start = patched(patch)
     model = make("qwen2", seed=7)  # which nobody else publishes
-    with contextlib.ExitStack() as stack:
-        patched = ForkServers(stack, environment_of_vllm)
-        start = stack.enter_context(Instances(patched, worker, tmp_path)).start
-        first = start(model, load_format="auto")
-        assert first.loaded["fallback"] == "NOT_PUBLISHED"
-        first.wait_until_published()
-        second = start(model, load_format="auto")
-        assert second.loaded["transport"] == "host"
-        assert second.loaded["cold_load_s"] is None
-        assert second.tokens == first.tokens
+    first = start(model, load_format="auto")
+    assert first.loaded["fallback"] == "NOT_PUBLISHED"
+    first.wait_until_published()
+    second = start(model, load_format="auto")
+    assert second.loaded["transport"] == "host"
+    assert second.loaded["cold_load_s"] is None
+    assert second.tokens == first.tokens
 
 
+@pytest.mark.parametrize("patch", patches("*"), ids=lambda patch: patch.name)
+def test_a_patch_applies(apply: Callable[[Path], None], patch: Path) -> None:
+    apply(patch)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("patch", patches("load-artifacts*"), ids=lambda patch: patch.name)
 def test_an_artifact_is_loaded_with_the_patch_alone(
-    make: Callable[..., Path],
-    worker: str,
-    environment_of_vllm: dict[str, str],
-    apply: Callable[[Path], None],
-    tmp_path: Path,
-    patch: Path,
+    make: Callable[..., Path], patched: Callable[..., Callable[..., Instance]], tmp_path: Path, patch: Path
 ) -> None:
-    apply(patch)
+    start = patched(patch, VLLM_CACHE_ROOT=str(tmp_path / "cache"))
     model = make("qwen2")
-    cache = {"VLLM_CACHE_ROOT": str(tmp_path / "cache")}
     # Neither exchanges weights, so that nothing else helps.
     compiled = {"load_format": "auto", "enforce_eager": False}
-    with contextlib.ExitStack() as stack:
-        patched = ForkServers(stack, environment_of_vllm | cache)
-        start = stack.enter_context(Instances(patched, worker, tmp_path)).start
-        first = start(model, **compiled)
-        # Whose start fails if there is no artifact that loads.
-        second = start(model, environment={"VLLM_FORCE_AOT_LOAD": "1"}, **compiled)
-        assert second.tokens == first.tokens
+    first = start(model, **compiled)
+    # Whose start fails if there is no artifact that loads.
+    second = start(model, environment={"VLLM_FORCE_AOT_LOAD": "1"}, **compiled)
+    assert second.tokens == first.tokens

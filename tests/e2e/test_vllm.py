@@ -55,6 +55,7 @@ def test_cold_then_pull(make: Make, publisher: Start, start: Start, tmp_path: Pa
     assert second.tokens == first.tokens
 
 
+@pytest.mark.long  # the next test is quicker
 def test_tensor_parallel(make: Make, start: Start) -> None:
     first = start(make("qwen2"), tensor_parallel_size=2)
     first.wait_until_published(ranks=2)
@@ -70,6 +71,7 @@ def test_forked_processes(make: Make, start: Start) -> None:
     first.wait_until_published(ranks=2)
     second = start(make("qwen2"), role="forked", tensor_parallel_size=2)
     assert_pulled(second, "host", ranks=2)
+    assert {tuple(each["identity"]["ranks"]["tp"]) for each in second.events("loaded")} == {(0, 2), (1, 2)}
     assert second.tokens == first.tokens
 
 

@@ -24,6 +24,7 @@ def caches(instance: Any) -> set[str]:
     return {each["cache"] for each in instance.events("phase") if "cache" in each}
 
 
+@pytest.mark.long  # that what is loaded answers the same is also seen where caches travel
 def test_an_artifact_is_loaded_and_answers_the_same(
     make: Callable[..., Path], start: Callable[..., Any], tmp_path: Path
 ) -> None:

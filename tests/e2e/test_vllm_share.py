@@ -48,7 +48,7 @@ def test_one_rank_then_two(make: Make, start: Start, architecture: str) -> None:
     model = make(architecture, seed=SEED)
     first = start(model, extra={"share": "checkpoint"})
     assert wait_until(lambda: publications(first))
-    second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
+    second = start(model, extra={"share": "checkpoint"}, role="forked", tensor_parallel_size=2)
     assert_from_checkpoint(second, ranks=2)
     assert publications(second) == 0
     assert second.tokens == first.tokens
@@ -57,7 +57,7 @@ def test_one_rank_then_two(make: Make, start: Start, architecture: str) -> None:
 def test_two_ranks_read_the_disk_once(make: Make, start: Start) -> None:
     """And what is pulled by their layout is pulled, where there is that too."""
     model = make("llama", seed=SEED)
-    first = start(model, extra={"share": "both"}, tensor_parallel_size=2)
+    first = start(model, extra={"share": "both"}, role="forked", tensor_parallel_size=2)
     from_disk = [each for each in first.events("loaded") if each["checkpoint"] is None]
     assert len(from_disk) == 1
     first.wait_until_published(ranks=2)
@@ -92,7 +92,7 @@ def test_torchs_files(make: Make, start: Start, tmp_path: Path) -> None:
     torch.save(tensors, model / "pytorch_model.bin")
     first = start(model, extra={"share": "checkpoint", "publish": "inline"})
     assert_from_checkpoint(first)
-    second = start(model, extra={"share": "checkpoint"}, tensor_parallel_size=2)
+    second = start(model, extra={"share": "checkpoint"}, role="forked", tensor_parallel_size=2)
     assert_from_checkpoint(second, ranks=2)
     assert second.tokens == first.tokens
 

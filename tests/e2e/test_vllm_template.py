@@ -51,16 +51,18 @@ def below(pid: int) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def service(model: Path, worker: str, folder: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    """A service whose template has imported, by a first guess."""
+    """A service that is started as in the original use case, whose template has imported, by a first guess."""
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DS_WORKER_ADDR": worker,
+        "MODEL_PATH": str(model),
         "XDG_CACHE_HOME": str(folder / "cache"),
     }
-    command = [sys.executable, "-m", "yr_fastload_native", "serve", "--model", str(model), "--port", "0", "--json"]
-    with subprocess.Popen([*command, "--", *VLLM], stdout=subprocess.PIPE, text=True, env=environment) as process:
+    command = [sys.executable, "-m", "yr_fastload_native", "serve", "--launcher", "local", "--port", "0", "--json"]
+    more = ["--logs", str(folder / "logs"), "--", *VLLM]
+    with subprocess.Popen([*command, *more], stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             with httpx.Client(base_url=json.loads(process.stdout.readline())["url"], timeout=60) as client:
@@ -80,10 +82,21 @@ def learned(client: httpx.Client) -> None:
 
 
 def texts(client: httpx.Client) -> set[str]:
-    """What both instances answer to the same prompt."""
+    """What both instances answer to the same prompt, and one of them piece by piece."""
     answers = [client.post("/v1/completions", json=ASKED) for _ in range(2)]
     assert {each.headers["x-served-by"] for each in answers} == {"instance-1", "instance-2"}
-    return {each.json()["choices"][0]["text"] for each in answers}
+    with client.stream("POST", "/v1/completions", json={**ASKED, "stream": True}) as answer:
+        lines = [line[6:] for line in answer.iter_lines() if line.startswith("data: ")]
+    assert lines.pop() == "[DONE]"
+    pieces = "".join(json.loads(line)["choices"][0]["text"] for line in lines)
+    return {pieces, *(each.json()["choices"][0]["text"] for each in answers)}
+
+
+def assert_pulled(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert (first["load_source"], first["fallback"]) == ("disk", "NOT_PUBLISHED")
+    assert (second["load_source"], second["transport"], second["fallback"]) == ("instance", "host", None)
+    assert second["bytes"] == first["bytes"] > 0
+    assert second["speed_up"] == first["load_seconds"] / second["load_seconds"]
 
 
 def is_accounted_for(instance: dict[str, Any]) -> bool:
@@ -94,12 +107,13 @@ def is_accounted_for(instance: dict[str, Any]) -> bool:
 @pytest.mark.skipif(VERSION not in FORKED_VERSIONS, reason=f"not yet known of vLLM {VERSION}")
 def test_an_instance_is_forked_and_answers_the_same(make: Callable[..., Path], worker: str, tmp_path: Path) -> None:
     """Once a first one has told what it imports, all processes of the next are forked, in a fraction of the time."""
-    with service(make("qwen2"), worker, tmp_path) as (client, process):
+    with service(make("qwen2", seed=32), worker, tmp_path) as (client, process):
         learned(client)
-        client.post("/scaleout")
+        assert client.post("/scaleout", content=b"").json() == {"instances": ["instance-2"]}
         first, second = until(client, ready(2), "no second instance")["instances"]
         assert (second["from_template"], second["not_forked"]) == (True, None)
-        assert second["load_source"] == "instance"
+        assert_pulled(first, second)
+        assert "pulled " in (tmp_path / "logs/instance-2.log").read_text()
         for each in (first, second):
             took = {phase["name"] for phase in each["phases"]}
             assert {"launched", "rank set up", "model made", "weights", "processed", "warmed up"} <= took
@@ -122,13 +136,13 @@ def test_another_version_starts_from_the_template_or_as_ever(
     make: Callable[..., Path], worker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Prints the version's row for docs/compatibility.md."""
-    with service(make("qwen2"), worker, tmp_path) as (client, _):
+    with service(make("qwen2", seed=32), worker, tmp_path) as (client, _):
         until(client, ready(1), "no first instance")
         time.sleep(LEARNING_S)
         client.post("/scaleout")
         first, second = until(client, ready(2), "no second instance")["instances"]
         assert second["from_template"] or second["not_forked"]
-        assert second["load_source"] == "instance"
+        assert_pulled(first, second)
         assert is_accounted_for(second)
         assert len(texts(client)) == 1
         forked = [each for each in below(second["pid"]) if FORKED in each.cmdline()]
