@@ -27,7 +27,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 VLLM_HERE := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo demo-vllm test test-package test-vllm-beside environments chaos test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke gpu-check ptx dist site screenshot clean
+.PHONY: help demo demo-vllm test test-package test-vllm-beside environments chaos chaos-hosts test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke gpu-check ptx dist site screenshot clean
 
 help:  ## show this list
 	@echo 'usage: make TARGET [ARGS="..."]'
@@ -59,12 +59,15 @@ test-vllm-beside:
 test-all: test  ## what takes hours too: whole campaigns, everything under sanitizers, older versions of vLLM
 	$(BIN)/python -m pytest -m long
 	@$(AGAIN) test-vllm ARGS='-m long'
-	@$(AGAIN) test-asan test-tsan chaos test-vllm-matrix ARGS=
+	@$(AGAIN) test-asan test-tsan chaos chaos-hosts test-vllm-matrix ARGS=
 
 environments: $(VENV)/.develop build/asan/.develop build/torch-npu/.installed $(if $(VLLM_HERE),.venv-vllm/.develop)  ## all that `make test` needs; -j3 is quicker
 
 chaos: $(VENV)/.develop  ## ten minutes of faults; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python -m chaos --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
+
+chaos-hosts: $(VENV)/.develop  ## the same on three hosts, network namespaces: root, iproute2, etcd-server; SEED=2 ROUNDS=100
+	$(BIN)/python -m chaos.hosts --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
 
 test-vllm:  ## tests/e2e with real vLLM on the CPU; ARGS="-k tensor"
 	@$(if $(VLLM_HERE), \

@@ -14,20 +14,15 @@ import click
 
 from chaos import schedule
 from chaos.clock import build_library
-from chaos.faults import KINDS
 from chaos.leak_checker import LeakChecker
 from chaos.machine_stalls import MachineStalls
-from chaos.processes import Nodes
-from chaos.scenario import Scenario
+from chaos.site import Site
 from chaos.tally import Tally
-from chaos.workers import Workers
 from yr_fastload_native.errors import FastLoadError
 
 __all__ = ["Campaign"]
 
-_POOL_MB = 256
 _PATIENCE_S = 70.0
-_WARM_UP = ("host", "staged", "d2d", "d2d")
 _CALL_S = 30.0
 _LET_GO_S = 1.5  # openYuanrong's, of a connection that was used
 
@@ -37,44 +32,44 @@ class Campaign:
 
     Args:
         seed: From which, with a round's number, everything random follows.
+        site: Where it runs.
         quiet: Print problems, and no line for each round.
 
     Raises:
         FastLoadError: Not even a round without a fault went well.
     """
 
-    def __init__(self, seed: int, *, quiet: bool = False) -> None:
-        self._seed, self._quiet = seed, quiet
+    def __init__(self, seed: int, site: Site, *, quiet: bool = False) -> None:
+        self._seed, self._site, self._quiet = seed, site, quiet
         self._started = time.monotonic()
-        self.tally = Tally(seed)
+        self.tally = Tally(seed, site.target)
         with contextlib.ExitStack() as stack:
             # Short: sockets have their names in it.
             directory = tempfile.TemporaryDirectory(prefix="yrfl-", dir="/tmp", ignore_cleanup_errors=True)
             self._directory = Path(stack.enter_context(directory))
             self._stalls = stack.enter_context(MachineStalls())
             clock_library = build_library(self._directory)
-            self._nodes = stack.enter_context(Nodes(self._directory, clock_library))
-            self._workers = stack.enter_context(Workers(_POOL_MB, clock_library))
+            self._nodes, self._workers = site.make(stack, self._directory, clock_library)
             self._leaks = LeakChecker(self._nodes, self._workers, self.tally, self._stalls)
             self._warm_up()
             self._stack = stack.pop_all()
 
     def _warm_up(self) -> None:
         """Rounds without a fault, to see what a process holds when everything works."""
-        nodes = [self._nodes.fork() for _ in range(2)]
+        nodes = [self._nodes.fork(where) for where in self._site.warm_up_on]
         closed, opened = [], []
-        for turn, publish_as in enumerate(_WARM_UP):
+        for turn, publish_as in enumerate(self._site.warm_up):
             spec = schedule.draw(turn, -1, "none", (publish_as,))
-            settings = {"worker": self._workers.current.address, "publish_as": publish_as, **schedule.COMMON}
+            settings = {"publish_as": publish_as, **schedule.COMMON}
             settings |= {"transport": "host"} if publish_as == "host" else {}
             same: dict[str, Any] = {
                 "identity": spec.identity,
                 "model": spec.model,
                 "framework": "torch",
-                "settings": settings,
             }
-            published = nodes[0].call("publish", _CALL_S, content=turn, **same)
-            loaded = nodes[1].call("load", _CALL_S, number=-1, contents=[turn], deadline_s=20, **same)
+            own = [settings | {"worker": self._workers.address_of(node)} for node in nodes]
+            published = nodes[0].call("publish", _CALL_S, content=turn, settings=own[0], **same)
+            loaded = nodes[1].call("load", _CALL_S, number=-1, contents=[turn], deadline_s=20, settings=own[1], **same)
             if loaded.get("wrong", 1) or "generation" not in published:
                 raise FastLoadError(f"not even without a fault: {published}, {loaded}", op="chaos")
             opened += [node.call("measure", _CALL_S) for node in nodes]
@@ -95,12 +90,12 @@ class Campaign:
     def _round(self, number: int, kinds: Sequence[str]) -> None:
         started, tally = time.monotonic(), self.tally
         kind = schedule.kind_of(self._seed, number, kinds)
-        spec = schedule.draw(self._seed, number, kind, KINDS[kind].transports)
-        fault = KINDS[kind](spec)
+        spec = self._site.draw(self._seed, number, kind)
+        fault = self._site.kinds[kind](spec)
         counted = tally.kinds[kind]
         counted.rounds += 1
         before, problems = dict(counted.loads), len(tally.problems)
-        scenario = Scenario(spec, self._workers, self._leaks, self._directory / "ledger")
+        scenario = self._site.scenario(spec, self._workers, self._leaks, self._directory / "ledger")
         try:
             scenario.run(fault)
         except FastLoadError as error:

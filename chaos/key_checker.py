@@ -11,7 +11,7 @@ import yr_fastload_native as fl
 from chaos.processes import Node
 from chaos.schedule import DATA_GRACE_S, LEASE_S, PUBLISH_DEADLINE_S, Round
 from chaos.tally import Tally
-from chaos.workers import Worker, Workers
+from chaos.workers import Count, Workers
 
 __all__ = ["KeyChecker"]
 
@@ -30,8 +30,7 @@ class _Due:
     """Keys that have to be gone some time after everybody has closed."""
 
     spec: Round
-    worker: Worker
-    incarnation: int
+    life: object
     keys: list[str]
     nodes: list[Node]
     after_s: float
@@ -57,8 +56,7 @@ class KeyChecker:
 
     def expect_gone(self, spec: Round, keys: list[str], nodes: list[Node], *, clean: bool) -> None:
         """Have keys gone some time after these nodes have closed: at once, or when leases and data have ended."""
-        worker = self._workers.current
-        self._due.append(_Due(spec, worker, worker.incarnation, keys, nodes, _CLEAN_S if clean else _LIVES_S))
+        self._due.append(_Due(spec, self._workers.life, keys, nodes, _CLEAN_S if clean else _LIVES_S))
 
     def look(self, closing: Container[Node]) -> None:
         """Look for those that are due.
@@ -68,7 +66,7 @@ class KeyChecker:
         """
         now = time.monotonic()
         for due in list(self._due):
-            if due.worker is not self._workers.current or due.incarnation != due.worker.incarnation:
+            if due.life != self._workers.life:
                 self._due.remove(due)  # gone with their worker
             elif due.at is None:
                 if not any(node in closing for node in due.nodes):
@@ -79,7 +77,7 @@ class KeyChecker:
 
     def _check(self, due: _Due) -> None:
         try:
-            there = due.worker.store.exist(due.keys, deadline_s=5)
+            there = self._workers.exist(due.keys)
         except fl.FastLoadError as error:
             self._tally.surprise(due.spec, f"could not look at the keys: {error}")
             return
@@ -89,16 +87,25 @@ class KeyChecker:
             self._tally.leak(due.spec, f"{len(left)} of {len(due.keys)} keys are still there, such as {left[:3]}")
 
     def objects_left(self, spec: Round) -> int:
-        """What the worker itself counts once nobody publishes anything."""
-        worker = self._workers.current
-        seen, end = len(worker.counts()), time.monotonic() + _REPORTS_S
+        """What workers themselves count once nobody publishes anything."""
+        seen = {name: len(counts()) for name, counts in self._workers.counts.items()}
+        end = time.monotonic() + _REPORTS_S
+        return sum(self._left(spec, name, seen[name], end) for name in seen)
+
+    def _is_clean(self, counts: list[Count]) -> bool:
+        """Whether the last count has no more than the first; entries without memory may be allowed."""
+        entries, used = counts[-1]
+        return (entries == 0 or self._workers.keeps_entries) and used <= counts[0][1] + _POOL_SPARE
+
+    def _left(self, spec: Round, name: str, seen: int, end: float) -> int:
+        counts: list[Count] = []
         while time.monotonic() < end:
             time.sleep(_POLL_S)
-            counts = worker.counts()
-            if len(counts) > seen and counts[-1][0] == 0 and counts[-1][1] <= counts[0][1] + _POOL_SPARE:
+            counts = self._workers.counts[name]()
+            if len(counts) > seen and self._is_clean(counts):
                 return 0
-        if len(counts) == seen:
-            self._tally.surprise(spec, "the worker does not count its objects any more")
+        if len(counts) <= seen:
+            self._tally.surprise(spec, f"{name} does not count its objects any more")
             return 0
-        self._tally.leak(spec, f"the worker holds {counts[-1]} objects and bytes, and {counts[0]} when it started")
+        self._tally.leak(spec, f"{name} holds {counts[-1]} objects and bytes, and {counts[0]} when it started")
         return counts[-1][0]

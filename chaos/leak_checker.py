@@ -13,7 +13,7 @@ from chaos.machine_stalls import MachineStalls
 from chaos.processes import DeadError, Node, Nodes, SilentError
 from chaos.schedule import Round
 from chaos.tally import Tally
-from chaos.workers import Worker, Workers
+from chaos.workers import Workers
 
 __all__ = ["LeakChecker"]
 
@@ -37,7 +37,7 @@ class _Resting:
     node: Node
     spec: Round
     since: float
-    worker: tuple[Worker, int]  # whose client it was, and that one's incarnation
+    life: object  # of the worker whose client it was
     next_look: float = 0.0
     parked_at: float | None = None
     over: dict[str, tuple[int, int]] = attrs.Factory(dict)
@@ -50,7 +50,7 @@ class LeakChecker:
         self._nodes, self._workers = nodes, workers
         self.tally, self.stalls = tally, stalls
         self._keys = KeyChecker(workers, tally)
-        self._closing: dict[Node, tuple[Round, float, tuple[Worker, int]]] = {}
+        self._closing: dict[Node, tuple[Round, float, object]] = {}
         self._resting: list[_Resting] = []
         self._most: dict[str, int] = {}
         self._connection: dict[str, int] = {}
@@ -67,14 +67,21 @@ class LeakChecker:
             key: max(0, max(each[key] for each in opened) - min(each[key] for each in closed)) for key in _SPARE
         }
 
-    def idle(self) -> Node:
-        """A node that has closed everything, and has nothing left; a new one if there is none."""
-        return self._nodes.idle(besides={*self._closing, *(resting.node for resting in self._resting)})
+    def idle(self, where: str = "") -> Node:
+        """A node there that has closed everything, and has nothing left; a new one if there is none."""
+        return self._nodes.idle(besides={*self._closing, *(resting.node for resting in self._resting)}, where=where)
+
+    def forget(self, where: str) -> None:
+        """Know that no process of a host is left."""
+        for node in [node for node in self._closing if node.where == where]:
+            del self._closing[node]
+        self._resting = [resting for resting in self._resting if resting.node.where != where]
+        self._nodes.lose(where)
 
     def close(self, spec: Round, node: Node) -> None:
         """Have it close everything; `look` waits for the end."""
         node.start("close")
-        self._closing[node] = spec, time.monotonic(), (self._workers.current, self._workers.current.incarnation)
+        self._closing[node] = spec, time.monotonic(), self._workers.life_of(node)
 
     def expect_gone(self, spec: Round, keys: list[str], nodes: list[Node], *, clean: bool) -> None:
         """Have keys gone after these nodes have closed: at once if ``clean``, or when leases and data have ended."""
@@ -96,7 +103,7 @@ class LeakChecker:
     # -- nodes that are closing -----------------------------------------------------------------------------------
 
     def _finish_close(self, node: Node, wait: bool) -> None:
-        spec, since, worker = self._closing[node]
+        spec, since, life = self._closing[node]
         try:
             answer = node.try_finish(_SILENT_S if wait else 0.0)
         except DeadError:
@@ -112,7 +119,7 @@ class LeakChecker:
         del self._closing[node]
         if answer["seconds"] - self.stalls.lag(since, time.monotonic()) > _CLOSE_S:
             self.tally.stall(spec, f"{node.name} took {answer['seconds']:.1f} s to close\n{node.tail()}")
-        self._resting.append(_Resting(node, spec, time.monotonic(), worker))
+        self._resting.append(_Resting(node, spec, time.monotonic(), life))
 
     # -- nodes that have closed -----------------------------------------------------------------------------------
 
@@ -146,7 +153,7 @@ class LeakChecker:
         left = held["connections_left_behind"]
         self._connections_ended += max(0, node.left_behind - left)
         node.left_behind = left
-        resting.over = self._over(held, resting.worker)
+        resting.over = self._over(held, gone=self._workers.life_of(node) != resting.life)
         if not left and not resting.over and held["threads_left_behind"]:
             self._goodbyes_waiting += held["threads_left_behind"]
             self._resting.remove(resting)
@@ -184,13 +191,14 @@ class LeakChecker:
             self._connections_waiting += resting.node.left_behind
             resting.node.end()
 
-    def _over(self, held: _Held, worker: tuple[Worker, int]) -> dict[str, tuple[int, int]]:
+    def _over(self, held: _Held, *, gone: bool) -> dict[str, tuple[int, int]]:
         """What it holds beyond the most of a process that has closed everything, and of its connections left behind.
 
-        Where its worker has gone, a client of openYuanrong (0.8.1) may wait ten minutes for an answer to its goodbye.
+        Where its worker has ``gone``, a client of openYuanrong (0.8.1) may wait ten minutes for an answer to its
+        goodbye.
         """
         left = held["connections_left_behind"]
-        if worker != (self._workers.current, self._workers.current.incarnation):
+        if gone:
             left = max(left, held["threads_left_behind"])
         allowed = {key: most + left * self._connection[key] for key, most in self._most.items()}
         over = {key: (held[key], most) for key, most in allowed.items() if held[key] > most}

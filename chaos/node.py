@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import yr_fastload_native as fl
+from chaos.hosts.namespace import move_to
 from chaos.ledger import write_down
 from chaos.models import Model
 from yr_fastload_native import _core
@@ -42,10 +43,12 @@ class Commands:
 
     Args:
         task: ``ledger``: the file of what is stored; ``clock``: that of this process's clock; ``device``: the number of
-            its simulated device.
+            its simulated device; ``namespace``: the network namespace that it is in, if it is not this one's.
     """
 
     def __init__(self, task: dict[str, Any]) -> None:
+        if task["namespace"]:
+            move_to(task["namespace"])
         logging.basicConfig(format="%(asctime)s %(threadName)s %(message)s", level=logging.INFO)
         logging.getLogger("yr_fastload_native").setLevel(logging.DEBUG)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -130,6 +133,11 @@ class Commands:
         if "loader" not in connected:
             return {**connected, "connecting": True}
         return _attempt(lambda: act(connected["loader"]))
+
+    def holds(self, identity: dict[str, Any]) -> _Answer:
+        """Whether it keeps this published, or means to as soon as it can."""
+        found = [loader.publication(identity) for loader in self._loaders]
+        return {"states": [publication.state for publication in found if publication is not None]}
 
     def written(self) -> _Answer:
         """Bytes written to destinations after their load had ended, by round."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,17 @@ class Node:
     """One forked process.
 
     Attributes:
+        where: The host that it is on; empty: this one.
         gone: Whether it has ended, or is of no use any more.
         busy: Whether it is part of a round.
         left_behind: Connections that it had left behind when it was last looked at.
     """
 
-    def __init__(self, server: ForkServer, directory: Path, number: int) -> None:
+    def __init__(
+        self, server: ForkServer, directory: Path, number: int, where: str, namespace: str, rendezvous: Path | None
+    ) -> None:
         self.name = f"node{number}"
+        self.where = where
         self._faults = directory / f"{self.name}.faults"
         self._faults.touch()
         self.clock = Clock(directory / f"{self.name}.clock")
@@ -50,8 +55,11 @@ class Node:
             "ledger": str(directory / "ledger"),
             "clock": str(self.clock.path),
             "device": number % _DEVICES,
+            "namespace": namespace,
         }
         environment = _environment() | {"YR_FASTLOAD_SIM_CONTROL": str(self._faults)}
+        if rendezvous is not None:
+            environment["YR_FASTLOAD_SIM_RENDEZVOUS"] = str(rendezvous)
         self._process = Process("chaos", "chaos.node", self.name, task, environment, server=server)
         self.gone = False
         self.busy = False
@@ -133,10 +141,17 @@ class Node:
 
 
 class Nodes:
-    """All nodes, forked when needed, and ended with the block."""
+    """All nodes, forked when needed, and ended with the block.
 
-    def __init__(self, directory: Path, clock_library: Path) -> None:
+    Args:
+        directory: For what belongs to them.
+        clock_library: Preloaded into them.
+        namespaces: By host, the network namespace of nodes there; None: all are on this host.
+    """
+
+    def __init__(self, directory: Path, clock_library: Path, namespaces: Mapping[str, str] | None = None) -> None:
         self._directory = directory
+        self._namespaces = namespaces or {}
         self._all: list[Node] = []
         environment = _environment()
         environment["LD_PRELOAD"] += f":{clock_library}"
@@ -144,17 +159,25 @@ class Nodes:
         environment |= {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._server = ForkServer(["torch"], environment)
 
-    def fork(self) -> Node:
-        node = Node(self._server, self._directory, len(self._all) + 1)
+    def fork(self, where: str = "") -> Node:
+        namespace = self._namespaces.get(where, "")
+        rendezvous = self._directory if self._namespaces else None
+        node = Node(self._server, self._directory, len(self._all) + 1, where, namespace, rendezvous)
         self._all.append(node)
         return node
 
-    def idle(self, *, besides: set[Node]) -> Node:
-        """One that is part of no round and not among these; a new one if there is none."""
+    def idle(self, *, besides: set[Node], where: str = "") -> Node:
+        """One there that is part of no round and not among these; a new one if there is none."""
         for node in self._all:
-            if not node.gone and not node.busy and node not in besides:
+            if not node.gone and not node.busy and node.where == where and node not in besides:
                 return node
-        return self.fork()
+        return self.fork(where)
+
+    def lose(self, where: str) -> None:
+        """Know that those of a host have ended, but for those that are part of a round and find out."""
+        for node in self._all:
+            if node.where == where and not node.busy:
+                node.end()
 
     def __enter__(self) -> Nodes:
         return self

@@ -15,7 +15,7 @@ from chaos.ledger import Ledger
 from chaos.processes import DeadError, Node, SilentError
 from chaos.schedule import CONNECT_S, PUBLISH_DEADLINE_S, Part, Round
 from chaos.verdict import CONNECT_SPARE_S, Verdict
-from chaos.workers import Worker, Workers
+from chaos.workers import LocalWorkers, Worker, Workers
 
 __all__ = ["Scenario"]
 
@@ -30,7 +30,7 @@ class Scenario:
 
     Args:
         spec: What was drawn for it.
-        workers: One of which everybody connects to.
+        workers: What everybody connects to.
         leaks: Gives processes, and takes them back.
         ledger: The file in which processes write down what they store.
     """
@@ -56,6 +56,7 @@ class Scenario:
         """Publish, load, and strike at the moment that was drawn."""
         spec = self.spec
         self.publishers = [self._take(spec.publishers[0])]
+        holders = [self._take(part) for part in spec.holders]
         self.readers = [self._take(part) for part in spec.readers]
         if spec.kind == "two.publishers":
             self.publishers.append(self._take(spec.publishers[1]))
@@ -64,13 +65,15 @@ class Scenario:
         if spec.connects_first:
             self._connect()
         fault.before(self)
-        self.workers.current.calm()
+        self.workers.calm()
         self._start_publish(self.publishers[0], 0, fault.settle_s)
         if fault.moment == "publishing":
             time.sleep(fault.delay_s)
             fault.strike(self)
         for node in self.publishers[: 1 if self._second is None else 2]:
             self._verdict.publish(node, self._finish(node, PUBLISH_DEADLINE_S), fault.publish_allowed)
+        if holders:
+            self.load(holders, allowed=fault.allowed if fault.moment == "publishing" else frozenset())
         if fault.moment == "published":
             fault.strike(self)
         self.load(self.readers, allowed=fault.allowed, during=fault if fault.moment == "loading" else None)
@@ -78,8 +81,12 @@ class Scenario:
         if spec.again and not self._worker_gone:
             self.load(self.readers[-1:], allowed=fault.allowed)
         fault.after(self)
+        self._recover()
         self._look_for_late_writes()
         self._close(clean=fault.clean)
+
+    def _recover(self) -> None:
+        """See to it that what somebody still has can be loaded: on one host a worker that ends takes it along."""
 
     def abandon(self) -> None:
         """End everybody, and go on with another worker."""
@@ -91,14 +98,14 @@ class Scenario:
         self.workers.replace()
 
     def _take(self, part: Part) -> Node:
-        node = self._leaks.idle()
+        node = self._leaks.idle(part.where)
         node.busy = True
         self.nodes.append(node)
         self._parts[node] = part
         return node
 
     def _settings(self, node: Node) -> dict[str, Any]:
-        return {**self._parts[node].settings, "worker": self.workers.current.address}
+        return {**self._parts[node].settings, "worker": self.workers.address_of(node)}
 
     def _slow_down(self, fault: Fault) -> None:
         """Between devices a load of a few MiB takes as long as a host's memory does; give the fault time to meet it."""
@@ -189,21 +196,24 @@ class Scenario:
         readers = [node for node in readers if not node.gone]
         contents = self.spec.contents[: 1 if not self._second else 2]
         for node in readers:
-            node.start(
-                "load",
-                number=self.spec.number,
-                identity=self.spec.identity,
-                model=self.spec.model,
-                framework=self._parts[node].framework,
-                contents=contents,
-                settings=self._settings(node),
-                deadline_s=self.spec.deadline_s,
-            )
+            self._start_load(node, contents)
         if during is not None:
             time.sleep(during.delay_s)
             during.strike(self)
         for node in readers:
             self._verdict.load(node, self._finish(node, self.spec.deadline_s), allowed, must_fail=must_fail)
+
+    def _start_load(self, node: Node, contents: list[int]) -> None:
+        node.start(
+            "load",
+            number=self.spec.number,
+            identity=self.spec.identity,
+            model=self.spec.model,
+            framework=self._parts[node].framework,
+            contents=contents,
+            settings=self._settings(node),
+            deadline_s=self.spec.deadline_s,
+        )
 
     def _look_for_late_writes(self) -> None:
         time.sleep(_LATE_S if self._verdict.was_abandoned else _LATE_S / 5)
@@ -211,6 +221,12 @@ class Scenario:
             if not node.gone:
                 node.start("written")
                 self._leaks.judge_written(self.spec, node, self._finish(node, _SILENT_S))
+
+    @property
+    def worker(self) -> Worker:
+        """The worker of a campaign on one host."""
+        assert isinstance(self.workers, LocalWorkers)
+        return self.workers.current
 
     # -- what faults do -------------------------------------------------------------------------------------------
 
@@ -244,7 +260,7 @@ class Scenario:
 
     def wait_until_gone(self, keys: list[str]) -> None:
         end = time.monotonic() + _SILENT_S
-        while any(self.workers.current.store.exist(keys, deadline_s=5)):
+        while any(self.workers.exist(keys)):
             if time.monotonic() > end:
                 self._verdict.still_there(keys)
                 return

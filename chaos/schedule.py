@@ -21,15 +21,24 @@ _TRANSPORTS = ("host", "staged", "d2d", "d2d+staged", "d2d+host")
 
 @attrs.define
 class Part:
-    """One reader or publisher of a round."""
+    """One reader or publisher of a round.
+
+    Attributes:
+        where: The host that it is on, where there are several.
+    """
 
     framework: str
     settings: dict[str, Any]
+    where: str = ""
 
 
 @attrs.define
 class Round:
-    """What is drawn for a round; the fault draws the rest from ``rng``."""
+    """What is drawn for a round; the fault draws the rest from ``rng``.
+
+    Attributes:
+        holders: Who loads, and keeps what was loaded published, before the readers come.
+    """
 
     number: int
     kind: str
@@ -43,6 +52,7 @@ class Round:
     connects_first: bool
     again: bool
     rng: random.Random
+    holders: list[Part] = attrs.Factory(list)
 
     def told(self) -> dict[str, Any]:
         """What to print of it."""

@@ -31,12 +31,14 @@ class Tally:
     """Counts of a campaign, and everything that should not have happened."""
 
     seed: int
+    target: str = "chaos"  # of make
     kinds: dict[str, Kind] = attrs.Factory(lambda: defaultdict(Kind))
     bytes_verified: int = 0
     wrong_bytes: int = 0
     stalls: int = 0
     leaks: int = 0
     unexpected: int = 0
+    lost: int = 0
     problems: list[str] = attrs.Factory(list)
 
     def loaded(self, spec: Round, how: str, size: int, late_s: float) -> None:
@@ -63,13 +65,18 @@ class Tally:
         self.unexpected += 1
         self._problem(spec, f"UNEXPECTED: {what}")
 
+    def lose(self, spec: Round, what: str) -> None:
+        """A publication that nobody can load though somebody holds it."""
+        self.lost += 1
+        self._problem(spec, f"LOST: {what}")
+
     def _problem(self, spec: Round, what: str) -> None:
         text = f"round {spec.number} ({spec.kind}, {spec.publish_as}): {what}"
         self.problems.append(text)
-        click.echo(f"{text}\n  again: make chaos SEED={self.seed} ARGS='--only {spec.number}'")
+        click.echo(f"{text}\n  again: make {self.target} SEED={self.seed} ARGS='--only {spec.number}'")
 
     def good(self) -> bool:
-        return not (self.wrong_bytes or self.stalls or self.leaks or self.unexpected)
+        return not (self.wrong_bytes or self.stalls or self.leaks or self.unexpected or self.lost)
 
     def table(self) -> None:
         made = Table("fault", "rounds", "loaded", "MiB verified", "typed errors", "beyond deadline, s")
@@ -89,6 +96,7 @@ class Tally:
                 **more,
                 "loads": dict(sum((kind.loads for kind in self.kinds.values()), Counter[str]())),
                 "unexpected": self.unexpected,
+                "lost": self.lost,
                 "rounds": sum(kind.rounds for kind in self.kinds.values()),
                 "faults": {name: kind.rounds for name, kind in sorted(self.kinds.items())},
                 "bytes_verified": self.bytes_verified,

@@ -111,6 +111,9 @@ class Verdict:
     def still_there(self, keys: list[str]) -> None:
         self._tally.surprise(self._spec, f"{keys} are still there, long after they have expired")
 
+    def lost(self, what: str) -> None:
+        self._tally.lose(self._spec, what)
+
     def _error(self, what: str, node: Node, answer: _Answer, allowed: Set[str] | None) -> None:
         if "error" not in answer or allowed is None or answer["error"] in allowed or self._starved(answer):
             return

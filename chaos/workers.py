@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yr_fastload_native as fl
 from chaos.clock import Clock
 from yr_fastload_native import _core
 from yr_fastload_native.settings import parse_address
 
-__all__ = ["Worker", "Workers"]
+if TYPE_CHECKING:
+    from chaos.processes import Node
+
+__all__ = ["Count", "LocalWorkers", "Worker", "Workers", "counts_in"]
+
+Count = tuple[int, int]  # objects, and bytes of the pool that they take
 
 _RPC_S = 5.0
 _ASKING = "AsyncRequestPoo"  # AsyncRpcRequestManager::ReadLoop, 0.8.1
@@ -22,6 +30,14 @@ _BEHIND = 15
 # Fields of a line of its resource.log.
 _POOL = 7
 _OBJECTS = 10
+
+
+def counts_in(home: Path) -> list[Count]:
+    """What a worker counted, by its own log: an entry every ten seconds of its life."""
+    log = home / "datasystem" / "logs" / "resource.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    fields = [line.split("|") for line in lines]
+    return [(int(each[_OBJECTS]), int(each[_POOL].split("/")[0])) for each in fields if len(each) > _OBJECTS]
 
 
 class Worker:
@@ -85,12 +101,8 @@ class Worker:
         connection = _core.Connection(host, port, connect_timeout_s=_RPC_S, rpc_timeout_s=rpc_timeout_s)
         return _core.connect_host_store(connection)
 
-    def counts(self) -> list[tuple[int, int]]:
-        """Objects, and bytes of the pool that they take, by its own count: an entry every ten seconds of its life."""
-        log = self.home / "datasystem" / "logs" / "resource.log"
-        lines = log.read_text().splitlines() if log.exists() else []
-        fields = [line.split("|") for line in lines]
-        return [(int(each[_OBJECTS]), int(each[_POOL].split("/")[0])) for each in fields if len(each) > _OBJECTS]
+    def counts(self) -> list[Count]:
+        return counts_in(self.home)
 
     def close(self) -> None:
         self._store = None
@@ -101,18 +113,82 @@ class Worker:
         self.clock.path.unlink(missing_ok=True)
 
 
-class Workers:
-    """The worker in use, and another one once that has ended; it ends with the block."""
+class Workers(abc.ABC):
+    """What processes of a campaign connect to; it ends with the block.
+
+    Attributes:
+        keeps_entries: Whether one may keep entries of objects, without memory, that nobody knows any more.
+    """
+
+    keeps_entries = False
+
+    @property
+    @abc.abstractmethod
+    def life(self) -> object:
+        """Another one once nothing can be there any more of what was stored."""
+
+    @abc.abstractmethod
+    def life_of(self, node: Node) -> object:
+        """Another one once the worker has gone that a node is a client of."""
+
+    @abc.abstractmethod
+    def address_of(self, node: Node) -> str:
+        """Of the worker that a node is a client of."""
+
+    @abc.abstractmethod
+    def exist(self, keys: Sequence[str]) -> list[bool]:
+        """Which of these keys are stored.
+
+        Raises:
+            FastLoadError: Nobody answers.
+        """
+
+    @property
+    @abc.abstractmethod
+    def counts(self) -> Mapping[str, Callable[[], list[Count]]]:
+        """By a worker's name, what that one counts of its objects."""
+
+    @abc.abstractmethod
+    def calm(self) -> None:
+        """Put threads that take a core each behind everybody else's."""
+
+    @abc.abstractmethod
+    def replace(self) -> None:
+        """Go on with another one, which stores nothing."""
+
+
+class LocalWorkers(Workers):
+    """The worker in use, and another one once that has ended."""
 
     def __init__(self, memory_mb: int, clock_library: Path) -> None:
         self._arguments = memory_mb, clock_library
         self.current = Worker(*self._arguments)
 
+    @property
+    def life(self) -> object:
+        return self.current, self.current.incarnation
+
+    def life_of(self, node: Node) -> object:
+        return self.life
+
+    def address_of(self, node: Node) -> str:
+        return self.current.address
+
+    def exist(self, keys: Sequence[str]) -> list[bool]:
+        return self.current.store.exist(list(keys), deadline_s=_RPC_S)
+
+    @property
+    def counts(self) -> Mapping[str, Callable[[], list[Count]]]:
+        return {"the worker": self.current.counts}
+
+    def calm(self) -> None:
+        self.current.calm()
+
     def replace(self) -> None:
         self.current.close()
         self.current = Worker(*self._arguments)
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> LocalWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -29,7 +29,7 @@ class ClockJump(Fault):
         of = {
             "publisher": [node.clock for node in scenario.publishers],
             "readers": [node.clock for node in scenario.readers],
-            "worker": [scenario.workers.current.clock],
+            "worker": [scenario.worker.clock],
         }
         return [clock for each in of.values() for clock in each] if self.whose == "all" else of[self.whose]
 

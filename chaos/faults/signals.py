@@ -77,7 +77,7 @@ class _Worker(_Signal):
     allowed = GONE
 
     def target(self, scenario: Scenario) -> Node | Worker:
-        return scenario.workers.current
+        return scenario.worker
 
     def lift(self, scenario: Scenario) -> None:
         super().lift(scenario)
@@ -128,7 +128,7 @@ class WorkerRestarted(Fault):
     allowed = GONE
 
     def strike(self, scenario: Scenario) -> None:
-        scenario.workers.current.restart()
+        scenario.worker.restart()
 
     def after(self, scenario: Scenario) -> None:
         # By the same connections, and then published anew.

@@ -44,7 +44,7 @@ class PoolFull(Fault):
             self.strike(scenario)
 
     def strike(self, scenario: Scenario) -> None:
-        store = scenario.workers.current.connect(rpc_timeout_s=0.3)
+        store = scenario.worker.connect(rpc_timeout_s=0.3)
         for size in self._SIZES:
             value = bytes(size)
             with contextlib.suppress(fl.FastLoadError):
@@ -55,7 +55,7 @@ class PoolFull(Fault):
         self.told["filled"] = len(self._filling)
 
     def lift(self, scenario: Scenario) -> None:
-        scenario.workers.current.store.erase(self._filling, deadline_s=5)
+        scenario.worker.store.erase(self._filling, deadline_s=5)
 
 
 class _Meddling(Fault, abc.ABC):
@@ -70,7 +70,7 @@ class _Meddling(Fault, abc.ABC):
         """Of the objects that it meddles with."""
 
     def strike(self, scenario: Scenario) -> None:
-        store = scenario.workers.current.store
+        store = scenario.worker.store
         for key in self.keys(scenario):
             if self.how == "deleted":
                 store.erase([key], deadline_s=2)
@@ -141,7 +141,7 @@ class LeaseExpired(Fault):
 
     def strike(self, scenario: Scenario) -> None:
         time.sleep(self._RENEWED_S)
-        scenario.workers.current.store.expire(scenario.ledger.everything(), ttl_s=self._TTL_S, deadline_s=5)
+        scenario.worker.store.expire(scenario.ledger.everything(), ttl_s=self._TTL_S, deadline_s=5)
         time.sleep(self.delay_s)
 
     def after(self, scenario: Scenario) -> None:

@@ -31,8 +31,27 @@ struct Hello {
 };
 constexpr char kMagic[] = "YRFLSIM";
 
-struct Listener {
+/// A socket that a peer can connect to, and the file that is its name, if it is one.
+struct Listening {
   Descriptor socket;
+  std::string file;
+
+  Listening() = default;
+  Listening(Descriptor made, std::string name) : socket(std::move(made)), file(std::move(name)) {}
+  Listening(Listening&& other) noexcept
+      : socket(std::move(other.socket)), file(std::exchange(other.file, std::string())) {}
+  Listening& operator=(Listening&& other) noexcept {
+    std::swap(socket, other.socket);
+    file.swap(other.file);
+    return *this;
+  }
+  ~Listening() {
+    if (!file.empty()) ::unlink(file.c_str());
+  }
+};
+
+struct Listener {
+  Listening at;
   Clock::time_point stale;
 };
 
@@ -46,11 +65,24 @@ struct Listeners {
   }
 };
 
+bool is_file(const std::string& name) { return name[0] == '/'; }
+
+/// A name is a file, which processes of all network namespaces find, or abstract: gone with its last descriptor.
 ::socklen_t make_address(const std::string& name, ::sockaddr_un& address) {
   address = {};
   address.sun_family = AF_UNIX;
-  std::memcpy(address.sun_path + 1, name.data(), name.size());  // abstract: gone with its last descriptor
+  std::memcpy(address.sun_path + (is_file(name) ? 0 : 1), name.data(), name.size());
   return static_cast<::socklen_t>(offsetof(::sockaddr_un, sun_path) + 1 + name.size());
+}
+
+/// A new name for a rendezvous; empty if there is none.
+std::string make_name() {
+  unsigned long long random = 0;
+  if (::getrandom(&random, sizeof random, 0) != sizeof random) return "";
+  char name[kNameBytes];
+  std::snprintf(name, sizeof name, "yr-fastload-sim-%d-%016llx", ::getpid(), random);
+  const std::string& directory = settings().rendezvous;
+  return directory.empty() ? name : directory + "/" + name;
 }
 
 Descriptor make_socket() { return Descriptor(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)); }
@@ -116,37 +148,36 @@ int connect_peer(const std::string& name, int rank, Clock::time_point end, Peer&
 }  // namespace
 
 std::string open_rendezvous() {
-  unsigned long long random = 0;
-  if (::getrandom(&random, sizeof random, 0) != sizeof random) return "";
-  char name[kNameBytes];
-  std::snprintf(name, sizeof name, "yr-fastload-sim-%d-%016llx", ::getpid(), random);
+  const std::string name = make_name();
+  if (name.empty()) return "";
   ::sockaddr_un address{};
   const ::socklen_t length = make_address(name, address);
   Descriptor socket = make_socket();
-  if (::bind(socket.get(), reinterpret_cast<const ::sockaddr*>(&address), length) != 0 ||
-      ::listen(socket.get(), 4) != 0)
-    return "";
+  if (::bind(socket.get(), reinterpret_cast<const ::sockaddr*>(&address), length) != 0) return "";
+  Listening at(std::move(socket), is_file(name) ? name : "");
+  if (::listen(at.socket.get(), 4) != 0) return "";
   Listeners& all = Listeners::all();
   const std::lock_guard<std::mutex> lock(all.mutex);
   for (auto item = all.open.begin(); item != all.open.end();)
     item = Clock::now() > item->second.stale ? all.open.erase(item) : std::next(item);
   const auto patience = connect_deadline() - Clock::now();
-  all.open.emplace(name, Listener{std::move(socket), Clock::now() + 2 * patience});
+  all.open.emplace(name, Listener{std::move(at), Clock::now() + 2 * patience});
   return name;
 }
 
 int meet(const std::string& name, int rank, Clock::time_point end, Peer& peer) {
-  Descriptor listener;
+  Listening listener;
   {
     Listeners& all = Listeners::all();
     const std::lock_guard<std::mutex> lock(all.mutex);
     const auto found = all.open.find(name);
     if (found != all.open.end()) {
-      listener = std::move(found->second.socket);
+      listener = std::move(found->second.at);
       all.open.erase(found);  // the other rank may be in this process too: it connects
     }
   }
-  return listener.get() >= 0 ? accept_peer(listener.get(), rank, end, peer) : connect_peer(name, rank, end, peer);
+  const int socket = listener.socket.get();
+  return socket >= 0 ? accept_peer(socket, rank, end, peer) : connect_peer(name, rank, end, peer);
 }
 
 }  // namespace yr_fastload::sim

@@ -140,21 +140,20 @@ HELD = {
 }
 
 
-class Worker:
-    incarnation = 0
+class Workers:
+    life = 0
 
     def __init__(self, there: set[str] | None = None) -> None:
         self.there = there or set()
-        self.store = self
 
-    def exist(self, keys: list[str], *, deadline_s: float) -> list[bool]:
+    def exist(self, keys: list[str]) -> list[bool]:
         return [key in self.there for key in keys]
 
 
-def checker(worker: Any) -> LeakChecker:
+def checker() -> LeakChecker:
     stalls: Any = Stalls()
     nodes: Any = SimpleNamespace()
-    workers: Any = SimpleNamespace(current=worker)
+    workers: Any = Workers()
     made = LeakChecker(nodes, workers, Tally(1), stalls)
     opened = [HELD | {"threads": 14, "descriptors": 26, "mappings": 1}]
     made.calibrate([HELD], opened)
@@ -175,25 +174,22 @@ def checker(worker: Any) -> LeakChecker:
     ids=["pools", "threads", "descriptors", "mappings", "a connection left behind", "memory", "a thread left behind"],
 )
 def test_what_a_process_may_hold(more: dict[str, int], over: dict[str, tuple[int, int]]) -> None:
-    worker: Any = Worker()
-    assert checker(worker)._over(HELD | more, (worker, 0)) == over
+    assert checker()._over(HELD | more, gone=False) == over
 
 
 def test_a_goodbye_to_a_worker_that_has_gone_is_waited_for() -> None:
-    gone: Any = Worker()
-    assert checker(Worker())._over(HELD | {"threads_left_behind": 1}, (gone, 0)) == {}
+    assert checker()._over(HELD | {"threads_left_behind": 1}, gone=True) == {}
 
 
 def test_what_is_written_late_is_wrong() -> None:
-    made = checker(Worker())
+    made = checker()
     spec = schedule.draw(1, 0, "none")
     made.judge_written(spec, node(), {"written": {"3": 0, "4": 5}})
     assert (made.tally.wrong_bytes, len(made.tally.problems)) == (5, 1)
 
 
 def test_keys_that_stay_are_a_leak() -> None:
-    worker: Any = Worker({"b"})
-    workers: Any = SimpleNamespace(current=worker)
+    workers: Any = Workers({"b"})
     tally = Tally(1)
     keys, user = KeyChecker(workers, tally), node()
     keys.expect_gone(schedule.draw(1, 0, "none"), ["a", "b"], [user], clean=True)
@@ -204,7 +200,7 @@ def test_keys_that_stay_are_a_leak() -> None:
     keys.look(set())
     assert (keys.not_due, keys.checked, tally.leaks) == (0, 2, 1)
     keys.expect_gone(schedule.draw(1, 1, "none"), ["b"], [], clean=True)
-    worker.incarnation = 1  # it forgot them
+    workers.life = 1  # they were forgotten
     keys.look(set())
     assert (keys.not_due, keys.checked, tally.leaks) == (0, 2, 1)
 

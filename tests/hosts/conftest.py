@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-from .bed import Bed, why_not
-
-sys.path.insert(0, str(Path(__file__).parent))  # for the processes that tests start
+from chaos.hosts.bed import Bed, why_not
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+from chaos.hosts.bed import ANSWER_S, Bed, Host
 
 from yr_fastload_native.worker.keys import make_curve_keys
 from yr_fastload_native.worker.process import start_ticks
 
 from ..waiting import wait_until
-from .bed import ANSWER_S, Bed, Host
 
 pytestmark = pytest.mark.worker
 
@@ -44,9 +44,9 @@ def cluster_of(host: Host) -> dict[str, bool]:
 
 def publish_and_load(source: Host, reader: Host, keys: Path) -> None:
     wanted = {"model": uuid.uuid4().hex, "size_mb": 32, "curve_key_dir": str(keys)}
-    published = source.node().call("publish", ANSWER_S, **wanted)
+    published = source.guest().call("publish", ANSWER_S, **wanted)
     assert "error" not in published, published
-    loaded = reader.node().call("load", ANSWER_S, **wanted)
+    loaded = reader.guest().call("load", ANSWER_S, **wanted)
     assert loaded.get("equal"), loaded
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from chaos.hosts.bed import ANSWER_S, NODE_DEAD_TIMEOUT_S, Bed, why_no_etcd
 
 from yr_fastload_native.measuring.child_process import Process
 
 from ..waiting import wait_until
-from .bed import ANSWER_S, NODE_DEAD_TIMEOUT_S, Bed
 
 pytestmark = pytest.mark.worker
 
@@ -40,7 +39,7 @@ def loads(node: Process, model: str) -> Callable[[], bool]:
 
 def test_a_worker_that_is_restarted_gets_back_what_it_had(bed: Bed, model: str) -> None:
     bed.start_workers()
-    source, reader = bed.hosts[1].node(), bed.hosts[2].node()
+    source, reader = bed.hosts[1].guest(), bed.hosts[2].guest()
     assert "error" not in ask(source, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
     assert loads(reader, model)()
     bed.hosts[1].kill_worker()
@@ -52,7 +51,7 @@ def test_a_worker_that_is_restarted_gets_back_what_it_had(bed: Bed, model: str) 
 def test_a_host_that_dies_takes_nothing_of_others_along(bed: Bed, model: str) -> None:
     """Though it kept track of part of their keys."""
     bed.start_workers()
-    source, reader = bed.hosts[0].node(), bed.hosts[0].node()
+    source, reader = bed.hosts[0].guest(), bed.hosts[0].guest()
     models = [f"{model}-{number}" for number in range(4)]
     for each in models:
         assert "error" not in ask(source, "publish", model=each, size_mb=SIZE_MB, lease_s=LEASE_S, chunk_bytes=8 << 20)
@@ -66,7 +65,7 @@ def test_a_host_that_dies_takes_nothing_of_others_along(bed: Bed, model: str) ->
 @pytest.mark.long
 def test_a_copy_on_another_host_takes_the_place_of_one_that_died(bed: Bed, model: str) -> None:
     bed.start_workers()
-    first, second, reader = bed.hosts[2].node(), bed.hosts[1].node(), bed.hosts[0].node()
+    first, second, reader = bed.hosts[2].guest(), bed.hosts[1].guest(), bed.hosts[0].guest()
     assert "error" not in ask(first, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
     assert ask(second, "load", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)["equal"]
     bed.hosts[2].kill()
@@ -76,7 +75,7 @@ def test_a_copy_on_another_host_takes_the_place_of_one_that_died(bed: Bed, model
 @pytest.mark.long
 def test_a_head_that_comes_back_is_joined_again(bed: Bed, model: str) -> None:
     bed.start_workers()
-    source, reader = bed.hosts[1].node(), bed.hosts[1].node()
+    source, reader = bed.hosts[1].guest(), bed.hosts[1].guest()
     assert "error" not in ask(source, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
     bed.hosts[0].kill_worker()
     time.sleep(NODE_DEAD_TIMEOUT_S)
@@ -87,11 +86,11 @@ def test_a_head_that_comes_back_is_joined_again(bed: Bed, model: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("etcd") is None, reason="there is no `etcd`: install Debian's package etcd-server")
+@pytest.mark.skipif(bool(why_no_etcd()), reason=why_no_etcd())
 def test_an_etcd_that_is_away_for_a_while_costs_no_publication(hosts_can_be_made: None, model: str) -> None:
     with Bed(2, etcd=True) as bed:
         bed.start_workers()
-        source, reader = bed.hosts[0].node(), bed.hosts[1].node()
+        source, reader = bed.hosts[0].guest(), bed.hosts[1].guest()
         assert "error" not in ask(source, "publish", model=model, size_mb=SIZE_MB, lease_s=LEASE_S)
         bed.etcd.cut()
         time.sleep(2 * NODE_DEAD_TIMEOUT_S)

@@ -7,14 +7,15 @@ import uuid
 from typing import Any
 
 import pytest
+from chaos.hosts.bed import ANSWER_S, Bed
 
 from yr_fastload_native.measuring.child_process import Process
-
-from .bed import ANSWER_S, Bed
 
 pytestmark = pytest.mark.worker
 
 MIB = 1 << 20
+MODEL_MB = 128
+CHUNK_BYTES = 4 * MIB
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def model() -> str:
 @pytest.fixture(scope="module")
 def nodes(cluster: Bed) -> list[Process]:
     """One on each host."""
-    return [host.node() for host in cluster.hosts]
+    return [host.guest() for host in cluster.hosts]
 
 
 def ask(node: Process, call: str, **arguments: Any) -> dict[str, Any]:
@@ -40,6 +41,47 @@ def test_a_second_reader_of_a_host_moves_no_byte(cluster: Bed, nodes: list[Proce
     assert 128 * MIB < once - before < 160 * MIB
     assert ask(nodes[1], "load", model=model, size_mb=128)["equal"]
     assert cluster.hosts[1].received_bytes() - once < MIB
+
+
+def test_a_first_reader_that_is_killed_costs_its_host_no_second_pull(
+    cluster: Bed, nodes: list[Process], model: str
+) -> None:
+    host, second = cluster.hosts[1], nodes[1]
+    ask(nodes[0], "publish", model=model, size_mb=192)
+    first = host.guest()
+    ask(first, "exist", keys=["none"])  # it is there, and connects
+    host.limit(400)
+    try:
+        before = host.received_bytes()
+        for reader in (first, second):
+            reader.start("load", model=model, size_mb=192)
+            time.sleep(1)  # of four
+        first.kill()
+        answer = second.finish(ANSWER_S)
+        assert answer.get("equal"), answer
+        assert host.received_bytes() - before < 1.3 * 192 * MIB
+    finally:
+        host.unlimit()
+
+
+@pytest.mark.parametrize("readers", [3, pytest.param(8, marks=pytest.mark.long)])
+def test_hosts_that_read_at_once_fetch_from_each_other(hosts_can_be_made: None, model: str, readers: int) -> None:
+    """The publisher alone would send the model to each."""
+    with Bed(1 + readers) as bed:
+        bed.start_workers(MODEL_MB * 2)
+        source, *guests = [host.guest() for host in bed.hosts]
+        ask(source, "publish", model=model, size_mb=MODEL_MB, chunk_bytes=CHUNK_BYTES)
+        for guest in guests:
+            ask(guest, "exist", keys=["none"])
+        for host in bed.hosts:
+            host.limit(200)
+        before = bed.hosts[0].sent_bytes()
+        for guest in guests:
+            guest.start("load", model=model, size_mb=MODEL_MB, deadline_s=80.0)
+        answers = [guest.finish(ANSWER_S) for guest in guests]
+        assert all(answer.get("equal") for answer in answers), answers
+        sent = (bed.hosts[0].sent_bytes() - before) / (MODEL_MB * MIB)
+        assert 0.9 < sent < (2.4 if readers == 3 else 3), answers
 
 
 def test_a_slow_link_is_used_to_the_full(cluster: Bed, nodes: list[Process], model: str) -> None:
@@ -76,7 +118,7 @@ def test_a_link_that_comes_back_in_time_costs_no_load(cluster: Bed, nodes: list[
 def test_a_pool_smaller_than_the_model_takes_it_piece_by_piece(bed: Bed, model: str) -> None:
     bed.hosts[0].start_worker(1024)
     bed.hosts[1].start_worker(192)
-    source, reader = bed.hosts[0].node(), bed.hosts[1].node()
+    source, reader = bed.hosts[0].guest(), bed.hosts[1].guest()
     ask(source, "publish", model=model, size_mb=384)
     answer = ask(reader, "load", model=model, size_mb=384)
     assert answer.get("equal"), answer

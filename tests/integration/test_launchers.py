@@ -26,6 +26,7 @@ from yr_fastload_native.errors import ResourceExhaustedError
 from yr_fastload_native.service.launcher import Order
 from yr_fastload_native.service.local import LocalLauncher
 from yr_fastload_native.service.machine import MachineDevices
+from yr_fastload_native.service.vllm_server import VllmServer
 
 from .service import WAIT_S, Service, lives, until
 
@@ -35,6 +36,18 @@ import ray, sys
 ray.init("local", num_cpus=2, resources={"NPU": 2}, object_store_memory=80 << 20, include_dashboard=False)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
+"""
+RAY_NODES = """
+import sys
+from ray.cluster_utils import Cluster
+size = {"num_cpus": 1, "object_store_memory": 80 << 20}
+cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+nodes = [cluster.add_node(**size) for _ in range(2)]
+print(cluster.address, flush=True)
+for _ in sys.stdin:
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    print("gone", flush=True)
+cluster.shutdown()
 """
 ON_LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -257,3 +270,61 @@ def test_a_local_launcher_lends_its_devices(tmp_path: Path, monkeypatch: pytest.
         assert environment["ASCEND_RT_VISIBLE_DEVICES"] == "5"
         assert (environment["HERE"], environment["ELSEWHERE"], environment["OF_ORDER"]) == ("machine", "default", "1")
         launcher.launch(order).stop()
+
+
+@pytest.mark.parametrize("named", ["", "10.0.0.9:1"])
+def test_the_worker_of_a_machine_is_the_one_that_it_names(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("DS_WORKER_ADDR", named)
+    if not named:
+        monkeypatch.delenv("DS_WORKER_ADDR")
+    with contextlib.closing(LocalLauncher(host="10.0.0.7")) as launcher:
+        order = VllmServer("m", worker=":31501").order("instance-1")
+        assert launcher.environment(order)["DS_WORKER_ADDR"] == (named or "10.0.0.7:31501")
+
+
+class RayNodes:
+    """Of a cluster on this machine."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RAY_NODES],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ON_LOOPBACK, **environment},
+            start_new_session=True,
+        )
+        self.address = self._process.stdout.readline().strip()
+
+    def lose_one(self) -> None:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(WAIT_S)
+
+
+@pytest.fixture
+def ray_nodes(ray_files: dict[str, str]) -> Iterator[RayNodes]:
+    with contextlib.closing(RayNodes(ray_files)) as nodes:
+        yield nodes
+
+
+def node_of(pid: int) -> int:
+    """The process of the Ray node that a server's keeper belongs to."""
+    return next(each.pid for each in psutil.Process(pid).parents() if each.name() == "raylet")
+
+
+@pytest.mark.long
+def test_nodes_have_as_many_each_and_another_takes_over(serve: Serve, ray_nodes: RayNodes) -> None:
+    service = serve("ray", ray_nodes.address, instances=3)
+    service.client.post("/scaleout", json={"count": 2})
+    nodes = {node_of(each["pid"]) for each in service.until_ready(3)}
+    assert len(nodes) == 3
+    ray_nodes.lose_one()
+    until(lambda: sum(each["restarts"] for each in service.instances("ready")) == 1, "it is not started elsewhere")
+    left = {node_of(each["pid"]) for each in service.until_ready(3)}
+    assert len(left) == 2
+    assert left < nodes

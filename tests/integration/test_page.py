@@ -193,7 +193,13 @@ def changed(**fields: Any) -> Callable[[Page], object]:
         ({"load_source": "disk", "bytes": 0, "fallback": None}, 2, "from disk"),
         ({"load_source": "disk", "bytes": 3 << 29, "fallback": "UNAVAILABLE"}, 2, "1.50 GiB from diskUNAVAILABLE"),
         ({"load_source": "disk", "bytes": 1 << 20, "fallback": "NOT_PUBLISHED"}, 2, "1.00 MiB from disk"),
-        ({"id": MARKUP, "pid": None}, 0, MARKUP),
+        ({"id": MARKUP, "pid": None, "host": None}, 0, MARKUP),
+        ({"id": "a", "pid": None, "host": "node-1"}, 0, "anode-1"),
+        (
+            {"load_source": "instance", "transport": "host", "bytes": 1 << 20, "weights_from": "node-2"},
+            2,
+            "1.00 MiB from a running instance on node-2, host",
+        ),
     ],
 )
 def test_a_row_says_what_the_status_has(

@@ -281,6 +281,7 @@ say(counters()["comms"])
         ("YR_FASTLOAD_SIM_LINK_GBPS", "nan"),
         ("YR_FASTLOAD_SIM_COMM_SETUP_MS", "1s"),
         ("YR_FASTLOAD_SIM_TRACE", "yes"),
+        ("YR_FASTLOAD_SIM_RENDEZVOUS", "somewhere"),
         ("HCCL_EXEC_TIMEOUT", "0"),
         ("HCCL_CONNECT_TIMEOUT", "x"),
         ("YR_FASTLOAD_SIM_FAULTS", "copy"),

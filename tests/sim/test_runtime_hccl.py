@@ -2,6 +2,8 @@
 
 import os
 import signal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -303,6 +305,27 @@ say(elapsed(lambda: initialise(info, 1)[0]))
     seconds, error = said[0]
     assert error == TCP_CONNECT
     assert seconds < 5
+
+
+def test_a_rendezvous_in_a_directory():
+    with TemporaryDirectory(prefix="yrfl-", dir="/tmp") as directory:  # short: it is part of a socket's name
+        shared = {"YR_FASTLOAD_SIM_RENDEZVOUS": directory}
+        with (
+            start(
+                "set_device(); info = root_info(); say(info.raw.rstrip(b'\\0').decode()); say(initialise(info, 0)[0])",
+                **shared,
+            ) as a,
+            start(
+                "set_device(); info = ctypes.create_string_buffer(told().encode(), 4108); say(initialise(info, 1)[0])",
+                **shared,
+            ) as b,
+        ):
+            name = a.heard()
+            assert Path(name).parent == Path(directory)
+            b.tell(name)
+            assert b.finish().said == [0]
+            assert a.finish().said[1:] == [0]
+        assert not list(Path(directory).iterdir())
 
 
 def test_two_ends_of_one_rank_do_not_meet():

@@ -62,6 +62,20 @@ def test_models_and_ranks() -> None:
     assert all(row["published_s"] > 0 and row["estimate_s"] > 0 for row in big["published"])
 
 
+def test_machines_that_read_at_once() -> None:
+    """By `host`: the publisher sends 1 + 1/2 + ... models."""
+    one = estimate("--model", "8b", "--machines", "1", "--link-gbps", "1")
+    assert one["stages"]["transfer"] == pytest.approx(16e9 / (1e9 / 8 * 0.92))
+    assert one["publisher_sends_bytes"] == 16e9
+    three = estimate("--model", "8b", "--machines", "3", "--link-gbps", "1")
+    assert three["stages"]["transfer"] / one["stages"]["transfer"] == pytest.approx(1 + 1 / 2 + 1 / 3)
+    fast = estimate("--model", "8b", "--machines", "1", "--link-gbps", "400", "--worker-gb-per-s", "2")
+    assert fast["stages"]["transfer"] == pytest.approx(8)
+    done = CliRunner().invoke(main, ["estimate", "--machines", "3"])
+    assert done.exit_code == 0
+    assert "3 machines that begin at once" in done.output
+
+
 def test_a_faster_link_and_fewer_bytes_are_sooner() -> None:
     seconds = [estimate("--model", "70b", "--link-gbps", gbps)["seconds"] for gbps in ("100", "200", "400")]
     assert seconds == sorted(seconds, reverse=True)

@@ -63,10 +63,13 @@ def test_leases_are_watched(
         second.load({"x": np.zeros(1000, np.uint8)}, identity)
         assert wait_until(lambda: value("leases") == 2)
         assert value("lease_age_seconds") < 2
+        assert value("leases_in_trouble") == 0
         store.set_faults(unreachable=True)
         assert wait_until(lambda: value("lease_age_seconds") > 2)
+        assert wait_until(lambda: value("leases_in_trouble") == 2)
         store.set_faults()
     assert wait_until(lambda: value("leases") == 0)
+    assert wait_until(lambda: value("leases_in_trouble") == 0)
 
 
 def test_a_process_without_prometheus_counts_nothing() -> None:

@@ -219,5 +219,9 @@ def test_ranks_make_one_load() -> None:
     assert (load.source, load.seconds, load.bytes, load.transport) == ("instance", 3.0, 14, "checkpoint")
     load = origin_of([event("loaded", 1, cold_load_s=2.0, checkpoint={**published, "from_files": ["a"]})])
     assert (load.source, load.transport) == ("disk", None)
+    there = event("loaded", 4, pull_s=1.0, transport="host", bytes=1, host="b", publisher="a:17")
+    load = origin_of([there])
+    assert (load.host, load.publisher_host) == ("b", "a")
+    assert origin_of([read]).publisher_host is None
     load = origin_of([read, event("published", 3, bytes=30)])
     assert (load.bytes, load.published) == (30, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +18,10 @@ from yr_fastload_native.loading.transfer import Transfer
 from yr_fastload_native.reporting.load_report import AskedSource
 from yr_fastload_native.settings import TRANSPORTS
 from yr_fastload_native.transports import registry
-from yr_fastload_native.transports.d2d.tree import TreeSlot
+from yr_fastload_native.transports.d2d.tree import TreeSlot, near_first
+from yr_fastload_native.transports.host import share_of
 from yr_fastload_native.transports.selection import Candidate
-from yr_fastload_native.transports.wanted import Failure
+from yr_fastload_native.transports.wanted import Failure, WantedChunks
 
 WHO = Identity.of({"model": "m"}, op="test")
 
@@ -160,3 +162,39 @@ def test_a_generation_that_was_replaced_ends_the_transfer() -> None:
     with pytest.raises(SupersededError):
         made.run(candidates)
     assert made.steps == []
+
+
+@pytest.mark.parametrize(
+    ("holders", "free", "first"),
+    [
+        (["a", "b"], [2, 3, 4, 5], 3),  # slot 2 is below a, 3 below b
+        (["a", "b", "b"], [3, 4, 5], 3),
+        (["b", "a"], [2, 3, 4], 2),
+        (["a", "a"], [2, 3, 4], 2),  # nobody is near
+        ([None, "b"], [0, 2, 3], 0),  # above it is nobody
+    ],
+)
+def test_a_reader_is_below_its_own_host(holders: list[str | None], free: list[int], first: int) -> None:
+    peers = [TreeSlot(number, "0" * 32, f"{host}:1") for number, host in enumerate(holders) if host]
+    ordered = near_first(free, "b", peers)
+    assert ordered[0] == first
+    assert sorted(ordered) == free
+
+
+def test_hosts_begin_in_different_places() -> None:
+    """Those with addresses that follow each other far apart, and all readers of one in one place."""
+    shares = sorted(share_of(f"10.0.0.{number}:31501") for number in range(1, 9))
+    gaps = [after - before for before, after in pairwise([*shares, shares[0] + 1])]
+    assert all(0 <= share < 1 for share in shares)
+    assert min(gaps) > 0.05
+    assert share_of("10.0.0.3:1") == share_of("10.0.0.3:2")
+    assert share_of("127.0.0.1:31501") == share_of("") == 0.0
+    assert 0 < share_of("node-3:31501") < 1
+    assert 0 < share_of("[fd00::3]:31501") < 1
+
+
+def test_chunks_are_read_from_any_of_them_on() -> None:
+    wanted = WantedChunks.__new__(WantedChunks)
+    wanted.numbers = array("Q", [0, 1, 4, 5])
+    wanted.begin_with(2)
+    assert list(wanted.numbers) == [4, 5, 0, 1]

@@ -10,6 +10,7 @@ namespace yr_fastload::sim {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr std::size_t kLongestRendezvous = 48;  // with a name behind it, it is that of a socket
 
 std::string text(const char* name) {
   const char* value = std::getenv(name);
@@ -57,6 +58,9 @@ Settings make() {
   made.device_memory_mb = static_cast<std::uint64_t>(memory_mb);
   made.faults = text("YR_FASTLOAD_SIM_FAULTS");
   made.control = text("YR_FASTLOAD_SIM_CONTROL");
+  made.rendezvous = text("YR_FASTLOAD_SIM_RENDEZVOUS");
+  if (!made.rendezvous.empty() && (made.rendezvous[0] != '/' || made.rendezvous.size() > kLongestRendezvous))
+    refuse("YR_FASTLOAD_SIM_RENDEZVOUS", "an absolute path of at most 48 bytes", made.valid);
   read_switch("YR_FASTLOAD_SIM_TRACE", made.trace, made.valid);
   read_switch("YR_FASTLOAD_SIM_REPORT_LEAKS", made.report_leaks, made.valid);
   read_switch("YR_FASTLOAD_SIM_OPAQUE", made.opaque, made.valid);

@@ -17,6 +17,7 @@ struct Settings {
   double comm_setup_ms = 0;                ///< YR_FASTLOAD_SIM_COMM_SETUP_MS
   std::string faults;                      ///< YR_FASTLOAD_SIM_FAULTS
   std::string control;                     ///< YR_FASTLOAD_SIM_CONTROL, a file with more of them
+  std::string rendezvous;                  ///< YR_FASTLOAD_SIM_RENDEZVOUS, a directory; empty: none is needed
   bool trace = false;                      ///< YR_FASTLOAD_SIM_TRACE
   bool report_leaks = false;               ///< YR_FASTLOAD_SIM_REPORT_LEAKS
   bool opaque = false;                     ///< YR_FASTLOAD_SIM_OPAQUE: the CPU cannot reach memory of an NPU

@@ -13,6 +13,7 @@ import attrs
 import click
 
 from yr_fastload_native.cli import output
+from yr_fastload_native.cli.finding import Finding
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.process.versions import installed
 from yr_fastload_native.vllm.allowed import is_allowed
@@ -29,23 +30,6 @@ _DATASYSTEM = "openyuanrong-datasystem"
 _TRIED = "0.8.1"
 _NEIGHBOUR = "openyuanrong"
 _PINNED = 1 << 30  # with less, page-locked staging memory may be refused
-
-
-@attrs.frozen
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        check: Its name.
-        level: ``ok``; ``note``, which costs time or is good to know; ``wrong``, which must be fixed.
-        what: What was found.
-        todo: What to do about it; may be empty.
-    """
-
-    check: str
-    level: str
-    what: str
-    todo: str = ""
 
 
 def _packages() -> Iterator[Finding]:
@@ -68,8 +52,9 @@ def _packages() -> Iterator[Finding]:
         )
 
 
-def _worker(model_bytes: int) -> Iterator[Finding]:
+def _worker(model_bytes: int, *, link: bool) -> Iterator[Finding]:
     from yr_fastload_native import FastLoader
+    from yr_fastload_native.cli import doctor_cluster
     from yr_fastload_native.settings import Config
     from yr_fastload_native.worker import LocalWorker
 
@@ -97,6 +82,7 @@ def _worker(model_bytes: int) -> Iterator[Finding]:
         )
     else:
         yield Finding("worker", "ok", f"{address} answers")
+        yield from doctor_cluster.examine(config, address, model_bytes, link=link)
     if status is not None:
         pool = status.memory_mb * _MIB
         small = model_bytes > pool
@@ -255,15 +241,16 @@ def _model_bytes(model: Path | None) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def examine(model_bytes: int = 0) -> list[Finding]:
+def examine(model_bytes: int = 0, *, link: bool = False) -> list[Finding]:
     """Run all checks. Changes nothing; takes a few seconds if a worker does not answer.
 
     Args:
         model_bytes: Size of a model that should fit; 0 for none.
+        link: Measure how fast the other workers of the cluster send, which stores some MiB there for a moment.
     """
     checks: list[Callable[[], Iterator[Finding]]] = [
         _packages,
-        lambda: _worker(model_bytes),
+        lambda: _worker(model_bytes, link=link),
         lambda: _memory(model_bytes),
         _limits,
         _devices,
@@ -279,14 +266,15 @@ def examine(model_bytes: int = 0) -> list[Finding]:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of a checkpoint; checks that it fits into memory.",
 )
+@click.option("--link", is_flag=True, help="Measure how fast the other machines of the cluster send, with 32 MiB each.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 @click.pass_context
-def doctor(ctx: click.Context, model: Path | None, as_json: bool) -> None:
+def doctor(ctx: click.Context, model: Path | None, link: bool, as_json: bool) -> None:
     """Find out what prevents or slows pulls on this machine, and what to do about it.
 
     The exit status is 1 if something must be fixed.
     """
-    findings = examine(_model_bytes(model))
+    findings = examine(_model_bytes(model), link=link)
     healthy = all(finding.level != "wrong" for finding in findings)
     record = {"healthy": healthy, "findings": [attrs.asdict(finding) for finding in findings]}
     output.emit(record, as_json=as_json, text=lambda: _table(findings))

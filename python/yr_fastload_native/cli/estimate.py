@@ -11,7 +11,6 @@ The model of a load by `d2d`:
 
 from __future__ import annotations
 
-import importlib.resources
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,15 @@ import msgspec
 
 from yr_fastload_native.checkpoints.workloads import MODELS, sizes_of
 from yr_fastload_native.cli import output
+from yr_fastload_native.cli.estimate_costs import Costs
+from yr_fastload_native.cli.estimate_hosts import WORKER_GB_PER_S, MachinesLoad
 from yr_fastload_native.settings import Config
 from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.selection import chunk_bytes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 __all__ = ["Costs", "Load", "estimate"]
 
@@ -40,34 +42,6 @@ _TENSORS = 500  # per rank, if only the model's size is known: vLLM fuses projec
 
 # Seconds to set up a connection between two devices: openYuanrong's README, "P2P-Transfer".
 _SETUP_S = {"hccl": 0.236, "p2p-transfer": 0.002}
-
-
-class Costs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The measured costs of a load besides its bytes, and the share of a link that it uses.
-
-    Attributes:
-        link_share: Rate of fetching chunks, relative to a raw copy.
-        manifest_s: Seconds to find and read a manifest.
-        tensor_us: Microseconds per tensor for names, layouts and plan.
-        digest_share: Time that verifying adds, relative to the transfer.
-        sent_ratio: How many times a publisher sent the model to eight readers that started together.
-        command: The command that measured it.
-        machine: The machine that it was measured on.
-    """
-
-    link_share: float
-    manifest_s: float
-    tensor_us: float
-    digest_share: float
-    sent_ratio: float
-    command: str
-    machine: dict[str, Any]
-
-    @classmethod
-    def measured(cls) -> Costs:
-        """The costs from the committed benchmark run."""
-        text = (importlib.resources.files("yr_fastload_native.cli") / "measured.json").read_bytes()
-        return msgspec.json.decode(text, type=cls)
 
 
 @attrs.frozen(kw_only=True)
@@ -182,6 +156,19 @@ def _model(text: str, item_bytes: float) -> tuple[float, int | None]:
     show_default=True,
     help="Disk bandwidth of an instance, GB/s, for comparison.",
 )
+@click.option(
+    "--machines",
+    type=click.IntRange(0, 1 << 16),
+    default=0,
+    help="Machines of a cluster that read at once by `host`; --readers, --tp and --setup do not matter then.",
+)
+@click.option(
+    "--worker-gb-per-s",
+    type=click.FloatRange(0, min_open=True),
+    default=WORKER_GB_PER_S,
+    show_default=True,
+    help="With --machines: what a worker takes from another at most, GB/s.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 def estimate(
     model: str,
@@ -192,6 +179,8 @@ def estimate(
     readers: int,
     setup: str,
     disk_gb_per_s: float,
+    machines: int,
+    worker_gb_per_s: float,
     as_json: bool,
 ) -> None:
     """Estimate how long a pull takes on other links and models.
@@ -200,6 +189,18 @@ def estimate(
     """
     costs = Costs.measured()
     total, known = _model(model, item_bytes)
+    disk_s = total / (disk_gb_per_s * _GIGA)
+    if machines:
+        there = MachinesLoad(
+            size=total,
+            tensors=tensors or known or _TENSORS,
+            machines=machines,
+            link_gbps=link_gbps,
+            worker_gb_per_s=worker_gb_per_s,
+        )
+        by_host = there.record(costs, model=model, bytes=total, disk_s=disk_s)
+        output.emit(by_host, as_json=as_json, text=lambda: _machines_table(by_host))
+        return
     load = Load(
         size=total / tp,
         tensors=tensors or known or _TENSORS,
@@ -208,7 +209,6 @@ def estimate(
         setup_s=_SETUP_S[setup],
     )
     stages = load.stages(costs)
-    disk_s = total / (disk_gb_per_s * _GIGA)
     seconds = sum(stages.values())
     record = {
         "model": model,
@@ -266,11 +266,7 @@ def _table(record: dict[str, Any]) -> RenderableType:
 
     gigabytes = record["bytes_per_rank"] / _GIGA
     title = f"{record['model']}, TP {record['tp']}: {gigabytes:.1f} GB per rank, {record['readers']} readers"
-    table = output.table(title, "", ">seconds")
-    for stage, seconds in record["stages"].items():
-        table.add_row(stage, f"{seconds:.3f}")
-    table.add_row("all readers have their weights", f"{record['seconds']:.3f}", style="bold")
-    table.add_row("from the disk", f"{record['disk_s']:.3f}")
+    table = _stages(title, record)
     title = "published measurements, and this estimate for one reader with the same bytes and link"
     others = output.table(title, "", ">published s", ">estimate s", ">Gbit/s", "source")
     for row in record["published"]:
@@ -279,3 +275,19 @@ def _table(record: dict[str, Any]) -> RenderableType:
     lines = [f"{record['speedup']:.1f} times as fast as the disk; the publisher sends "]
     lines[0] += f"{record['publisher_sends_bytes'] / _GIGA:.1f} GB"
     return Group(table, *lines, others, "assumptions:", *(f"- {each}" for each in record["assumptions"]))
+
+
+def _stages(title: str, record: dict[str, Any]) -> Table:
+    table = output.table(title, "", ">seconds")
+    for stage, seconds in record["stages"].items():
+        table.add_row(stage, f"{seconds:.3f}")
+    table.add_row("all readers have their weights", f"{record['seconds']:.3f}", style="bold")
+    table.add_row("from the disk", f"{record['disk_s']:.3f}")
+    return table
+
+
+def _machines_table(record: dict[str, Any]) -> RenderableType:
+    from rich.console import Group
+
+    title = f"{record['model']}: {record['bytes'] / _GIGA:.1f} GB, {record['machines']} machines"
+    return Group(_stages(title, record), "assumptions:", *(f"- {each}" for each in record["assumptions"]))

@@ -63,7 +63,10 @@ _HEADER_BYTES = 4 << 20  # limit for a request's headers, as in vLLM's server
     "--devices-per-instance", type=click.IntRange(1, 1024), help="NPUs or GPUs per instance.  [default: same as --tp]"
 )
 @click.option(
-    "--worker", default="", help="openYuanrong's worker, HOST:PORT.  [env: DS_WORKER_ADDR; default: start one]"
+    "--worker",
+    default="",
+    help="openYuanrong's worker, HOST:PORT; :PORT is that of each instance's machine.  [env: DS_WORKER_ADDR; default: "
+    "start one]",
 )
 @click.option(
     "--launcher",
@@ -151,7 +154,7 @@ def serve(
     from yr_fastload_native.settings import Config
 
     if worker:
-        Config(worker=worker)  # refuses an invalid address
+        Config(worker=f"localhost{worker}" if worker.startswith(":") else worker)  # refuses an invalid address
     with contextlib.closing(_launcher(launcher, logs, cpus_per_instance, template)) as starts:
         server = VllmServer(
             model=model,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from yr_fastload_native.cli.reach import is_reachable
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
-from yr_fastload_native.settings import parse_address
 
 if TYPE_CHECKING:
     from yr_fastload_native.worker import LocalWorker, WorkerStatus
@@ -25,7 +24,6 @@ __all__ = ["worker"]
 
 _LOOK_S = 0.5
 _CLUSTER_S = 10.0
-_REACH_S = 2.0
 
 _home = click.option(
     "--home",
@@ -191,26 +189,22 @@ def status(cluster: bool, home: Path | None, as_json: bool) -> None:
 
 def _show_cluster(found: WorkerStatus, as_json: bool) -> None:
     from yr_fastload_native import _core
+    from yr_fastload_native.worker.running import pool_of
 
+    pool = pool_of(Path(found.home) / "datasystem" / "logs")
     directory = found.etcd_address or found.metastore_address
     workers = _core.ready_workers(directory, deadline_s=_CLUSTER_S)
-    facts = [{"address": each, "reachable": _is_reachable(each), "here": each == found.address} for each in workers]
+    facts = [{"address": each, "reachable": is_reachable(each), "here": each == found.address} for each in workers]
     if as_json:
-        click.echo(json.dumps({"directory": directory, "workers": facts}))
+        told = None if pool is None else {"used_bytes": pool.used, "bytes": pool.size}
+        click.echo(json.dumps({"directory": directory, "workers": facts, "pool": told}))
         return
     click.echo(f"{len(workers)} workers are ready, says the directory at {directory}")
     for fact in facts:
         note = "this machine's" if fact["here"] else "" if fact["reachable"] else "cannot be reached from here"
         click.echo(f"  {fact['address']}  {note}".rstrip())
-
-
-def _is_reachable(address: str) -> bool:
-    host, port = parse_address(address, op="worker status")
-    try:
-        socket.create_connection((host, port), timeout=_REACH_S).close()
-    except OSError:
-        return False
-    return True
+    if pool is not None:
+        click.echo(f"this machine's pool: {pool.used >> 20} of {pool.size >> 20} MiB are used")
 
 
 def _show(status: WorkerStatus | None, as_json: bool) -> None:

@@ -497,6 +497,7 @@ class FastLoader:
             spans=timeline.spans,
             steps=[step.to_dict() for step in puller.steps],
             bytes_aliased=pulled.outcome.bytes_aliased,
+            publisher=pulled.generation.manifest.publisher,
         )
         with self._lock:
             self._counts["loads"] += 1

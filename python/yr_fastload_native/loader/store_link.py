@@ -126,7 +126,7 @@ class StoreLink:
         if store is None:
             raise InvalidArgumentError("this FastLoader is closed", op=op)
         catalogue = Catalogue(store, self._config, self._usage)
-        return StoreSession(catalogue, self._config, self._connection, self.copy_threads)
+        return StoreSession(catalogue, self._config, self._connection, self.copy_threads, self.address)
 
     def rejoin(self, timeout_s: float, *, unasked: bool = False) -> bool:
         """Connect to another local worker where the one before has gone. Whether there is a store now.

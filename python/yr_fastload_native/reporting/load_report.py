@@ -68,6 +68,7 @@ class LoadReport:
         steps: Attempts, in order: each with ``transport``, ``outcome`` (``"loaded"``, ``"partial"``,
             ``"failed"`` or ``"skipped"``), ``why``, ``bytes``, ``seconds`` and ``sources`` (who was asked, how many
             chunks came from there, why it was abandoned).
+        publisher: Host and process of who published the generation first; those that it was asked of are in ``steps``.
         bytes_aliased: The part of these in tensors that use the worker's memory directly (``zero_copy``), not a copy.
         verified: Whether every byte was compared with the publisher's digest.
         chunks_retried: Chunks that were requested again because they were missing or damaged.
@@ -88,6 +89,7 @@ class LoadReport:
     stages: Mapping[str, float]
     steps: Sequence[Mapping[str, Any]] = ()
     bytes_aliased: int = 0
+    publisher: str = ""
     spans: Sequence[Span] = attrs.field(default=(), repr=False)
 
     @property

@@ -39,6 +39,8 @@ class _Published(Protocol):
     def state(self) -> str: ...
     @property
     def lease_age_s(self) -> float: ...
+    @property
+    def trouble(self) -> str: ...
     def __hash__(self) -> int: ...
 
 
@@ -73,6 +75,11 @@ class Metrics:
                 "Longest time since one of their leases was renewed.",
                 multiprocess_mode="livemax",
             ),
+            prometheus.Gauge(
+                "yr_fastload_leases_in_trouble",
+                "Of these identities, those whose lease was not renewed when that was tried last, or that were lost.",
+                multiprocess_mode="livesum",
+            ),
         )
 
     def loaded(self, report: LoadReport) -> None:
@@ -99,10 +106,10 @@ class Metrics:
 
 
 class _Leases:
-    """Watches this process's leases and sets two gauges."""
+    """Watches this process's leases and sets three gauges."""
 
-    def __init__(self, number: Any, age: Any) -> None:
-        self._number, self._age = number, age
+    def __init__(self, number: Any, age: Any, trouble: Any) -> None:
+        self._number, self._age, self._trouble = number, age, trouble
         self._publications: weakref.WeakSet[_Published] = weakref.WeakSet()
         self._guard: Poller | None = None
         self._pid = 0
@@ -115,6 +122,7 @@ class _Leases:
     def _look(self) -> bool:
         states = {each: each.state for each in list(self._publications)}
         self._number.set(sum(state == "live" for state in states.values()))
+        self._trouble.set(sum(state == "lost" or each.trouble != "" for each, state in states.items()))
         self._age.set(
             max((each.lease_age_s for each, state in states.items() if state in ("live", "lost")), default=0.0)
         )

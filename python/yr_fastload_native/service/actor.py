@@ -45,15 +45,16 @@ class ServerActor:
             found: The machine's template (`MachineTemplate.find`); None: it is not to be forked.
 
         Returns:
-            ``pid``, ``host`` and ``port``, or ``error`` with the reason why there is none; ``from_template``, or
-                ``not_forked`` with the reason, and ``lost`` where the template is of no use any more.
+            ``pid``, ``host``, ``port`` and ``machine``, or ``error`` with the reason why there is none;
+                ``from_template``, or ``not_forked`` with the reason, and ``lost`` where the template is of no use any
+                more.
         """
         template = None if found is None else SharedTemplate(found)
         try:
             self._server = server = self._launcher.launch(order, template)
         except FastLoadError as error:
             return {"error": str(error)}
-        told = {"pid": server.pid, "host": server.host, "port": server.port}
+        told = {"pid": server.pid, "host": server.host, "port": server.port, "machine": self._machine()}
         if template is None:
             return told
         return {

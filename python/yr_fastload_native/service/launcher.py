@@ -55,6 +55,8 @@ class Order:
         defaults: Like `environment`, but only for variables that the process that starts it does not have.
         uds: Path of the Unix socket on which it listens, on its machine; None: it listens on a port.
         imports: Modules that its processes may need, for a template that knows no better.
+        worker_port: Of openYuanrong's worker on the machine where it starts, at the address where it listens itself; 0:
+            the environment, there or here, names one. If that of the machine does, this is not used.
         model: What it serves; None: the arguments name no model.
     """
 
@@ -67,6 +69,7 @@ class Order:
     uds: str | None = None
     imports: Sequence[str] = ()
     model: Model | None = None
+    worker_port: int = 0
 
 
 class Launched(Protocol):

@@ -101,7 +101,7 @@ class LocalLauncher:
             NotPublishedError: The directory of its model is not on this machine, and nobody publishes what is in it.
         """
         began = phases.now()
-        here = at_hand(order, _environment(order, self._scratch))
+        here = at_hand(order, _environment(order, self._scratch, self._host))
         taken = None if here is order else began
         if template is None and self._forks:
             template = self._template_for(order)
@@ -114,7 +114,7 @@ class LocalLauncher:
 
     def environment(self, order: Order) -> dict[str, str]:
         """What servers of such an order have in common."""
-        return _environment(order, self._scratch)
+        return _environment(order, self._scratch, self._host)
 
     def close(self) -> None:
         if self._template is not None:
@@ -124,7 +124,7 @@ class LocalLauncher:
     def _template_for(self, order: Order) -> Template:
         with self._lock:
             if self._template is None:
-                self._template = Template(self._scratch, order.imports, _environment(order, self._scratch))
+                self._template = Template(self._scratch, order.imports, _environment(order, self._scratch, self._host))
             return self._template
 
 
@@ -175,7 +175,7 @@ class LocalServer:
         self._template = template
         self.not_forked: str | None = None
         environment = {
-            **_environment(order, scratch),
+            **_environment(order, scratch, host),
             **lent.environment,
             ENVIRONMENT_PREFIX + "REPORT": str(self._report),
         }
@@ -256,9 +256,11 @@ class LocalServer:
         return " | ".join(lines[-3:])
 
 
-def _environment(order: Order, scratch: Scratch) -> dict[str, str]:
+def _environment(order: Order, scratch: Scratch, host: str) -> dict[str, str]:
     """The part of the environment that all servers of such an order share."""
+    worker = {"DS_WORKER_ADDR": f"{host}:{order.worker_port}"} if order.worker_port else {}
     return {
+        **worker,
         "PYTHONSAFEPATH": "1",  # as a command has it: -m alone would put the current directory first
         **order.defaults,
         **_inherited(),

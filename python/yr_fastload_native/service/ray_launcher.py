@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from yr_fastload_native.service.actor import ServerActor
 from yr_fastload_native.service.launcher import Devices, Kind, Order
 from yr_fastload_native.service.machine_template import MachineTemplate, MachineTemplates
 from yr_fastload_native.service.remote import ActorGoneError, RemoteServer, launch_on, one_line
+from yr_fastload_native.service.spread import Spread
 
 __all__ = ["RayLauncher"]
 
@@ -34,7 +36,7 @@ _STORE_BYTES = 80 << 20  # of a local Ray, which carries no weights; 75 MiB is R
 
 
 class RayLauncher:
-    """Starts each server in an actor, for which Ray chooses a machine and devices.
+    """Starts each server in an actor, on the machine that has the fewest of them for its size; Ray chooses devices.
 
     The cluster is the one that ``RAY_ADDRESS`` names; without it, a new Ray on this machine, which ends with the
     launcher. Actors end with this process, however it ends. Create it in the main thread.
@@ -53,6 +55,7 @@ class RayLauncher:
         self, logs: Path | None = None, cpus: float = 0.0, place_s: float = 60.0, *, forks: bool = False
     ) -> None:
         self._templates = MachineTemplates(_template_on) if forks else None
+        self._spread = Spread()
         self._logs = None if logs is None else str(logs.absolute())
         self._cpus = cpus
         self._place_s = place_s
@@ -81,14 +84,18 @@ class RayLauncher:
             "num_cpus": asked.get("CPU", 0),
             "num_gpus": asked.get("GPU", 0),
             "resources": {name: count for name, count in asked.items() if name not in ("CPU", "GPU")},
-            "scheduling_strategy": "SPREAD",
         }
 
-        def make() -> _RayActor:
-            made = ray.remote(ServerActor).options(**options)
-            return _RayActor(made.remote(self._logs, ray.util.get_node_ip_address, _machine))
+        with self._spread.place(_room(asked)) as node:
 
-        return launch_on(make, order, self._place_s, lambda: _what_there_is(asked), self._templates)
+            def make() -> _RayActor:
+                made = ray.remote(ServerActor).options(**options, scheduling_strategy=_preferring(node))
+                handle = made.remote(self._logs, ray.util.get_node_ip_address, _machine)
+                return _RayActor(handle, functools.partial(self._spread.avoid, node or ""))
+
+            server = launch_on(make, order, self._place_s, lambda: _what_there_is(asked), self._templates)
+            self._spread.add(server)
+        return server
 
     def close(self) -> None:
         if self._templates is not None:
@@ -97,8 +104,9 @@ class RayLauncher:
 
 
 class _RayActor:
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, gone: Callable[[], None] = lambda: None) -> None:
         self._handle = handle
+        self._gone = gone
 
     def ask(self, method: str, bound_s: float, *arguments: Any) -> Any:
         try:
@@ -106,6 +114,7 @@ class _RayActor:
         except (GetTimeoutError, ActorUnavailableError) as error:
             raise TimeoutError(one_line(error)) from None
         except Exception as error:  # whatever it is, there will be no answer
+            self._gone()
             raise ActorGoneError(one_line(error)) from None
 
     def kill(self) -> None:
@@ -116,6 +125,27 @@ class _RayActor:
 def _machine() -> str:
     """By what Ray knows the machine on which this is called."""
     return str(ray.get_runtime_context().get_node_id())
+
+
+def _room(asked: Mapping[str, float]) -> dict[str, float]:
+    """By Ray's ids of the machines, how many servers that ask for this each could have if it had nothing else.
+
+    Without anything asked for, all have the same.
+    """
+    with contextlib.suppress(Exception):  # Ray raises many kinds; then it chooses
+        return {
+            node["NodeID"]: min((node["Resources"].get(name, 0) / count for name, count in asked.items()), default=1)
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+    return {}
+
+
+def _preferring(machine: str | None) -> Any:
+    """Another one if that one is gone, or has given to others what is asked for."""
+    if machine is None:
+        return "SPREAD"
+    return NodeAffinitySchedulingStrategy(node_id=machine, soft=True, _spill_on_unavailable=True)
 
 
 def _template_on(machine: str) -> _RayActor:

@@ -113,6 +113,8 @@ class RemoteServer:
     def __init__(self, actor: Actor, grace_s: float, told: dict[str, Any]) -> None:
         self.pid: int | None = told["pid"]
         self.host: str = told["host"]
+        self.machine: str = told.get("machine", "")
+        self.is_stopped = False
         self.port: int = told["port"]
         self.uds = None  # not reachable from another machine
         self.from_template = bool(told.get("from_template", False))
@@ -143,6 +145,7 @@ class RemoteServer:
         return []
 
     def stop(self) -> None:
+        self.is_stopped = True
         with contextlib.suppress(ActorGoneError, TimeoutError):
             self._actor.ask("stop", self._grace_s + BEYOND_GRACE_S + _NETWORK_S)
         self._actor.kill()

@@ -24,7 +24,8 @@ class VllmServer:
         model: Directory or name, as for ``vllm serve``.
         tp: Tensor parallel size.
         arguments: Further arguments of ``vllm serve``.
-        worker: Address of openYuanrong's worker; empty: from the environment.
+        worker: Address of openYuanrong's worker; with nothing before the colon, that of each instance's own machine;
+            empty: from the environment.
         devices: The devices that the launcher can assign.
         devices_each: Number of devices per instance.
         grace_s: Time between being asked to end and being killed, seconds.
@@ -69,7 +70,8 @@ class VllmServer:
         environment = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S)}
         # The patch, not the load format: every version has it, and it respects a load format that was chosen.
         environment |= {ENVIRONMENT_PREFIX + "PATCH": "1", **allowing()}
-        if self.worker:
+        host, _, port = self.worker.rpartition(":")
+        if host:
             environment[ENVIRONMENT_PREFIX + "WORKER"] = self.worker
         defaults: Mapping[str, str] = {}
         if not self.devices.kind:
@@ -86,6 +88,7 @@ class VllmServer:
             defaults=defaults,
             uds=None if self.uds is None else f"{os.path.abspath(self.uds)}.{name}",
             imports=FIRST_IMPORTS,
+            worker_port=0 if host else int(port or 0),
             model=Model(self.model, code=self._has("--trust-remote-code"), is_named=self._has("--served-model-name")),
         )
 

@@ -22,6 +22,8 @@ class WeightsOrigin:
         transport: How they arrived, ``checkpoint`` from a published one; None from disk.
         fallback: Why they did not come from a running instance, as an error code.
         published: Whether every rank has published what it read.
+        host: The machine that it runs on, by its own name; None: it did not say.
+        publisher_host: That of the instance that published the weights; None from disk.
     """
 
     source: Literal["disk", "instance"]
@@ -30,6 +32,8 @@ class WeightsOrigin:
     transport: str | None
     fallback: str | None
     published: bool
+    host: str | None = None
+    publisher_host: str | None = None
 
 
 def origin_of(events: Sequence[dict[str, Any]]) -> WeightsOrigin | None:
@@ -49,7 +53,14 @@ def origin_of(events: Sequence[dict[str, Any]]) -> WeightsOrigin | None:
         transport=next((event["transport"] for event in loaded if event["transport"]), None),
         fallback=next((event["fallback"] for event in loaded if event["fallback"]), None),
         published={event["pid"] for event in published} >= set(seconds),
+        host=next((event["host"] for event in loaded if event.get("host")), None),
+        publisher_host=next((_host(event["publisher"]) for event in loaded if event.get("publisher")), None),
     )
+
+
+def _host(publisher: str) -> str:
+    """Of ``HOST:PROCESS``."""
+    return publisher.rpartition(":")[0]
 
 
 def _as_arrived(event: dict[str, Any]) -> dict[str, Any]:

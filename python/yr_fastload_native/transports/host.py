@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import zlib
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.identity import Identity
@@ -11,12 +13,14 @@ from yr_fastload_native.transports.jobs import LoadJob, PublishJob, StoreSession
 from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
 from yr_fastload_native.transports.zero_copy import alias
 
-__all__ = ["Host"]
+__all__ = ["Host", "share_of"]
 
 _log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _CHUNK_BYTES = 32 * _MIB  # small enough to overlap fetching with copying
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+_NUMBERS = 1 << 32
 _UNCUT_BYTES = 4096 * _MIB  # a tensor beyond that is cut all the same
 
 
@@ -59,11 +63,30 @@ class Host:
         return digests
 
     def load(self, wanted: WantedChunks, attempt: Attempt) -> list[Failure]:
-        if wanted.job.worker.config.zero_copy is True:
+        worker = wanted.job.worker
+        wanted.begin_with(int(share_of(worker.address) * wanted.job.plan.chunks))
+        if worker.config.zero_copy is True:
             alias(wanted, attempt)
             if not wanted:
                 return []
         return wanted.read_twice(_reader, attempt)
+
+
+def share_of(worker: str) -> float:
+    """Where in a model the readers of a worker begin, in [0, 1): hosts that read at once then fetch from each other.
+
+    With one order for all, each would fetch each chunk from the publisher, for nobody else has it yet. Multiples of the
+    golden ratio spread addresses that follow each other evenly.
+
+    Args:
+        worker: Its ``HOST:PORT``; empty for a store that is no worker's.
+    """
+    host = worker.rpartition(":")[0].strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return zlib.crc32(host.encode()) / _NUMBERS
+    return 0.0 if address.is_loopback else int(address) % _NUMBERS * _GOLDEN_RATIO % 1.0
 
 
 def _reader(job: LoadJob) -> _core.ChunkReader:

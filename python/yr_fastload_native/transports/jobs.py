@@ -28,12 +28,14 @@ class StoreSession:
 
     Attributes:
         connection: None where the loader was given a store; only `host` works then.
+        address: Of the worker, ``HOST:PORT``; empty where the loader was given a store.
     """
 
     catalogue: Catalogue
     config: Config
     connection: _core.Connection | None
     copy_threads: int
+    address: str = ""
 
 
 @attrs.frozen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Container, Sequence
 
 import attrs
@@ -80,6 +81,11 @@ class WantedChunks:
     def drop(self, chunks: Container[int]) -> None:
         """These have come by another way than `read`."""
         self.numbers = array("Q", [chunk for chunk in self.numbers if chunk not in chunks])
+
+    def begin_with(self, chunk: int) -> None:
+        """Read this one first, then those behind it, and those before it last."""
+        cut = bisect_left(self.numbers, chunk)
+        self.numbers = self.numbers[cut:] + self.numbers[:cut]
 
     def read(self, reader: _core.ChunkReader, attempt: Attempt) -> list[Failure]:
         """Read all that is wanted into the tensors, and verify it; returns what is wanted still.

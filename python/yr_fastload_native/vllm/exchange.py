@@ -492,6 +492,7 @@ class Exchange:
             transport=report.transport,
             bytes=report.bytes,
             bytes_aliased=report.bytes_aliased,
+            publisher=report.publisher,
             pull_s=report.seconds,
             transfer_s=report.seconds,
             stages=dict(report.stages),

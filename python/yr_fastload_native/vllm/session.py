@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from typing import Any
 
@@ -44,7 +45,7 @@ def loader_for_files(config: Config) -> FastLoader:
 
 def record(event: str, outcome: dict[str, Any], report: str) -> None:
     """Record what an exchange did, and write it to the report file if there is one."""
-    kept = {"event": event, "pid": os.getpid(), **outcome}
+    kept = {"event": event, "pid": os.getpid(), "host": socket.gethostname(), **outcome}
     _outcomes.append(kept)
     if not report:
         return

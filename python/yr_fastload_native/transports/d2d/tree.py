@@ -1,7 +1,8 @@
 """Who serves a generation to whom: a binary tree of numbered slots, one for each process that serves, or is about to.
 
 A reader asks the holder of slot (n - 1) // 2 first, so that a source sends a model about twice however many readers
-there are.
+there are. It takes the lowest free slot; where that one is below a process of another host, it prefers one below its
+own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.settings.secret import Secret
 from yr_fastload_native.transports.jobs import StoreSession
 
-__all__ = ["SLOTS", "Tree", "TreeSlot"]
+__all__ = ["SLOTS", "Tree", "TreeSlot", "near_first"]
 
 SLOTS = 64
 _LOOK = 8  # slots looked at together: they are taken from the lowest on
@@ -58,6 +59,10 @@ class TreeSlot:
         """Numbers of the slots that ask this one first."""
         return 2 * self.number + 1, 2 * self.number + 2
 
+    @property
+    def host(self) -> str:
+        return self.owner.rpartition(":")[0]
+
     @classmethod
     def parse(cls, number: int, value: bytes | None) -> TreeSlot | None:
         """The slot that a stored value tells of; None if it is free or holds something else."""
@@ -71,6 +76,21 @@ def _ancestors(number: int) -> list[int]:
         number = (number - 1) // 2
         above.append(number)
     return above
+
+
+def near_first(free: Sequence[int], host: str, peers: Sequence[TreeSlot]) -> list[int]:
+    """Free slots in the order in which to try them.
+
+    Args:
+        free: Their numbers, ascending.
+        host: Of whoever takes one.
+        peers: Who holds the others.
+    """
+    hosts = {peer.number: peer.host for peer in peers}
+    above = {number: hosts.get((number - 1) // 2) for number in free}
+    if not free or above[free[0]] in (None, host):
+        return list(free)
+    return sorted(free, key=lambda number: above[number] != host)
 
 
 class Tree:
@@ -126,13 +146,13 @@ class Tree:
         self.mine = self._slot(0)
 
     def take_slot(self, deadline: Deadline) -> None:
-        """Take the lowest free slot.
+        """Take a free slot.
 
         Raises:
             ResourceExhaustedError: There is none; reading works all the same.
         """
         ttl_s = self._lease_s + int(deadline.left())
-        for number in self._free:
+        for number in near_first(self._free, self._slot(0).host, self.peers):
             slot, key = self._slot(number), self.key(number)
             if set_own(self._store, {key: slot.value}, witness=key, ttl_s=ttl_s, deadline=deadline):
                 self.mine = slot

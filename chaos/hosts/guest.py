@@ -1,41 +1,33 @@
-"""A process on one host of a test bed: ``python -m host_node``. It publishes and loads what it can check."""
+"""A process on one host of a test bed: ``python -m chaos.hosts.guest``. It publishes and loads what it can check."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import yr_fastload_native as fl
+from chaos.hosts.namespace import move_to
+from yr_fastload_native import _core
 from yr_fastload_native.measuring.child_process import serve
+from yr_fastload_native.settings import parse_address
 
-_CLONE_NEWNET = 0x40000000
 _MIB = 1 << 20
+_CONNECT_S = 5.0
 _TENSOR_BYTES = 8 * _MIB
 _MARKS = np.arange(_TENSOR_BYTES // 8, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
 
-def move_to(namespace: str) -> None:
-    """Have this thread, and all that it starts, run on a host."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        if libc.setns(descriptor, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"setns {namespace}")
-    finally:
-        os.close(descriptor)
-
-
-def tensors(size_mb: int) -> dict[str, np.ndarray]:
+def tensors(size_mb: int) -> dict[str, NDArray[np.uint64]]:
     return {f"t{number}": np.zeros(_TENSOR_BYTES // 8, np.uint64) for number in range(size_mb * _MIB // _TENSOR_BYTES)}
 
 
-def content(number: int, seed: int) -> np.ndarray:
-    return _MARKS ^ np.uint64(seed << 32 | number)
+def content(number: int, seed: int) -> NDArray[np.uint64]:
+    made: NDArray[np.uint64] = _MARKS ^ np.uint64(seed << 32 | number)
+    return made
 
 
 class Commands:
@@ -46,8 +38,8 @@ class Commands:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
         self._worker = task["worker"]
         self._loaders: dict[str, fl.FastLoader] = {}
-        self._published: dict[str, tuple[fl.Publication, dict[str, np.ndarray]]] = {}
-        self._loaded: list[dict[str, np.ndarray]] = []
+        self._published: dict[str, tuple[fl.Publication, dict[str, NDArray[np.uint64]]]] = {}
+        self._loaded: list[dict[str, NDArray[np.uint64]]] = []
 
     def _loader(self, settings: dict[str, Any]) -> fl.FastLoader:
         key = repr(sorted(settings.items()))
@@ -83,6 +75,12 @@ class Commands:
     def state(self, model: str) -> dict[str, Any]:
         publication, _ = self._published[model]
         return {"state": publication.state, "generation": publication.generation, "trouble": publication.trouble}
+
+    def exist(self, keys: list[str]) -> dict[str, Any]:
+        """Which of these keys are stored anywhere in the cluster."""
+        host, port = parse_address(self._worker, op="test")
+        connection = _core.Connection(host, port, connect_timeout_s=_CONNECT_S, rpc_timeout_s=_CONNECT_S)
+        return {"exist": _core.connect_host_store(connection).exist(keys, deadline_s=2 * _CONNECT_S)}
 
     def close(self) -> dict[str, Any]:
         for loader in self._loaders.values():

@@ -13,7 +13,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,18 @@ import psutil
 from yr_fastload_native.measuring.child_process import Process
 from yr_fastload_native.worker.launch import find_dscli
 
-__all__ = ["Bed", "Host", "clean_up", "namespaces", "run", "why_not"]
+__all__ = ["Bed", "Host", "clean_up", "namespaces", "run", "stream", "why_no_etcd", "why_not"]
 
 PREFIX = "yrflh"
 ANSWER_S = 90.0
 NODE_TIMEOUT_S, NODE_DEAD_TIMEOUT_S = 2, 4
 _COMMAND_S = 60.0
+_START_ATTEMPTS = 3
 _GONE_S = 20.0
 _SUBNET = "10.77.0."
 _BRIDGE = "br0"
 _LINK = "eth0"
+_STREAM_PORT = 9000
 _WORKER_PORT, _METASTORE_PORT, _ETCD_PORT = 31501, 2379, 2379
 
 
@@ -65,6 +69,11 @@ def why_not() -> str:
     return ""
 
 
+def why_no_etcd() -> str:
+    """Why there can be no etcd here; empty if there can."""
+    return "" if shutil.which("etcd") else "there is no `etcd`: install Debian's package etcd-server"
+
+
 def namespaces() -> list[str]:
     """All of tests."""
     listed = json.loads(run("ip", "-j", "netns", "list") or "[]")
@@ -92,6 +101,49 @@ def clean_up() -> None:
         owner = re.match(rf"{PREFIX}-(\d+)-", directory.name)
         if owner and not psutil.pid_exists(int(owner[1])):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+_SINK = """
+import socket, sys
+with socket.create_server((sys.argv[1], int(sys.argv[2]))) as server:
+    print(flush=True)
+    connection, _ = server.accept()
+    with connection:
+        while connection.recv(1 << 18):
+            pass
+        connection.sendall(b"!")
+"""
+_SOURCE = """
+import socket, sys, time
+left, piece = int(sys.argv[3]), bytes(1 << 20)
+started = time.monotonic()
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as connection:
+    while left > 0:
+        connection.sendall(piece[:left])
+        left -= len(piece)
+    connection.shutdown(socket.SHUT_WR)
+    connection.recv(1)
+print(time.monotonic() - started)
+"""
+
+
+def stream(source: Host, sink: Host, size: int) -> float:
+    """Seconds that so many bytes take from one host to another, in one stream: of `iperf3`, where it is installed."""
+    iperf = shutil.which("iperf3")
+    receive = [sys.executable, "-c", _SINK, sink.address, str(_STREAM_PORT)]
+    if iperf:
+        receive = [iperf, "--server", "--one-off", "--forceflush", "--bind", sink.address, "--port", str(_STREAM_PORT)]
+    with subprocess.Popen([*sink.enter, *receive], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        try:
+            if not iperf:
+                return float(source.run(sys.executable, "-c", _SOURCE, sink.address, str(_STREAM_PORT), str(size)))
+            where = ("--client", sink.address, "--port", str(_STREAM_PORT), "--connect-timeout", "5000")
+            told = json.loads(source.run(iperf, *where, "--bytes", str(size), "--json"))
+            return float(told["end"]["sum_received"]["seconds"])
+        finally:
+            server.kill()
 
 
 class Host:
@@ -146,18 +198,24 @@ class Host:
             **self._bed.coordination(self),
             **flags,
         }
-        shutil.rmtree(self.home, ignore_errors=True)  # of one that was killed
-        self.home.mkdir()
         command = [*find_dscli(), "start", "-d", str(self.home), "-w"]
         for name, value in given.items():
             command += [f"--{name}", str(value)]
-        self.run(*command)
+        for attempts_left in reversed(range(_START_ATTEMPTS)):
+            shutil.rmtree(self.home, ignore_errors=True)  # of one that was killed
+            self.home.mkdir()
+            try:
+                self.run(*command)
+                return
+            except RuntimeError:  # one that comes back at once may exit: the others still know the one before
+                if not attempts_left:
+                    raise
 
-    def node(self) -> Process:
+    def guest(self) -> Process:
         """A process of this host that publishes and loads; it ends with the bed."""
         task = {"namespace": self.name, "worker": self.worker}
-        made = Process("test", "host_node", f"node of host {self.number}", task)
-        self._bed.nodes.append(made)
+        made = Process("test", "chaos.hosts.guest", f"guest of host {self.number}", task)
+        self._bed.guests.append(made)
         return made
 
     def limit(self, mbit_per_s: int) -> None:
@@ -185,12 +243,24 @@ class Host:
                 found.append(psutil.Process(int(pid)))
         return found
 
+    @property
+    def up_s(self) -> float:
+        """How long its worker has run; 0 if it has none."""
+        return max((time.time() - each.create_time() for each in self._workers()), default=0.0)
+
+    def _workers(self) -> list[psutil.Process]:
+        return [each for each in self.processes() if each.name() == "datasystem_worker"]
+
+    def signal_worker(self, number: int) -> list[psutil.Process]:
+        """Send its worker a signal; what it was sent to."""
+        workers = self._workers()
+        for each in workers:
+            each.send_signal(number)
+        return workers
+
     def kill_worker(self) -> None:
         """Kill its worker, and keep what else runs on it."""
-        workers = [each for each in self.processes() if each.name() == "datasystem_worker"]
-        for each in workers:
-            each.kill()
-        psutil.wait_procs(workers, timeout=_GONE_S)
+        psutil.wait_procs(self.signal_worker(signal.SIGKILL), timeout=_GONE_S)
 
     def stop_worker(self) -> None:
         self.run(*find_dscli(), "stop", "--worker_address", self.worker)
@@ -206,8 +276,15 @@ class Host:
 
     def received_bytes(self) -> int:
         """By its link, since it was made."""
+        return self._carried("rx")
+
+    def sent_bytes(self) -> int:
+        """As `received_bytes`."""
+        return self._carried("tx")
+
+    def _carried(self, direction: str) -> int:
         (link,) = json.loads(run("ip", "-n", self.name, "-j", "-s", "link", "show", "dev", _LINK))
-        return int(link["stats64"]["rx"]["bytes"])
+        return int(link["stats64"][direction]["bytes"])
 
 
 class Bed:
@@ -221,7 +298,7 @@ class Bed:
     def __init__(self, hosts: int, *, etcd: bool = False) -> None:
         clean_up()
         self._tag = f"{PREFIX}-{os.getpid()}-{os.urandom(2).hex()}"
-        self.nodes: list[Process] = []
+        self.guests: list[Process] = []
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self._tag}-", dir="/tmp"))
         self.hosts: list[Host] = []
         self._etcd: Host | None = None
@@ -234,7 +311,7 @@ class Bed:
             self.hosts += [Host(self, number) for number in range(1, hosts + 1)]
             if etcd:
                 self._etcd = Host(self, 100)
-                self._start_etcd(self._etcd)
+                self.start_etcd()
         except BaseException:
             self.close()
             raise
@@ -260,7 +337,20 @@ class Bed:
         for host in self.hosts:
             host.start_worker(memory_mb, **flags)
 
-    def _start_etcd(self, host: Host) -> None:
+    def mend(self) -> None:
+        """Have every link up, at its full rate."""
+        for host in (*self.hosts, *filter(None, [self._etcd])):
+            host.mend()
+            host.unlimit()
+
+    def kill_etcd(self) -> None:
+        """What it has written stays."""
+        for daemon in self._daemons:
+            daemon.kill()
+            daemon.wait(_GONE_S)
+
+    def start_etcd(self) -> None:
+        host = self.etcd
         url = f"http://{host.address}:{_ETCD_PORT}"
         self.start_daemon(
             host,
@@ -280,9 +370,9 @@ class Bed:
         )
 
     def close(self) -> None:
-        for node in self.nodes:
-            node.kill()
-            node.close()
+        for guest in self.guests:
+            guest.kill()
+            guest.close()
         for name in namespaces():
             if name.startswith(f"{self._tag}-"):
                 _end(name)

@@ -1,0 +1,115 @@
+"""``python -m benchmarks.hosts``: pulls between hosts, beside a plain stream between the same ones in the same minute.
+
+Hosts are network namespaces, which need root and Debian's `iproute2`; with `iperf3` the stream is its. The last line of
+the output is JSON with ratios alone, medians of the rounds: rates of one machine's memory say nothing about others.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+
+import click
+from chaos.hosts.bed import Bed, Host, stream, why_not
+
+from yr_fastload_native.measuring.child_process import Process
+
+__all__ = ["measure"]
+
+_MIB = 1 << 20
+_ANSWER_S = 300.0
+_SLOW_MBIT = 1000
+_READERS = 3
+
+
+class _Round:
+    """One model, on a cluster of its own: nothing of the round before is in a pool."""
+
+    def __init__(self, bed: Bed, size_mb: int) -> None:
+        self._hosts = bed.hosts
+        self._size_mb = size_mb
+        self._source = bed.hosts[0].guest()
+
+    def _published(self) -> str:
+        model = uuid.uuid4().hex
+        answer = self._source.call("publish", _ANSWER_S, model=model, size_mb=self._size_mb)
+        if "error" in answer:
+            raise click.ClickException(answer["message"])
+        return model
+
+    def _finished(self, reader: Process) -> float:
+        answer = reader.finish(_ANSWER_S)
+        if not answer.get("equal"):
+            raise click.ClickException(f"a load failed: {answer}")
+        return float(answer["seconds"])
+
+    def _loads(self, readers: list[Process], model: str) -> list[float]:
+        """Seconds of each, all at once."""
+        for reader in readers:
+            reader.start("load", model=model, size_mb=self._size_mb, deadline_s=_ANSWER_S - 10, hold=False)
+        return [self._finished(reader) for reader in readers]
+
+    def _against_stream(self, host: Host, reader: Process) -> float:
+        """The rate of a pull, relative to a stream's."""
+        raw = stream(self._hosts[0], host, self._size_mb * _MIB)
+        (seconds,) = self._loads([reader], self._published())
+        return raw / seconds
+
+    def ratios(self) -> Iterator[tuple[str, float]]:
+        first, *others = self._hosts
+        readers = [host.guest() for host in others]
+        self._loads([readers[0]], self._published())  # memory that nobody has touched yet is slow
+        self._loads([readers[0]], self._published())
+        yield "pull / stream, unthrottled", self._against_stream(others[0], readers[0])
+        model = self._published()
+        (alone,) = self._loads([readers[1]], model)
+        (again,) = self._loads([readers[1]], model)
+        (local,) = self._loads([first.guest()], model)
+        yield "second reader of a host / reader on the publisher's", local / again
+        yield (
+            "slowest of three hosts at once / one alone, seconds",
+            max(self._loads(readers, self._published())) / alone,
+        )
+        for host in (first, others[0]):
+            host.limit(_SLOW_MBIT)
+        yield "pull / stream, 1 Gbit/s", self._against_stream(others[0], readers[0])
+
+
+def measure(size_mb: int, rounds: int) -> dict[str, float]:
+    """Ratios, by what they compare; medians.
+
+    Args:
+        size_mb: Of a model.
+        rounds: How often each is measured.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for number in range(rounds):
+        for populate in ("false", "true"):
+            with Bed(1 + _READERS) as bed:
+                bed.start_workers(6 * size_mb, shared_memory_populate=populate)
+                for name, ratio in _Round(bed, size_mb).ratios():
+                    name += ", pool populated" if populate == "true" else ""
+                    found[name].append(ratio)
+                    click.echo(f"{number}  {name}: {ratio:.3f}", err=True)
+    return {name: round(statistics.median(ratios), 3) for name, ratios in found.items()}
+
+
+@click.command()
+@click.option("--size-mb", default=1024, show_default=True, help="Of a model.")
+@click.option("--rounds", default=3, show_default=True)
+def main(size_mb: int, rounds: int) -> None:
+    """Measure pulls between hosts."""
+    why = why_not()
+    if why:
+        sys.exit(f"there can be no hosts here: {why}")
+    beside = "iperf3" if shutil.which("iperf3") else "a stream of Python's"
+    click.echo(json.dumps({"stream": beside, "size_mb": size_mb, "rounds": rounds, **measure(size_mb, rounds)}))
+
+
+if __name__ == "__main__":
+    main()

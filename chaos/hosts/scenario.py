@@ -1,0 +1,72 @@
+"""A round on several hosts."""
+
+from __future__ import annotations
+
+import time
+
+from chaos.faults.fault import Fault
+from chaos.hosts.bed import NODE_DEAD_TIMEOUT_S
+from chaos.hosts.cluster import Cluster
+from chaos.processes import Node
+from chaos.scenario import Scenario
+from chaos.schedule import Part
+
+__all__ = ["HostScenario"]
+
+_RECOVERY_S = 2 * NODE_DEAD_TIMEOUT_S + 10
+_ANSWER_S = 20.0
+_PAUSE_S = 0.2
+_HELD = {"live", "lost"}  # of what was lost with a worker, its holder means to publish it again
+
+
+class HostScenario(Scenario):
+    """After the fault, whatever somebody still holds has to be found again, from a host that was drawn."""
+
+    @property
+    def cluster(self) -> Cluster:
+        assert isinstance(self.workers, Cluster)
+        return self.workers
+
+    def lose(self, where: str) -> None:
+        """Lose a host, with all that runs on it."""
+        self._verdict.to_die.update(node for node in self.nodes if node.where == where)
+        self.cluster.host(where).kill()
+        self._leaks.forget(where)
+
+    def _holders(self) -> list[Node]:
+        found = []
+        for node in self.nodes:
+            if node.gone or node in self._verdict.to_die:
+                continue
+            node.start("holds", identity=self.spec.identity)
+            if _HELD & set(self._finish(node, _ANSWER_S).get("states", ())):
+                found.append(node)
+        return found
+
+    def run(self, fault: Fault) -> None:
+        self.cluster.revive()
+        super().run(fault)
+
+    def _recover(self) -> None:
+        holders = self._holders()
+        if not holders:
+            return
+        guest = self._guest()
+        end, tries = time.monotonic() + _RECOVERY_S, []
+        while time.monotonic() < end:
+            self.cluster.revive()
+            self._start_load(guest, self.spec.contents[:1])
+            answer = self._finish(guest, self.spec.deadline_s)
+            if "transport" in answer or "seconds" not in answer:
+                self._verdict.load(guest, answer, frozenset(), must_fail=False)
+                return
+            tries.append(f"{answer.get('error')}: {answer.get('message')}")
+            time.sleep(_PAUSE_S)
+        told = [f"{node.name} on host {node.where}:\n{node.tail()}" for node in (*holders, guest)]
+        self._verdict.lost("\n".join([f"held by {len(holders)}; {tries[-1]}", *told]))
+
+    def _guest(self) -> Node:
+        """A reader that keeps nothing."""
+        part = self.spec.readers[0]
+        where = self.spec.rng.choice([host.number for host in self.cluster.bed.hosts])
+        return self._take(Part(part.framework, {**part.settings, "hold": False}, str(where)))

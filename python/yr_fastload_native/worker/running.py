@@ -1,0 +1,61 @@
+"""What can be learned of a worker that runs on this machine, whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import attrs
+import psutil
+
+__all__ = ["Pool", "flags_of", "pool_of"]
+
+_NAME = "datasystem_worker"
+_POOL_FIELD = 7  # of a line of resource.log (0.8.1): used/total/capacity/...
+
+
+@attrs.frozen
+class Pool:
+    """The shared memory of a worker, bytes; at most ten seconds old.
+
+    Attributes:
+        used: By objects.
+        size: Of all.
+    """
+
+    used: int
+    size: int
+
+
+def flags_of(address: str) -> dict[str, str] | None:
+    """The flags of the worker that listens there; None if none is seen from here.
+
+    Args:
+        address: ``HOST:PORT`` that it was given.
+    """
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() != _NAME:
+                continue
+            found = _parsed(process.cmdline()[1:])
+            if found.get("worker_address") == address:
+                return found
+    return None
+
+
+def _parsed(words: list[str]) -> dict[str, str]:
+    """Of ``--name=value``, as dscli starts it."""
+    pairs = [word.lstrip("-").partition("=") for word in words if word.startswith("--")]
+    return {name: value for name, _, value in pairs}
+
+
+def pool_of(logs: Path) -> Pool | None:
+    """What a worker has noted last in its logs; None if there is nothing yet, or it cannot be read.
+
+    Args:
+        logs: Directory of its logs.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        used, _, size, *_ = (logs / "resource.log").read_text().splitlines()[-1].split("|")[_POOL_FIELD].split("/")
+        return Pool(int(used), int(size))
+    return None
