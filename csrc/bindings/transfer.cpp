@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -103,16 +104,51 @@ class TensorDevice {
   std::shared_ptr<PinnedPool> pool_;
 };
 
+using Stored = std::vector<std::tuple<std::uint64_t, std::uint64_t>>;
+using ToldStored = std::optional<py::typing::Callable<void(Stored)>>;
+
+/// Chunks that threads have stored, until the waiting thread tells Python of them.
+class StoredSince {
+ public:
+  void add(std::uint64_t chunk, std::uint64_t digest) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stored_.emplace_back(chunk, digest);
+  }
+
+  /// Call it without the GIL.
+  void tell(py::handle told) {
+    Stored stored;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stored.swap(stored_);
+    }
+    if (stored.empty()) return;
+    const WithGil gil;
+    told(stored);
+  }
+
+ private:
+  std::mutex mutex_;
+  Stored stored_;
+};
+
 std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan, const py::buffer& addresses,
                                             const std::string& key_prefix, std::uint32_t ttl_s, unsigned copy_threads,
                                             unsigned chunks_in_flight, bool verify, double deadline_s,
-                                            const Progress& progress, const GivenDevice& device,
-                                            const GivenPool& pool) {
+                                            const Progress& progress, const GivenDevice& device, const GivenPool& pool,
+                                            const ToldStored& stored) {
   const TensorDevice tensors(device, pool);
   const U64Array address_array(addresses, "addresses");
   check_addresses(plan, address_array, plan.blobs);
-  const TransferOptions options =
-      options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
+  TransferOptions options = options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
+  StoredSince since;
+  if (stored) {
+    options.stored = [&since](std::uint64_t chunk, std::uint64_t digest) { since.add(chunk, digest); };
+    options.progress = [&since, told = py::handle(*stored), before = options.progress](std::uint64_t done) {
+      before(done);
+      since.tell(told);
+    };
+  }
   PublishResult result;
   {
     const WithoutGil nogil;
@@ -191,8 +227,9 @@ void register_transfer(py::module_& module) {
       "publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
       py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"), py::arg("verify"),
       py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("device") = py::none(),
-      py::arg("pool") = py::none(),
-      "Copy tensors, by default of ordinary memory, into chunks; returns (digest of each chunk, seconds by stage).");
+      py::arg("pool") = py::none(), py::arg("stored") = py::none(),
+      "Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they "
+      "can be read; returns (digest of each chunk, seconds by stage).");
   module.def("end_transfers", &end_transfers,
              "End every transfer, including later ones, with SystemExit in the waiting thread.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),

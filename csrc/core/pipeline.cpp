@@ -401,6 +401,7 @@ class Publish {
         plan_(plan),
         addresses_(addresses),
         keys_(chunk_keys(key_prefix, plan.chunks())),
+        first_(first_shared_chunk(plan)),
         ttl_s_(ttl_s),
         options_(options),
         filled_(std::max<std::size_t>(1, options.chunks_in_flight), &transfer_peaks().chunks_in_flight) {
@@ -447,8 +448,9 @@ class Publish {
       downloader.emplace(device_, pool_, options_.deadline);
     }
     for (;;) {
-      const std::uint64_t chunk = next_.fetch_add(1);
-      if (chunk >= plan_.chunks()) break;
+      const std::uint64_t turn = next_.fetch_add(1);
+      if (turn >= plan_.chunks()) break;
+      const std::uint64_t chunk = (first_ + turn) % plan_.chunks();
       const Stopwatch watch;
       if (!(downloader ? download(chunk, *downloader) : fill(chunk))) return;
       copy_seconds_.add(watch);
@@ -502,6 +504,7 @@ class Publish {
       const Stopwatch watch;
       store_.seal(std::move(batch), options_.deadline);
       seal_seconds_.add(watch);
+      if (options_.stored) options_.stored(*first, options_.verify ? result_.digests[*first] : 0);
     }
   }
 
@@ -521,6 +524,7 @@ class Publish {
   const Plan& plan_;
   const Span<const std::uint64_t> addresses_;
   const Keys keys_;
+  const std::uint64_t first_;  ///< Whoever reads tensors in their order as they come needs small ones all the time.
   const std::uint32_t ttl_s_;
   const TransferOptions& options_;
 

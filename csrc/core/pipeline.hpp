@@ -25,6 +25,8 @@ struct TransferOptions {
   std::function<void(std::uint64_t)> progress;
   /// Loads only: called by the thread that copied a chunk, once it is in the tensors and, if requested, verified.
   std::function<void(std::uint64_t)> arrived;
+  /// Publications only: called by the thread that sealed a chunk, with the chunk and its digest (0 without `verify`).
+  std::function<void(std::uint64_t, std::uint64_t)> stored;
 };
 
 /// Seconds of a publication: wall time for calls to the store, thread time for copies.

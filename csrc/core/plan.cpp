@@ -107,6 +107,14 @@ Places places(const Plan& plan) {
   return found;
 }
 
+std::uint64_t first_shared_chunk(const Plan& plan) {
+  std::vector<std::uint64_t> bytes(plan.tensors, 0);
+  for (const Blob& blob : plan.blobs) bytes[blob.tensor] += blob.bytes;
+  std::uint64_t chunk = 0;
+  while (chunk < plan.chunks() && bytes[plan.chunk(chunk).begin()->tensor] > kSmallTensorBytes) ++chunk;
+  return chunk;
+}
+
 Sharing find_sharing(Span<const std::uint64_t> addresses, Span<const std::uint64_t> bytes) {
   const std::size_t count = bytes.size();
   Sharing sharing;

@@ -63,6 +63,9 @@ struct Places {
 };
 Places places(const Plan& plan);
 
+/// The first chunk of those that small tensors share, which are the last ones; the number of chunks if there are none.
+std::uint64_t first_shared_chunk(const Plan& plan);
+
 /// Where each tensor's memory lives: in its own storage (owner[i] == i) or inside another tensor's.
 struct Sharing {
   std::vector<std::uint64_t> owner;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from yr_fastload_native.vllm.reports import events
+
 from ..waiting import wait_until
+from .instances import START_S, ForkServers
 
 pytestmark = pytest.mark.worker
 
@@ -55,11 +59,10 @@ def test_one_rank_then_two(make: Make, start: Start, architecture: str) -> None:
 
 
 def test_two_ranks_read_the_disk_once(make: Make, start: Start) -> None:
-    """And what is pulled by their layout is pulled, where there is that too."""
+    """For the worker's memory, and load from there while it is read; weights of their layout are published too."""
     model = make("llama", seed=SEED)
     first = start(model, extra={"share": "both"}, role="forked", tensor_parallel_size=2)
-    from_disk = [each for each in first.events("loaded") if each["checkpoint"] is None]
-    assert len(from_disk) == 1
+    assert_from_checkpoint(first, ranks=2)
     first.wait_until_published(ranks=2)
     assert wait_until(lambda: publications(first) == 1)
     second = start(model, extra={"share": "auto"})
@@ -108,3 +111,92 @@ def test_the_command_that_tries_it(make: Make) -> None:
     record = json.loads(done.stdout)
     assert (record["tokens_equal"], record["transport"], record["ranks"]) == (True, "checkpoint", 2)
     assert record["fallback"] is None
+
+
+def pooling(directory: Path) -> Path:
+    """A model that embeds, whose parts have other names in the files than in vLLM."""
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+    torch.manual_seed(SEED)
+    BertModel(BertConfig(vocab_size=320, max_position_embeddings=512, **sizes)).save_pretrained(directory)
+    return directory
+
+
+def multimodal(directory: Path) -> Path:
+    """A model that looks at pictures, too."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    text = {
+        "vocab_size": 320, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
+    }  # fmt: skip
+    vision = {"depth": 2, "embed_dim": 64, "hidden_size": 128, "num_heads": 4, "mlp_ratio": 2}
+    torch.manual_seed(SEED)
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, image_token_id=3, video_token_id=4)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("made", "arguments"),
+    [
+        (pooling, {"runner": "pooling", "skip_tokenizer_init": True}),
+        pytest.param(multimodal, {"skip_tokenizer_init": True}, marks=pytest.mark.long),
+    ],
+)
+def test_models_of_other_kinds(
+    made: Callable[[Path], Path], arguments: dict[str, Any], worker: str, tmp_path: Path, servers: ForkServers
+) -> None:
+    """Loaded by vLLM from files, from the checkpoint while it is published, and from it afterwards."""
+    model = made(tmp_path / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    ways: list[dict[str, Any]] = [{"publish": "off"}, {"share": "checkpoint"}, {"share": "checkpoint"}]
+    task = {
+        "instances": [{"model": str(model), "max_model_len": 128, **arguments, "settings": way} for way in ways],
+        "settings": {"worker": worker, "lease_s": 5},
+        "meet": meet,
+    }
+    with servers.fork("loads", task) as process:
+        plain, *shared = [process.expect("loaded", START_S) for _ in ways]
+    assert plain["outcome"]["checkpoint"] is None
+    for each in shared:
+        assert each["outcome"]["checkpoint"]["from_files"] == []
+        assert each["digest"] == plain["digest"]
+
+
+OTHERS = sorted(
+    each.parent / "bin" / "python"
+    for each in Path(__file__).parents[2].glob(".venv-vllm*/.develop")
+    if each.parent != Path(sys.prefix)
+)
+LOAD = """
+import json, os, sys
+from yr_fastload_native.vllm import compat
+os.environ.update(compat.beside_others(1))
+import vllm
+vllm.LLM(sys.argv[1], load_format="yr_fastload", model_loader_extra_config=json.loads(sys.argv[2]),
+         max_model_len=128, enforce_eager=True, gpu_memory_utilization=0.1, num_gpu_blocks_override=64)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not OTHERS, reason="needs another version of vLLM, as `make test-vllm-matrix` installs them")
+def test_two_versions_share_one_checkpoint(
+    make: Make, start: Start, worker: str, tmp_path: Path, environment_of_vllm: dict[str, str]
+) -> None:
+    model, report = make("qwen2", seed=SEED), tmp_path / "other"
+    first = start(model, extra={"share": "checkpoint"})
+    assert wait_until(lambda: publications(first))
+    settings = {"worker": worker, "share": "checkpoint", "publish": "off", "report": str(report)}
+    environment = {**environment_of_vllm, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    command = [str(OTHERS[0]), "-c", LOAD, str(model), json.dumps(settings)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S, check=False)
+    assert done.returncode == 0, done.stderr
+    (loaded,) = events(report, "loaded")
+    assert loaded["checkpoint"]["from_files"] == []
+    assert loaded["checkpoint"]["bytes"] == first.loaded["checkpoint"]["bytes"]

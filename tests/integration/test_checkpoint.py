@@ -96,6 +96,46 @@ def test_a_publisher_that_is_killed_half_way(worker: str, directory: Path) -> No
         assert len(opened.from_files) >= len(rest) - 1  # one may lie in the chunk that is kept
 
 
+HALF_WAY = """
+import sys, time
+import yr_fastload_native as fl
+from yr_fastload_native.publishing.growth import Growth
+
+real = Growth.stored
+
+def stored(growth, chunks):
+    real(growth, chunks[:5])
+    print("half way", flush=True)
+    time.sleep(600)
+
+Growth.stored = stored
+config = fl.Config(worker=sys.argv[1], lease_s=2, data_grace_s=1, publish_deadline_s=60, max_blobs=1)
+with fl.FastLoader(config) as loader:
+    loader.publish_checkpoint(sys.argv[2])
+"""
+
+
+def test_a_publisher_that_is_killed_while_it_publishes(worker: str, directory: Path) -> None:
+    """Readers have what it has told of by then, and go on with the files as soon as its lease has ended."""
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", HALF_WAY, worker, str(directory)], stdout=subprocess.PIPE, text=True
+        ) as publisher,
+        fl.FastLoader(fl.Config(worker=worker, hold=False)) as loader,
+    ):
+        assert publisher.stdout is not None
+        assert publisher.stdout.readline() == "half way\n"
+        opened = loader.checkpoint(directory)
+        arriving = opened._reader._arriving
+        assert arriving is not None
+        arriving._look()
+        told = {name for name in opened if arriving.has(opened._reader.entries[name].chunk)}
+        assert len(told) == 5
+        publisher.kill()
+        assert not compare(scan_directory(directory), opened)
+        assert set(opened.from_files) == opened.keys() - told
+
+
 def test_publish_list_export_evict(worker: str, directory: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "yr_fastload_native", "checkpoint", "publish", str(directory)]
     with subprocess.Popen(

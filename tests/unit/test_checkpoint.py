@@ -19,62 +19,26 @@ import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.checkpoints.safetensors_files import compare, scan_directory
 from yr_fastload_native.loader import checkpoint as loader_checkpoint
-from yr_fastload_native.loading.published_checkpoint import CheckpointReader
+from yr_fastload_native.loading.checkpoint_reader import CheckpointReader
 from yr_fastload_native.testing import MemoryStore
 from yr_fastload_native.weights.views import VIEWS
 
 from ..waiting import wait_until
+from .published_files import as_bytes, assert_right, chunk_keys, make_files, weights
 
 MIB = 1 << 20
 Opener = Callable[..., fl.FastLoader]
 
 
-def weights(seed: int = 0) -> dict[str, torch.Tensor]:
-    made = torch.Generator().manual_seed(seed)
-    return {
-        "embed": torch.rand(600, 1000, generator=made),  # larger than 1 MiB
-        "layers.0.weight": torch.rand(300, 300, generator=made).to(torch.bfloat16),
-        "layers.0.scale": torch.tensor(1.5),
-        "layers.1.weight": torch.randint(-128, 127, (50, 7), generator=made).to(torch.int8),
-        "layers.1.eighth": torch.rand(33, generator=made).to(torch.float8_e4m3fn),
-        "mask": torch.rand(11, generator=made) > 0.5,
-        "empty": torch.zeros(0, 4),
-    }
-
-
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    made = tmp_path / "some-model"
-    made.mkdir()
-    tensors = weights()
-    names = {"model-1.safetensors": list(tensors)[:3], "model-2.safetensors": list(tensors)[3:]}
-    for file, held in names.items():
-        save_file({name: tensors[name] for name in held}, made / file, metadata={"format": "pt"})
-    where = ", ".join(f'"{name}": "{file}"' for file, held in names.items() for name in held)
-    (made / "model.safetensors.index.json").write_text(f'{{"weight_map": {{{where}}}}}')
-    return made
+    return make_files(tmp_path / "some-model")
 
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on this process is on another machine, whose pool has copies."""
     return lambda: monkeypatch.setattr(loader_checkpoint, "pool_of", lambda address: "another machine/")
-
-
-def chunk_keys(store: MemoryStore) -> list[str]:
-    return sorted(key for key in store.keys() if "-chunk-" in key)  # noqa: SIM118
-
-
-def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
-
-
-def assert_right(opened: fl.PublishedCheckpoint, wanted: dict[str, torch.Tensor]) -> None:
-    assert opened.keys() == wanted.keys()
-    for name, tensor in opened.items():
-        assert tensor.dtype == wanted[name].dtype
-        assert tensor.shape == wanted[name].shape
-        assert torch.equal(as_bytes(tensor), as_bytes(wanted[name])), name
 
 
 # -- what is read is what the files hold ----------------------------------------------------------------------------
@@ -502,3 +466,54 @@ def test_other_files_with_the_same_sample(
     monkeypatch.setattr(loader_checkpoint.TensorFiles, "of", with_sums)
     with pytest.raises(fl.LayoutMismatchError, match="are not those that were published"):
         guest.checkpoint(directory)
+
+
+# -- only what is trusted -------------------------------------------------------------------------------------------
+
+
+def test_a_trusted_checkpoint(open_loader: Opener, guest: fl.FastLoader, directory: Path) -> None:
+    publication = open_loader(publish_sha256=True).publish_checkpoint(directory)
+    digest = guest.checkpoint_digest(directory)
+    assert publication.digest == digest
+    for framework in ("torch", "numpy"):
+        opened = guest.checkpoint(dict(publication.identity), framework=framework, trusted_digests=digest)
+        assert not compare(scan_directory(directory), guest.checkpoint(directory, trusted_digests=[digest, "0" * 64]))
+        assert opened.keys() == weights().keys()
+    with pytest.raises(fl.IntegrityError, match="none of the 1 in trusted_digests"):
+        guest.checkpoint(directory, trusted_digests="0" * 64)
+    with pytest.raises(fl.IntegrityError, match="none of the 1 in trusted_digests"):
+        open_loader(hold=False, trusted_digests="0" * 64).checkpoint(directory)
+
+
+def test_a_publisher_that_tells_no_sums_is_not_trusted(
+    loader: fl.FastLoader, guest: fl.FastLoader, directory: Path
+) -> None:
+    loader.publish_checkpoint(directory)
+    with pytest.raises(fl.IntegrityError, match="does not tell the SHA-256"):
+        guest.checkpoint(directory, trusted_digests=guest.checkpoint_digest(directory))
+
+
+def test_bytes_that_are_not_the_trusted_ones(
+    open_loader: Opener, guest: fl.FastLoader, store: MemoryStore, directory: Path
+) -> None:
+    """Whoever may write to the worker's memory changes them, in the pool in which the publisher compared them."""
+    publication = open_loader(publish_sha256=True, max_blobs=1).publish_checkpoint(directory)
+    digest = guest.checkpoint_digest(directory)
+    alone = guest.checkpoint(dict(publication.identity), trusted_digests=digest)
+    opened = guest.checkpoint(directory, framework="torch", trusted_digests=digest)
+    chunk = alone._reader.entries["layers.0.weight"].chunk
+    store.set_faults(corrupt=[each for each in chunk_keys(store) if each.endswith(f"-{chunk}")])
+    with pytest.raises(fl.IntegrityError, match=r"'layers\.0\.weight' is not the trusted one by SHA-256"):
+        alone["layers.0.weight"]
+    assert_right(opened, weights())
+    assert opened.from_files == ["layers.0.weight"]
+
+
+def test_tied_tensors_are_trusted(open_loader: Opener, guest: fl.FastLoader, tmp_path: Path) -> None:
+    tensors = {"a": torch.rand(40, 30), "turned": torch.rand(20, 10).t()}
+    tensors["tied"], tensors["part"] = tensors["a"], tensors["a"][2:4]
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    open_loader(publish_sha256=True).publish_checkpoint(tmp_path)
+    opened = guest.checkpoint(tmp_path, framework="torch", trusted_digests=guest.checkpoint_digest(tmp_path))
+    assert all(torch.equal(opened[name], tensor) for name, tensor in tensors.items())
+    assert not opened.from_files

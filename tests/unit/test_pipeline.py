@@ -111,6 +111,31 @@ class Setup:
         return [f"chunk-{chunk}" for chunk in chunks]
 
 
+def test_a_publisher_tells_of_chunks_as_they_are_stored() -> None:
+    """Those of small tensors first, although they are the last ones of the plan."""
+    setup = Setup([2 * MIB, 100, 3 * MIB, 200], chunk_bytes=4 * MIB)
+    told: list[tuple[int, int]] = []
+
+    def stored(chunks: list[tuple[int, int]]) -> None:
+        assert all(setup.store.exist(setup.keys(*(chunk for chunk, _ in chunks)), deadline_s=1))
+        told.extend(chunks)
+
+    setup.publish(stored=stored, copy_threads=1)
+    assert dict(told) == dict(enumerate(setup.digests))
+    assert [chunk for chunk, _ in told] == [setup.plan.chunks - 1, *range(setup.plan.chunks - 1)]
+
+
+def test_a_publisher_that_may_not_go_on_takes_all_back() -> None:
+    setup = Setup([2 * MIB, 100], chunk_bytes=4 * MIB)
+
+    def stored(chunks: list[tuple[int, int]]) -> None:
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError, match="no more"):
+        setup.publish(stored=stored)
+    assert not setup.store.keys()
+
+
 def published(sizes: list[int], **settings: Any) -> tuple[Setup, Memory]:
     setup = Setup(sizes, **settings)
     setup.publish()

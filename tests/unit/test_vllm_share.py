@@ -17,6 +17,7 @@ from tests.unit.toy_engine import Loader, run
 
 import yr_fastload_native as fl
 from yr_fastload_native.catalogue.checkpoint import is_checkpoint
+from yr_fastload_native.publishing.growth import Growth
 from yr_fastload_native.testing import MemoryStore
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.settings import Settings
@@ -105,14 +106,31 @@ def test_another_layout_reads_no_disk(start: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("share", ["checkpoint", "auto"])
 def test_published_while_it_is_read(start: Callable[..., Any], guest: fl.FastLoader, share: str) -> None:
-    """The first one loads as vLLM would have."""
+    """The disk is read once, for the worker's memory, and the first one loads from there too."""
     first, outcome = start(share, publish="background")
-    assert first.disk_reads == 1
-    assert outcome["checkpoint"] is None
+    assert first.disk_reads == 0
+    assert outcome["checkpoint"]["from_files"] == []
     assert wait_until(lambda: published(guest) == ["checkpoint"])
     other, outcome = start(share, 1, 2, publish="background")
     assert other.disk_reads == 0
     assert outcome["checkpoint"]["from_files"] == []
+
+
+def test_a_publish_that_fails_half_way(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, store: MemoryStore
+) -> None:
+    """The load goes on from the files, and nothing is left."""
+    real = Growth.stored
+
+    def stored(growth: Growth, chunks: Any) -> None:
+        real(growth, chunks[:1])
+        raise fl.UnavailableError("the disk is gone", op="publish")
+
+    monkeypatch.setattr(Growth, "stored", stored)
+    first, outcome = start("checkpoint", publish="background", deadline_s=5)
+    assert first.disk_reads == 0
+    assert len(outcome["checkpoint"]["from_files"]) in (1, 2)  # what had come may be gone before it was read
+    assert wait_until(lambda: not store.keys())
 
 
 def test_sharded_as_ever(start: Callable[..., Any], guest: fl.FastLoader) -> None:
@@ -208,8 +226,9 @@ def test_parts_that_have_files_of_their_own(
     assert asked == [source]
 
 
+@pytest.mark.parametrize("publish_when", ["inline", "background"])
 def test_of_ranks_that_start_together_one_reads_the_disk(
-    monkeypatch: pytest.MonkeyPatch, directory: Path, open_loader: Opener
+    monkeypatch: pytest.MonkeyPatch, directory: Path, open_loader: Opener, publish_when: str
 ) -> None:
     ranks = 3
     loaders = [open_loader() for _ in range(ranks)]
@@ -229,7 +248,7 @@ def test_of_ranks_that_start_together_one_reads_the_disk(
         mine.fast = loaders[rank]
         loader, model = RankLoader(directory, rank, ranks), RankModel(rank, ranks)
         shared = SharedCheckpoint(
-            loader, Settings.of({"share": "checkpoint", "verify_files": "off", "publish": "inline"})
+            loader, Settings.of({"share": "checkpoint", "verify_files": "off", "publish": publish_when})
         )
         with shared.read_instead(model, config, {}):
             loader.load_weights(model, config)

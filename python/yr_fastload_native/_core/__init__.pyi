@@ -708,9 +708,10 @@ def publish_chunks(
     progress: collections.abc.Callable[[int, int], None] | None = None,
     device: Device | None = None,
     pool: PinnedPool | None = None,
+    stored: collections.abc.Callable[[list[tuple[int, int]]], None] | None = None,
 ) -> tuple[memoryview, dict[str, float]]:
     """
-    Copy tensors, by default of ordinary memory, into chunks; returns (digest of each chunk, seconds by stage).
+    Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they can be read; returns (digest of each chunk, seconds by stage).
     """
 
 def publish_staged(

@@ -64,6 +64,12 @@ class HeldKey:
     value: bytes
 
 
+def _digests(body: bytes | None, manifest: Manifest, op: str) -> Taken | None:
+    if body is None:
+        raise SupersededError  # they are gone, and so is the generation
+    return None if body == _PENDING else decode_digests(body, manifest, op=op)
+
+
 class SupersededError(Exception):
     """The generation under a reader was replaced or withdrawn; start again from the head."""
 
@@ -163,7 +169,7 @@ class Catalogue:
         )
         found = manifest.digests()
         if found is None:
-            found = self._digests(digests, manifest, op)
+            found = _digests(digests, manifest, op)
         told = None if files is None else self._files(files, name, op)
         return Generation(who, manifest, head, tuple(names.transports), found, told), values
 
@@ -187,10 +193,14 @@ class Catalogue:
             self.store.set(who.files_key(generation), body, ttl_s=self.data_ttl_s, deadline_s=deadline.left())
 
     @staticmethod
-    def _digests(body: bytes | None, manifest: Manifest, op: str) -> Taken | None:
-        if body is None:
-            raise SupersededError  # they are gone, and so is the generation
-        return None if body == _PENDING else decode_digests(body, manifest, op=op)
+    def digests_in(body: bytes | None, generation: Generation, *, op: str) -> Taken | None:
+        """The digests in the object that is beside a manifest; None if they were not taken yet.
+
+        Raises:
+            SupersededError: There is no such object any more.
+            IntegrityError: They are damaged.
+        """
+        return _digests(body, generation.manifest, op)
 
     def wait_for_digests(self, generation: Generation, deadline: Deadline, *, op: str) -> Taken:
         """The digests, once the publisher has taken them.
@@ -202,7 +212,7 @@ class Catalogue:
         """
         digests, key = generation.digests, generation.who.digests_key(generation.manifest.generation)
         while digests is None:
-            digests = self._digests(self.store.get(key, deadline_s=deadline.left()), generation.manifest, op)
+            digests = self.digests_in(self.store.get(key, deadline_s=deadline.left()), generation, op=op)
             if digests is None:
                 if not self.is_current(generation, deadline):
                     raise SupersededError
@@ -333,6 +343,7 @@ class Catalogue:
                     who.manifest_key(generation),
                     who.digests_key(generation),
                     who.files_key(generation),
+                    who.arrived_key(generation),
                     *data_keys,
                 ],
                 deadline_s=deadline.spare(_ERASE_S),

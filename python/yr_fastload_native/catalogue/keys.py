@@ -63,6 +63,10 @@ class Keys:
     def digests_key(self, generation: str) -> str:
         return f"{_PREFIX}-digests-{self.digest}-{generation}"
 
+    def arrived_key(self, generation: str) -> str:
+        """Holds which chunks of a generation can be read while others are still being stored."""
+        return f"{_PREFIX}-arrived-{self.digest}-{generation}"
+
     def files_key(self, generation: str) -> str:
         """Holds the sums of the files that a generation's weights were read from."""
         return f"{_PREFIX}-files-{self.digest}-{generation}"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from yr_fastload_native.errors import InvalidArgumentError, ResourceExhaustedError
+from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.process.typed_os_errors import disk_full, typed_os_errors
 
 __all__ = ["QWEN2_7B_BYTES", "make_qwen2"]
 
@@ -22,6 +21,8 @@ _Shape = tuple[int, ...]
 
 QWEN2_7B_BYTES = 15_231_233_024  # 339 tensors, bfloat16
 
+_OP = "make checkpoint"
+_ADVICE = "choose a smaller size, or another directory (TMPDIR names the one for temporary files)"
 _MIB = 1 << 20
 _BLOCK_BYTES = 16 << 20
 _SHARD_BYTES = 1 << 30
@@ -55,18 +56,19 @@ def make_qwen2(
     """
     directory = Path(directory)
     if size_mb < 1:
-        raise InvalidArgumentError(f"size_mb={size_mb} is not allowed; use at least 1", op="make checkpoint")
+        raise InvalidArgumentError(f"size_mb={size_mb} is not allowed; use at least 1", op=_OP)
     config, shapes = _qwen2(size_mb * _MIB)
     total = _nbytes(shapes)
-    with _typed_os_errors(directory):
+    with typed_os_errors(directory, op=_OP, advice=_ADVICE):
         if directory.exists() and any(directory.iterdir()):
             raise InvalidArgumentError(
-                f"{directory} is not empty; name another directory", op="make checkpoint", failed_keys=[str(directory)]
+                f"{directory} is not empty; name another directory", op=_OP, failed_keys=[str(directory)]
             )
         directory.parent.mkdir(parents=True, exist_ok=True)
         needed, free = total + _MIB, shutil.disk_usage(directory.parent).free
         if free < needed:
-            raise _too_little_room(directory, f"{free} bytes are free and {needed} are needed")
+            why = f"{free} bytes are free and {needed} are needed"
+            raise disk_full(directory, why, op=_OP, advice=_ADVICE)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=directory.parent) as temporary:
             made = Path(temporary) / directory.name
             made.mkdir()
@@ -178,26 +180,3 @@ def _header(shapes: Mapping[str, _Shape]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     padded = text.ljust(-(-len(text) // 8) * 8)  # in this format the data begins at a multiple of eight
     return len(padded).to_bytes(8, "little") + padded
-
-
-def _too_little_room(directory: Path, detail: str) -> ResourceExhaustedError:
-    return ResourceExhaustedError(
-        f"{directory.parent}: {detail}; free some, choose a smaller size, or another directory (TMPDIR names the one "
-        "for temporary files)",
-        op="make checkpoint",
-        failed_keys=[str(directory)],
-    )
-
-
-@contextmanager
-def _typed_os_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _too_little_room(directory, "the disk ran full") from error
-        raise InvalidArgumentError(
-            f"{directory} cannot be written: {error.strerror}; name another directory",
-            op="make checkpoint",
-            failed_keys=[str(directory)],
-        ) from error

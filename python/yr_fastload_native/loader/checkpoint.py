@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
 
+from yr_fastload_native.catalogue.arrivals import Arrivals
 from yr_fastload_native.catalogue.catalogue import Generation, SupersededError
-from yr_fastload_native.catalogue.checkpoint import FILE, HEADER, compared_in, identity_of, is_tensor, pool_of
+from yr_fastload_native.catalogue.checkpoint import compared_in, identity_of, is_tensor, pool_of
+from yr_fastload_native.catalogue.content_digest import content_digest
 from yr_fastload_native.catalogue.election import Claims
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.catalogue.manifest import check_files
@@ -20,23 +24,26 @@ from yr_fastload_native.checkpoints.sums import differing
 from yr_fastload_native.checkpoints.tensor_files import TensorFiles
 from yr_fastload_native.errors import (
     FastLoadError,
-    IntegrityError,
     InvalidArgumentError,
     LayoutMismatchError,
     PartialTransferError,
 )
+from yr_fastload_native.loader.checkpoint_files import FilesOrigin, FromFiles, check_dtypes, entries, growing
 from yr_fastload_native.loader.kept import Kept
 from yr_fastload_native.loader.store_link import StoreLink
-from yr_fastload_native.loading.published_checkpoint import CheckpointReader, PublishedCheckpoint, ReadTerms
+from yr_fastload_native.loading.arriving import Arriving
+from yr_fastload_native.loading.checkpoint_reader import CheckpointReader, ReadTerms
+from yr_fastload_native.loading.published_checkpoint import PublishedCheckpoint
+from yr_fastload_native.loading.trust import Trust
 from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.publishing.publication import LEAVE_S, Publication, PublicationParts
 from yr_fastload_native.publishing.publisher import ATTEMPTS, Publisher
 from yr_fastload_native.settings import Config
 from yr_fastload_native.transports import registry
-from yr_fastload_native.transports.jobs import Progress, PublishJob, Request, StoreSession
+from yr_fastload_native.transports.jobs import Progress, Request, StoreSession
 from yr_fastload_native.transports.stored_chunks import StoredChunks
 from yr_fastload_native.weights.tensor_table import TensorTable
-from yr_fastload_native.weights.views import ITEM_BYTES, VIEWS
+from yr_fastload_native.weights.views import VIEWS
 
 __all__ = ["Checkpoints", "Source"]
 
@@ -45,7 +52,6 @@ _log = logging.getLogger(__name__)
 Source: TypeAlias = "str | os.PathLike[str] | TensorFiles"
 
 _VERIFY = ("once", "digest")
-_COMPARED_AT_ONCE = 16  # chunks, which are copied where they cannot be mapped
 
 
 @attrs.frozen
@@ -65,34 +71,48 @@ class Checkpoints:
     def identity_of(self, source: Source, deadline_s: float) -> dict[str, Any]:
         return self.identity(_files_of(source, Deadline(deadline_s, "checkpoint")))
 
-    def publish(self, source: Source, progress: Progress | None) -> Publication:
+    def digest_of(self, source: Source, deadline_s: float) -> str:
+        files = _files_of(source, Deadline(deadline_s, "checkpoint"))
+        digest = content_digest(entries(files), self.identity(files), threads=self.link.copy_threads)
+        files.check("checkpoint")
+        return digest
+
+    def publish(self, source: Source, progress: Progress | None, announced: Callable[[], None]) -> Publication:
         deadline = Deadline(self.config.publish_deadline_s, "publish")
         session = self.link.worker("publish", deadline.left())
         files = _files_of(source, deadline)
         who = Identity.of(self.identity(files), op="publish")
         try:
-            publication = self._publish(session, files, who, deadline, progress)
+            publication = self._publish(session, files, who, deadline, progress, announced)
         finally:
             self.claims.release(who)
         self.kept.keep(who, publication, deadline)
         return publication
 
     def _publish(
-        self, session: StoreSession, files: TensorFiles, who: Identity, deadline: Deadline, progress: Progress | None
+        self,
+        session: StoreSession,
+        files: TensorFiles,
+        who: Identity,
+        deadline: Deadline,
+        progress: Progress | None,
+        announced: Callable[[], None],
     ) -> Publication:
         started = time.perf_counter()
         # Whole tensors in the worker's memory, whatever the settings say of other publications.
         config = attrs.evolve(session.config, transport="host", publish_as="host", zero_copy=True)
-        table = TensorTable(_entries(files), op="publish", writable=False, max_tensors=config.max_tensors)
-        _check_dtypes(table)
+        table = TensorTable(entries(files), op="publish", writable=False, max_tensors=config.max_tensors)
+        check_dtypes(table)
         session = attrs.evolve(session, config=config)
         publisher = Publisher(
             Request(session, who, table, self.link.devices.of(table), deadline, progress),
             check_files(files.read.sums, op="publish"),
-            before_announcing=lambda job, digests: _check_copied(files, job, digests),
+            growing=growing(files, announced),
         )
         publication = publisher.publish(started)
         publication.withdraw_when(files.changed)
+        if not publication.joined:  # one of them reads the files again, where they are lost with the worker
+            publication.origin = FilesOrigin(files, config, lambda: Identity.of(self.identity(files), op="publish"))
         return publication
 
     def open(
@@ -103,6 +123,7 @@ class Checkpoints:
         verify: str,
         window: int,
         deadline_s: float,
+        trusted: frozenset[str] | None,
     ) -> PublishedCheckpoint:
         if framework not in VIEWS or verify not in _VERIFY or window < 0:
             raise InvalidArgumentError(
@@ -118,7 +139,7 @@ class Checkpoints:
             files = _files_of(source, deadline)
             fields = self.identity(files)
         who = Identity.of(fields, op="checkpoint")
-        generation = _current(session, who, deadline)
+        generation, sha256 = _current(session, who, deadline, trusted)
         if files is not None:
             _check_same(files, generation)
         here = compared_in(generation.manifest.identity) == pool_of(self.link.address)
@@ -128,15 +149,32 @@ class Checkpoints:
             ahead=min(ahead, window) if window else ahead,
             window=window,
             deadline_s=self.config.deadline_s,
-            instead=None if files is None else _FromFiles(files),
+            sha256=sha256,
+            instead=None if files is None else FromFiles(files),
         )
-        opened = PublishedCheckpoint(_reader(session, generation, framework, terms, deadline))
-        if self.config.hold:
-            self._hold(session, generation, opened.bytes, files, deadline)
+        opened = PublishedCheckpoint(_reader(session, generation, framework, terms))
+        if self.config.hold and generation.digests is not None:
+            self._hold(session, generation, files, deadline)
+        elif self.config.hold:
+            self.kept.soon(functools.partial(self._hold_once_whole, session, generation, files))
         return opened
 
+    def _hold_once_whole(self, session: StoreSession, generation: Generation, files: TensorFiles | None) -> bool:
+        """Become a source once all chunks are there; whether that is over."""
+        deadline = Deadline(LEAVE_S, "checkpoint")
+        try:
+            _, is_whole = Arrivals(session.catalogue, generation).look(deadline, op="checkpoint")
+        except SupersededError:
+            return True
+        except FastLoadError as error:
+            _log.debug("not known yet whether all of it is there: %s", str(error))
+            return False
+        if is_whole:
+            self._hold(session, generation, files, deadline)
+        return is_whole
+
     def _hold(
-        self, session: StoreSession, generation: Generation, size: int, files: TensorFiles | None, deadline: Deadline
+        self, session: StoreSession, generation: Generation, files: TensorFiles | None, deadline: Deadline
     ) -> None:
         """Become a source of it. Not being one is no error: what is read is there."""
         who, manifest = generation.who, generation.manifest
@@ -154,7 +192,7 @@ class Checkpoints:
             generation=generation,
             lease=lease,
             joined=True,
-            size=size,
+            size=sum(each.bytes for each in manifest.tensors if each.alias is None and is_tensor(each.name)),
             seconds=time.perf_counter() - started,
             lease_s=self.config.lease_s,
             store=session.catalogue.store,
@@ -177,52 +215,24 @@ def _files_of(source: Source, deadline: Deadline) -> TensorFiles:
     return TensorFiles.of(path, deadline_s=deadline.left())
 
 
-def _entries(files: TensorFiles) -> dict[str, Any]:
-    """Everything that is published of a checkpoint, by name."""
-    tensors = files.tensors()
-    wrong = [name for name in tensors if not is_tensor(name)]
-    if wrong:
-        raise InvalidArgumentError(
-            f"tensor {wrong[0]!r} of {files.root} has a name that is kept for other entries",
-            op="checkpoint",
-            failed_keys=wrong,
-        )
-    beside = {HEADER + name: value for name, value in files.headers().items()}
-    return tensors | beside | {FILE + name: value for name, value in files.indexes().items()}
-
-
-def _check_dtypes(table: TensorTable) -> None:
-    """Refuse tensors that nobody could read."""
-    wrong = [tensor.name for tensor in table.tensors if tensor.dtype not in ITEM_BYTES]
-    if wrong:
-        dtype = table.tensors[table.index[wrong[0]]].dtype
-        raise InvalidArgumentError(
-            f"tensor {wrong[0]!r} has dtype {dtype}; tensors of a checkpoint have one of {', '.join(ITEM_BYTES)}",
-            op="publish",
-            failed_keys=wrong,
-        )
-
-
-def _check_copied(files: TensorFiles, job: PublishJob, digests: Sequence[int]) -> None:
-    """Refuse what is not what the files hold, or does not lie in the worker's memory as it was read."""
-    files.check("publish")
-    keys = registry.data_keys(job.who, job.generation, job.plan.chunks, ["host"])
-    chunks = StoredChunks(job.worker.catalogue.store, keys, job.plan, digests, job.worker.copy_threads)
-    for first in range(0, job.plan.chunks, _COMPARED_AT_ONCE):
-        wanted = range(first, min(first + _COMPARED_AT_ONCE, job.plan.chunks))
-        for memory in chunks.open(wanted, compare=True, deadline_s=job.deadline.left()).values():
-            if isinstance(memory, FastLoadError):
-                raise memory
-
-
-def _current(session: StoreSession, who: Identity, deadline: Deadline) -> Generation:
+def _current(
+    session: StoreSession, who: Identity, deadline: Deadline, trusted: frozenset[str] | None
+) -> tuple[Generation, dict[str, str] | None]:
+    """The current generation and, if it must be a trusted one, the SHA-256 of each tensor: then it is whole."""
+    catalogue, op = session.catalogue, "checkpoint"
     for _ in range(ATTEMPTS):
-        head, names = session.catalogue.head(who, deadline, op="checkpoint")
+        head, names = catalogue.head(who, deadline, op=op)
         try:
-            return session.catalogue.read(who, head, names, deadline, op="checkpoint", mine=None)[0]
+            generation, _ = catalogue.read(who, head, names, deadline, op=op, mine=None)
+            if trusted is None:
+                return generation, None
+            trust = Trust.of(generation, trusted, catalogue, deadline, op=op)
+            generation = attrs.evolve(generation, digests=catalogue.wait_for_digests(generation, deadline, op=op))
         except SupersededError:
             continue
-    raise PartialTransferError(f"the publication was replaced {ATTEMPTS} times while it was read", op="checkpoint")
+        tensors = generation.manifest.tensors
+        return generation, {each.name: of for each, of in zip(tensors, trust.sha256, strict=True)}
+    raise PartialTransferError(f"the publication was replaced {ATTEMPTS} times while it was read", op=op)
 
 
 def _check_same(files: TensorFiles, generation: Generation) -> None:
@@ -236,28 +246,13 @@ def _check_same(files: TensorFiles, generation: Generation) -> None:
         )
 
 
-def _reader(
-    session: StoreSession, generation: Generation, framework: str, terms: ReadTerms, deadline: Deadline
-) -> CheckpointReader:
-    manifest, plan = generation.manifest, generation.manifest.plan()
-    digests = session.catalogue.wait_for_digests(generation, deadline, op="checkpoint").chunks
+def _reader(session: StoreSession, generation: Generation, framework: str, terms: ReadTerms) -> CheckpointReader:
+    manifest, plan, store = generation.manifest, generation.manifest.plan(), session.catalogue.store
     keys = [chunk.key for chunk in manifest.chunks]
-    chunks = StoredChunks(session.catalogue.store, keys, plan, digests, session.copy_threads)
-    return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms)
-
-
-class _FromFiles:
-    """Copies tensors from the files of this process, which are mapped when the first one is asked for."""
-
-    def __init__(self, files: TensorFiles) -> None:
-        self._files = files
-        self._tensors: Mapping[str, Any] | None = None
-
-    def __call__(self, name: str, copied: Callable[[Any], Any]) -> Any:
-        if self._tensors is None:
-            self._tensors = _entries(self._files)
-        if name not in self._tensors:
-            raise IntegrityError(f"{self._files.root} has no tensor {name!r}", op="checkpoint", failed_keys=[name])
-        tensor = copied(self._tensors[name])
-        self._files.check("checkpoint")  # afterwards: what was copied is what was sampled
-        return tensor
+    if generation.digests is not None:
+        chunks = StoredChunks(store, keys, plan, generation.digests.chunks, session.copy_threads)
+        return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms)
+    digests = array("Q", bytes(8 * len(keys)))
+    arriving = Arriving(Arrivals(session.catalogue, generation), digests, terms.deadline_s)
+    chunks = StoredChunks(store, keys, plan, digests, session.copy_threads)
+    return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms, arriving)

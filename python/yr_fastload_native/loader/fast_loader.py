@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -20,6 +20,8 @@ from yr_fastload_native.catalogue.listing import identities
 from yr_fastload_native.catalogue.manifest import check_files
 from yr_fastload_native.errors import FastLoadError, NotPublishedError, PartialTransferError
 from yr_fastload_native.loader.bounds import bounds
+from yr_fastload_native.loader.checkpoint_calls import CheckpointCalls
+from yr_fastload_native.loader.file_calls import FileCalls
 from yr_fastload_native.loader.kept import Kept
 from yr_fastload_native.loader.store_link import StoreLink
 from yr_fastload_native.loading.puller import Pulled, Puller
@@ -38,15 +40,10 @@ from yr_fastload_native.transports.chunk_digests import of_tensors
 from yr_fastload_native.transports.jobs import Progress, Request
 from yr_fastload_native.weights.tensor_table import TensorTable
 
-if TYPE_CHECKING:
-    from yr_fastload_native.checkpoints.tensor_files import TensorFiles
-    from yr_fastload_native.loader.checkpoint import Checkpoints
-    from yr_fastload_native.loading.published_checkpoint import PublishedCheckpoint
-
 __all__ = ["FastLoader", "Progress"]
 
 
-class FastLoader:
+class FastLoader(CheckpointCalls, FileCalls):
     """Connection to one openYuanrong worker, through which weights are published and loaded.
 
     Safe to use from several threads. Not across a fork: make a new one in the child.
@@ -275,144 +272,6 @@ class FastLoader:
         table = TensorTable(model, op="digests", writable=False, max_tensors=self.config.max_tensors)
         context = self._link.devices.of(table)
         return of_tensors(context, table, self._link.copy_threads, self.config.publish_deadline_s)
-
-    # -- checkpoints --------------------------------------------------------------------------------------------
-
-    @counted(Metrics.published, Metrics.publish_failed)
-    @under_way()
-    @gc_paused()
-    def publish_checkpoint(
-        self, directory: str | os.PathLike[str] | TensorFiles, *, progress: Progress | None = None
-    ) -> Publication:
-        """Publish a checkpoint itself: its tensors, whole and under their own names, for every engine and layout.
-
-        Bytes are copied from the files into the worker's memory, compared with the files' state and with their digests
-        there, and only then announced. It is withdrawn within a second or so once a file is written to or replaced. A
-        file that is cut short while it is read ends this process, as with safetensors' own reader. What is lost with
-        its worker is not published again.
-
-        Args:
-            directory: With files of safetensors, or with torch's, which torch reads; or the only file; or those files
-                that somebody has chosen.
-            progress: As in `publish`.
-
-        Raises:
-            InvalidArgumentError: There are no such files, or one cannot be read.
-            IntegrityError: A file breaks its format, or was written to meanwhile; or what was copied is not what was
-                read. Nothing was published.
-            ResourceExhaustedError: The worker's shared memory has no room; nothing was published.
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Not done within ``publish_deadline_s``.
-        """
-        return self._checkpoints().publish(directory, progress)
-
-    @under_way()
-    @gc_paused()
-    def checkpoint(
-        self,
-        source: str | os.PathLike[str] | TensorFiles | Mapping[str, Any],
-        *,
-        framework: str = "numpy",
-        verify: str = "once",
-        window: int = 0,
-        deadline_s: float | None = None,
-    ) -> PublishedCheckpoint:
-        """Open a checkpoint that somebody published; no byte moves before a tensor is asked for.
-
-        With ``hold`` (the default) this loader keeps it published from then on, as one more source.
-
-        Args:
-            source: Its identity; or, as in `publish_checkpoint`, the same files, from which a tensor is read where the
-                worker cannot give it.
-            framework: Whose tensors: ``"numpy"`` (``ml_dtypes`` for what numpy has not) or ``"torch"``.
-            verify: ``"digest"`` compares every chunk with its digest when it comes to this process. ``"once"`` does not
-                where its publisher has compared what lies in this very pool.
-            window: Most chunks to keep beside those that tensors use, where a host's pool is smaller than the
-                checkpoint; 0: all.
-            deadline_s: Bound of this call, seconds; by default ``config.deadline_s``, which also bounds each request
-                for tensors later.
-
-        Raises:
-            NotPublishedError: No live source publishes it.
-            LayoutMismatchError: The files here are known to be others than those that were published.
-            IntegrityError: The manifest is damaged.
-            InvalidArgumentError: An argument is none of those allowed, or there are no such files.
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Not done in time.
-        """
-        within_s = self.config.deadline_s if deadline_s is None else deadline_s
-        return self._checkpoints().open(source, framework=framework, verify=verify, window=window, deadline_s=within_s)
-
-    def checkpoint_identity(
-        self, source: str | os.PathLike[str] | TensorFiles, *, deadline_s: float | None = None
-    ) -> dict[str, Any]:
-        """What `publish_checkpoint` publishes these files as: a digest of their names, headers and a sample.
-
-        Args:
-            source: As in `publish_checkpoint`.
-            deadline_s: Bound, seconds; by default ``config.deadline_s``.
-
-        Raises:
-            InvalidArgumentError: There are no such files, or one cannot be read.
-            IntegrityError: Their index is damaged, or names a file that is missing.
-            TransferTimeoutError: Not done in time.
-        """
-        return self._checkpoints().identity_of(source, self.config.deadline_s if deadline_s is None else deadline_s)
-
-    def _checkpoints(self) -> Checkpoints:
-        from yr_fastload_native.loader.checkpoint import Checkpoints  # numpy, which loaders do not need
-
-        return Checkpoints(self._link, self._kept, self._claims, self.config)
-
-    # -- the files that weights were read from ------------------------------------------------------------------
-
-    def files(
-        self, identity: Mapping[str, Any], generation: str | None = None, *, deadline_s: float | None = None
-    ) -> dict[str, str] | None:
-        """SHA-256 sums, by name, of files that published weights were read from, as far as their publisher knows them.
-
-        Args:
-            identity: As in `load`.
-            generation: Which version of the weights; by default the current one.
-            deadline_s: Bound, seconds; by default ``config.deadline_s``.
-
-        Returns:
-            None if that is not published any more, or says nothing of files.
-
-        Raises:
-            IntegrityError: They are damaged.
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Not known in time.
-            InvalidArgumentError: The identity cannot be hashed.
-        """
-        who = Identity.of(identity, op="files")
-        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "files")
-        catalogue = self._link.worker("files").catalogue
-        if generation is None:
-            try:
-                generation = catalogue.head(who, deadline, op="files")[1].generation
-            except NotPublishedError:
-                return None
-        return catalogue.files(who, generation, deadline, op="files")
-
-    def tell_files(self, publication: Publication, files: Mapping[str, str], *, deadline_s: float = 60.0) -> None:
-        """Tell sums of files that were not known when their weights were published.
-
-        Args:
-            publication: Of this process, made with ``files``.
-            files: SHA-256 sums by name; what is known already stays.
-            deadline_s: Bound, seconds.
-
-        Raises:
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Not done in time.
-            InvalidArgumentError: A name or a sum is none.
-        """
-        who = Identity.of(publication.identity, op="tell_files")
-        told = check_files(files, op="tell_files")
-        deadline = Deadline(deadline_s, "tell_files")
-        self._link.worker("tell_files").catalogue.tell_files(who, publication.generation, told, deadline)
-        publication.files = {**told, **(publication.files or {})}
 
     # -- load ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 import attrs
 
@@ -39,6 +40,7 @@ class Kept:
         self._held: dict[str, Publication] = {}
         self._made: weakref.WeakSet[Publication] = weakref.WeakSet()
         self._troubled: weakref.WeakSet[Publication] = weakref.WeakSet()
+        self._attempts: list[Callable[[], bool]] = []
         self._guard: Poller | None = None
 
     def get(self, who: Identity) -> Publication | None:
@@ -55,12 +57,21 @@ class Kept:
             self._made.add(publication)
             before = self._held.get(who.digest)
             self._held[who.digest] = publication
-            if self._guard is None:
-                self._guard = Poller(self._look, share=1)
+            self._begin()
         if before is not None:
             before.close_by(deadline)
         publication.tie(self._link.local)
         count(lambda metrics: metrics.kept(publication))
+
+    def soon(self, attempt: Callable[[], bool]) -> None:
+        """Try this again and again until it says that it is over."""
+        with self._lock:
+            self._attempts.append(attempt)
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._guard is None:
+            self._guard = Poller(self._look, share=1)
 
     def join(
         self, worker: StoreSession, pulled: Pulled, report: LoadReport, deadline: Deadline, table: TensorTable
@@ -88,6 +99,7 @@ class Kept:
         """Withdraw everything. Idempotent, bounded, never raises."""
         with self._lock:
             held, self._held = list(self._held.values()), {}
+            self._attempts = []
         for publication in {*held, *self._made}:
             publication.close()
 
@@ -95,6 +107,11 @@ class Kept:
         """Publish again what was lost. False once there is nothing more to look after."""
         if self._link.is_closed:
             return False
+        with self._lock:
+            attempts = list(self._attempts)
+        over = [attempt for attempt in attempts if attempt()]
+        with self._lock:
+            self._attempts = [attempt for attempt in self._attempts if attempt not in over]
         for publication in self.all():
             self._tell_trouble(publication)
         try:
@@ -132,17 +149,19 @@ class Kept:
 
     def _why_not_again(self, publication: Publication, origin: Origin, worker: StoreSession) -> str | None:
         """Publish again what a publication was made of: None if it is published, else why it never will be."""
-        model, deadline = origin.model(), Deadline(self._config.publish_deadline_s, "publish")
-        if worker.catalogue.was_evicted(origin.who, publication.generation, deadline):
+        who, deadline = origin.who(), Deadline(self._config.publish_deadline_s, "publish")
+        if worker.catalogue.was_evicted(who, publication.generation, deadline):
             return "it was evicted"
-        if model is None:
-            return "its tensors are gone"
         worker = attrs.evolve(worker, config=origin.config)
         try:
+            model = origin.model()
+            if model is None:
+                return "its tensors are gone"
             table = TensorTable(model, op="publish", writable=False, max_tensors=self._config.max_tensors)
             context = self._link.devices.of(table)
-            request = Request(worker, origin.who, table, context, deadline, None)
-            Publisher(request, publication.files, again=publication).publish(time.perf_counter())
+            request = Request(worker, who, table, context, deadline, None)
+            publisher = Publisher(request, publication.files, again=publication, growing=origin.growing())
+            publisher.publish(time.perf_counter())
         except (IntegrityError, InvalidArgumentError, LayoutMismatchError) as error:
             return str(error)
         return None

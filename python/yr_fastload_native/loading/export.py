@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +14,9 @@ import numpy as np
 
 from yr_fastload_native.catalogue.checkpoint import FILE, HEADER
 from yr_fastload_native.checkpoints.safetensors_files import scan_file
-from yr_fastload_native.errors import IntegrityError, InvalidArgumentError, ResourceExhaustedError
+from yr_fastload_native.errors import IntegrityError, InvalidArgumentError
 from yr_fastload_native.loading.published_checkpoint import PublishedCheckpoint
+from yr_fastload_native.process.typed_os_errors import typed_os_errors
 
 __all__ = ["Written", "export"]
 
@@ -63,7 +61,7 @@ def export(checkpoint: PublishedCheckpoint, directory: Path, sums: Mapping[str, 
         )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InvalidArgumentError(f"{directory} is not an empty directory; name another", op="export")
-    with _typed_os_errors(directory):
+    with typed_os_errors(directory, op="export"):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=directory.parent) as temporary:
             made = Path(temporary) / "checkpoint"
@@ -127,16 +125,3 @@ def _compared(written: Written, sums: Mapping[str, str]) -> Written:
 
 def _not_the_same(name: str, why: str) -> IntegrityError:
     return IntegrityError(f"file {name!r} would not be the published one: {why}", op="export", failed_keys=[name])
-
-
-@contextmanager
-def _typed_os_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(directory.parent).free
-            why = f"{directory.parent}: the disk is full, {free} bytes are free; free some, or name another directory"
-            raise ResourceExhaustedError(why, op="export", failed_keys=[str(directory)]) from error
-        why = f"{directory} cannot be written: {error.strerror}; name another directory"
-        raise InvalidArgumentError(why, op="export", failed_keys=[str(directory)]) from error

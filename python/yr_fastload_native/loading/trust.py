@@ -30,7 +30,15 @@ class Trust:
     publisher: str
 
     @classmethod
-    def of(cls, generation: Generation, trusted: frozenset[str], catalogue: Catalogue, deadline: Deadline) -> Trust:
+    def of(
+        cls,
+        generation: Generation,
+        trusted: frozenset[str],
+        catalogue: Catalogue,
+        deadline: Deadline,
+        *,
+        op: str = "load",
+    ) -> Trust:
         """Before the first byte is asked for.
 
         Raises:
@@ -40,12 +48,12 @@ class Trust:
         """
         manifest, who = generation.manifest, generation.who
         publisher = f"publisher {manifest.publisher[:_PUBLISHER_CHARS]!r} (as it calls itself)"
-        sha256 = catalogue.wait_for_digests(generation, deadline, op="load").sha256
+        sha256 = catalogue.wait_for_digests(generation, deadline, op=op).sha256
         if sha256 is None:
             raise IntegrityError(
                 f"{publisher} does not tell the SHA-256 of its tensors, which trusted_digests are compared with; "
                 "set publish_sha256 where these weights are published",
-                op="load",
+                op=op,
                 failed_keys=[who.head_key],
             )
         digest = manifest.content_digest(who, sha256)
@@ -53,7 +61,7 @@ class Trust:
             raise IntegrityError(
                 f"{publisher} has published weights of content digest {digest}, which is none of the "
                 f"{len(trusted)} in trusted_digests; nothing was written",
-                op="load",
+                op=op,
                 failed_keys=[who.head_key],
             )
         return cls(digest, sha256, publisher)

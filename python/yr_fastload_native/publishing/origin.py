@@ -3,44 +3,65 @@
 from __future__ import annotations
 
 import weakref
-from array import array
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import attrs
 
 from yr_fastload_native.catalogue.identity import Identity
+from yr_fastload_native.publishing.growth import Growing
 from yr_fastload_native.settings import Config
 from yr_fastload_native.weights.tensor_table import TensorTable
 
-__all__ = ["Origin"]
+__all__ = ["Origin", "TensorOrigin"]
+
+
+class Origin(Protocol):
+    """What can be published again.
+
+    Attributes:
+        config: The settings with which it was published.
+    """
+
+    @property
+    def config(self) -> Config: ...
+
+    def who(self) -> Identity:
+        """As what it is published now."""
+
+    def model(self) -> Mapping[str, Any] | None:
+        """The tensors; None if one is gone.
+
+        Raises:
+            FastLoadError: They are known to be others.
+        """
+
+    def growing(self) -> Growing | None:
+        """How readers have chunks as they are stored; None if they do not."""
 
 
 @attrs.frozen
-class Origin:
-    """Weak references to the tensors, and the digests that their bytes must have.
+class TensorOrigin:
+    """Weak references to the tensors, by name."""
 
-    Attributes:
-        tensors: By name.
-        config: The settings with which they were published.
-        digests: One per chunk, or None until they have been computed.
-    """
-
-    who: Identity
+    identity: Identity
     tensors: dict[str, weakref.ref[object]]
     config: Config
-    digests: Callable[[], array[int] | None]
 
     @classmethod
-    def of(
-        cls, who: Identity, table: TensorTable, config: Config, digests: Callable[[], array[int] | None]
-    ) -> Origin | None:
+    def of(cls, who: Identity, table: TensorTable, config: Config) -> TensorOrigin | None:
         """None if a tensor does not support weak references, such as bytes."""
         try:
-            return cls(who, {tensor.name: weakref.ref(tensor.owner) for tensor in table.tensors}, config, digests)
+            return cls(who, {tensor.name: weakref.ref(tensor.owner) for tensor in table.tensors}, config)
         except TypeError:
             return None
 
-    def model(self) -> dict[str, object] | None:
-        """The tensors; None if one is gone."""
+    def who(self) -> Identity:
+        return self.identity
+
+    def model(self) -> dict[str, Any] | None:
         found = {name: tensor() for name, tensor in self.tensors.items()}
         return None if any(tensor is None for tensor in found.values()) else found
+
+    def growing(self) -> None:
+        return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import weakref
 from array import array
 from collections.abc import Callable, Mapping, Set
 from typing import Any
@@ -21,7 +20,7 @@ from yr_fastload_native.process.poller import Poller
 from yr_fastload_native.process.sigterm import before_sigterm
 from yr_fastload_native.publishing.background_digests import BackgroundDigests
 from yr_fastload_native.publishing.by_reference import PublishedByReference
-from yr_fastload_native.publishing.origin import Origin
+from yr_fastload_native.publishing.origin import Origin, TensorOrigin
 from yr_fastload_native.settings import Config
 from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.weights.tensor_table import TensorTable
@@ -135,13 +134,7 @@ class Publication:
 
     def keep_origin(self, table: TensorTable, who: Identity, config: Config) -> None:
         """Remember of what it was made, so that it can be made again."""
-        publication = weakref.ref(self)
-
-        def digests() -> array[int] | None:
-            alive = publication()
-            return None if alive is None else alive.chunk_digests()
-
-        self.origin = Origin.of(who, table, config, digests)
+        self.origin = TensorOrigin.of(who, table, config)
 
     def settle(self, settling: Callable[[Callable[[str], None]], BackgroundDigests]) -> None:
         """Have digests taken in the background; the publication is withdrawn if they cannot be."""

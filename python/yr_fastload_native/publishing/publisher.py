@@ -8,7 +8,6 @@ import secrets
 import sys
 import time
 from array import array
-from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -19,6 +18,7 @@ from yr_fastload_native.catalogue.manifest import Manifest, build_manifest
 from yr_fastload_native.errors import IntegrityError, LayoutMismatchError, NotPublishedError, UnavailableError
 from yr_fastload_native.publishing.background_digests import BackgroundDigests, DigestTerms
 from yr_fastload_native.publishing.by_reference import PublishedByReference
+from yr_fastload_native.publishing.growth import Growing, Growth, OvertakenError
 from yr_fastload_native.publishing.publication import Publication, PublicationParts
 from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.chunk_digests import LocalChunks
@@ -41,12 +41,14 @@ class _Made:
     Attributes:
         peer: What serves it by reference.
         digest: Of the content, if the sums were taken.
+        growth: What kept it while its chunks were stored.
     """
 
     generation: Generation
     joined: bool
     peer: Peer | None
     digest: str | None
+    growth: Growth | None = None
 
     @property
     def held(self) -> HeldKey | None:
@@ -57,8 +59,7 @@ class Publisher:
     """One publish of one identity.
 
     With ``again``, a publication that was lost with its worker, that one goes on; nothing is published if the bytes are
-    not those that it had. ``before_announcing`` is called with what was copied and its digests before a reader can see
-    it, and raises to have it taken back.
+    not those that it had. With ``growing``, readers have chunks as they are stored.
     """
 
     def __init__(
@@ -67,9 +68,9 @@ class Publisher:
         files: dict[str, str] | None,
         *,
         again: Publication | None = None,
-        before_announcing: Callable[[PublishJob, Sequence[int]], None] | None = None,
+        growing: Growing | None = None,
     ) -> None:
-        self._before_announcing = before_announcing
+        self._growing = growing
         self._again = again
         self._expected = None if again is None else again.chunk_digests()
         self._request = request
@@ -105,7 +106,10 @@ class Publisher:
         generation, peer = made.generation, made.peer
         chunks = len(generation.manifest.chunks)
         keys = registry.data_keys(self._who, generation.manifest.generation, chunks, generation.transports)
-        lease = self._catalogue.take_lease(generation, keys, self._deadline, held=made.held, announced=not made.joined)
+        announced = not made.joined and made.growth is None
+        lease = self._catalogue.take_lease(generation, keys, self._deadline, held=made.held, announced=announced)
+        if made.growth is not None:
+            made.growth.end()
         published = None
         if peer is not None:
             peer.start()
@@ -139,6 +143,11 @@ class Publisher:
     def _drop(self, made: _Made) -> None:
         if made.peer is not None:
             made.peer.leave(self._deadline)
+        if made.growth is not None:
+            made.growth.end()
+            manifest = made.generation.manifest
+            keys = registry.data_keys(self._who, manifest.generation, len(manifest.chunks), self._names)
+            self._catalogue.erase_data(self._who, manifest.generation, keys, self._deadline)
 
     def _sums(self) -> list[str] | None:
         """The SHA-256 of each tensor, if that is to be published."""
@@ -205,7 +214,7 @@ class Publisher:
             peer.serve_all(chunks.plan, chunks.addresses, self._table.memory())
         return peer
 
-    def _make(self) -> _Made:
+    def _make(self, *, replace: bool = False) -> _Made:
         """Store a new generation and let the head name it; or join an equal one that came first."""
         who, table = self._who, self._table
         name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
@@ -214,14 +223,14 @@ class Publisher:
         plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
         sys.audit("yr_fastload_native.publish", who.digest, name, plan.chunks)
         job = self._request.to_publish(name, plan, self._ttl_s)
+        if self._growing is not None:
+            return self._grow(job, limits, self._growing, replace=replace)
         peer = None
         try:
             peer = self._peer(name, job.chunks)
             if peer is not None:
                 peer.claim_first()
             digests = self._store_chunks(job)
-            if self._before_announcing is not None and digests is not None:
-                self._before_announcing(job, digests)
             sha256 = None if digests is None else self._sums()
             manifest = build_manifest(who, name, table, plan, digests, limits, sha256)
             generation, body = self._catalogue.describe(who, manifest, self._names, self._files)
@@ -235,6 +244,32 @@ class Publisher:
         self._discard(job, peer)
         return self._join(twin)
 
+    def _grow(self, job: PublishJob, limits: tuple[int, int], growing: Growing, *, replace: bool) -> _Made:
+        """Store a new generation that readers see as it comes; or join an equal one that came first."""
+        manifest = build_manifest(self._who, job.generation, self._table, job.plan, None, limits, None)
+        generation, body = self._catalogue.describe(self._who, manifest, self._names, self._files)
+        growth = Growth(self._catalogue, generation, body, job, growing, replace=replace)
+        try:
+            digests = self._store_chunks(attrs.evolve(job, stored=growth.stored))
+            assert digests is not None
+            grown = growth.complete(array("Q", digests), self._sums())
+            return _Made(grown, False, None, self._digest(), growth)
+        except BaseException as error:
+            growth.end()
+            self._discard(job, None)
+            if not isinstance(error, OvertakenError):
+                raise
+        twin = self._twin()
+        if twin is not None:
+            return self._join(twin)
+        self._check_alone()
+        return self._make(replace=True)
+
+    def _check_alone(self) -> None:
+        """Refuse to take the place of another generation with what is to go on."""
+        if self._again is not None:
+            raise IntegrityError("others have published other bytes meanwhile", op="publish")
+
     def _announce(self, made: _Made, body: bytes) -> Generation | None:
         """Let the head name a new generation; or tell the equal one that it names since."""
         announce = self._catalogue.announce
@@ -243,8 +278,7 @@ class Publisher:
         # Somebody published while we did. The same bytes: theirs will do. Other bytes: the later one counts.
         twin = self._twin()
         if twin is None:
-            if self._again is not None:
-                raise IntegrityError("others have published other bytes meanwhile", op="publish")
+            self._check_alone()
             announce(made.generation, body, self._deadline, held=made.held, replace=True)
         return twin
 

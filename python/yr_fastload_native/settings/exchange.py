@@ -81,8 +81,8 @@ class ExchangeConfig:
         one_of("background", "inline", "off"),
         "When an instance that loaded from disk publishes: `background`, while it continues to start up; `inline`, "
         "before that; or `off`. Without an NPU `background` acts as `inline`, because vLLM repacks the weights and "
-        "both versions would be in memory. A checkpoint is published while the weights are read, or with `inline` "
-        "first, and then loaded from the worker's memory.",
+        "both versions would be in memory. A checkpoint is loaded from the worker's memory while it is being "
+        "published, or with `inline` afterwards.",
     )
     wait_for_publisher_s: float = setting(
         120.0,

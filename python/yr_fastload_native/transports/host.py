@@ -58,6 +58,7 @@ class Host:
             progress=job.progress,
             device=job.context.device,
             pool=job.context.pool,
+            stored=job.stored,
         )
         _log.debug("published %d chunks: %s", job.plan.chunks, seconds)
         return digests

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -75,11 +75,13 @@ class PublishJob(Request):
     Attributes:
         generation: Its name; nothing in the store tells of it yet.
         ttl_s: Life of what is stored until a lease renews it.
+        stored: Called with chunks and their digests once they are stored, by a transport that copies.
     """
 
     generation: str
     plan: _core.Plan
     ttl_s: int
+    stored: Callable[[Sequence[tuple[int, int]]], None] | None = None
 
     @property
     def chunks(self) -> LocalChunks:

@@ -1,4 +1,4 @@
-"""Work beside an instance that serves: threads of the lowest priority, which end when the process does."""
+"""Work beside an instance that starts or serves: threads that end when the process does."""
 
 from __future__ import annotations
 
@@ -34,18 +34,27 @@ class Background:
         self._name = name
         self._running: list[Thread] = []
 
-    def start(self, work: Callable[[Thread], None], failed: Callable[[Exception], None], *, end_s: float) -> None:
+    def start(
+        self,
+        work: Callable[[Thread], None],
+        failed: Callable[[Exception], None],
+        *,
+        end_s: float,
+        gives_way: bool = True,
+    ) -> None:
         """Begin to work.
 
         Args:
             work: Calls `Thread.go_on` again and again.
             failed: Called with what the work raised, unless it was to end: the instance serves all the same.
             end_s: How long the end of the process waits for it.
+            gives_way: Whether everybody else has the CPU and the disk first.
         """
 
         def run() -> None:
             try:
-                _give_way()
+                if gives_way:
+                    _give_way()
                 work(thread)
             except _StoppedError:
                 pass

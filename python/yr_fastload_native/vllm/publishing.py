@@ -83,16 +83,17 @@ class Source:
         _log.warning("not published: %s", why)
         session.record("not published", {"why": why}, self.settings.exchange.report)
 
-    def in_background(self, work: Callable[[Thread], None]) -> None:
+    def in_background(self, work: Callable[[Thread], None], *, gives_way: bool = True) -> None:
         """Work beside the start of this instance, once devices have done what this thread has asked of them.
 
-        A framework's streams are a thread's own: another thread would wait for others.
+        A framework's streams are a thread's own: another thread would wait for others. Unless it gives way, the start
+        waits for what comes of it.
         """
         for kind in accelerators():
             if kind.current() >= 0:
                 kind.synchronize(kind.current())
         bound_s = self.settings.transfer.publish_deadline_s
-        _background.start(work, lambda error: self.refuse(str(error)), end_s=bound_s)
+        _background.start(work, lambda error: self.refuse(str(error)), end_s=bound_s, gives_way=gives_way)
 
 
 def _by_reference(settings: Settings) -> bool:

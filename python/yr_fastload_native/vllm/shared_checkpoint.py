@@ -36,11 +36,28 @@ _ITERATOR = "get_all_weights"  # of vLLM's default loader, 0.10.0 to 0.33.0: all
 
 
 class _Publishing:
-    """A publish in the background."""
+    """A publish beside the load that reads from it.
+
+    Attributes:
+        is_open: Set once it can be read, or never will be.
+        over: Set at its end.
+        has_begun: Whether it could be read.
+        has_succeeded: Whether all of it is published.
+    """
 
     def __init__(self) -> None:
+        self.is_open = threading.Event()
         self.over = threading.Event()
+        self.has_begun = False
         self.has_succeeded = False
+
+    def begun(self) -> None:
+        self.has_begun = True
+        self.is_open.set()
+
+    def end(self) -> None:
+        self.over.set()
+        self.is_open.set()
 
 
 class SharedCheckpoint:
@@ -85,9 +102,9 @@ class SharedCheckpoint:
         return self._opened is not None
 
     def open(self, model: Any, model_config: Any) -> PublishedCheckpoint | None:
-        """What is published; if nobody has published it, this instance does.
+        """What is published; if nobody has published it, this instance does, and reads from there as it comes.
 
-        None while it publishes in the background, or if it cannot be shared: then the loader is to read from disk.
+        None if it cannot be shared: then the loader is to read from disk.
         """
         opened, self._opened = self._opened or self._open(model, model_config, may_publish=True), None
         return opened
@@ -165,27 +182,35 @@ class SharedCheckpoint:
             fast.wait_for_publisher(source.identity, timeout_s=exchange.wait_for_publisher_s)
         except NotPublishedError:
             self._to_compare = None
-            if exchange.publish == "background":
-                self._publish_beside(source, files)
+            if exchange.publish == "inline":
+                self._publish(source, files, lambda done, total: None, lambda: None)
+            elif not self._publish_beside(source, files):
                 raise
-            self._publish(source, files, lambda done, total: None)
         return fast.checkpoint(files, framework="torch")
 
-    def _publish_beside(self, source: Source, files: TensorFiles) -> None:
-        """While the loader reads the same files: what one of them has read the other finds in the page cache."""
+    def _publish_beside(self, source: Source, files: TensorFiles) -> bool:
+        """While what is published already is loaded, by this rank and others. Whether anything can be loaded."""
         publishing = self._publishing = _Publishing()
 
         def publish(thread: Thread) -> None:
             try:
-                self._publish(source, files, thread.go_on)
+                self._publish(source, files, thread.go_on, publishing.begun)
                 publishing.has_succeeded = True
             finally:
-                publishing.over.set()
+                publishing.end()
 
-        source.in_background(publish)
+        source.in_background(publish, gives_way=False)
+        publishing.is_open.wait(self._settings.transfer.publish_deadline_s)
+        return publishing.has_begun
 
-    def _publish(self, source: Source, files: TensorFiles, progress: Callable[[int, int], None]) -> None:
-        publication = source.fast.publish_checkpoint(files, progress=progress)
+    def _publish(
+        self,
+        source: Source,
+        files: TensorFiles,
+        progress: Callable[[int, int], None],
+        announced: Callable[[], None],
+    ) -> None:
+        publication = source.fast.publish_checkpoint(files, progress=progress, announced=announced)
         _log.info("published the checkpoint: %s in %.2f s", size(publication.bytes), publication.seconds)
         what = {"bytes": publication.bytes, "seconds": publication.seconds}
         session.record("published checkpoint", what, self._settings.exchange.report)

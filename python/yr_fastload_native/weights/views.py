@@ -80,19 +80,24 @@ class _Torch:
         import torch
 
         self._torch = torch
+        self._kinds: dict[str, tuple[Any, int]] = {}  # dtypes that were asked for, and bytes of an element
 
     def base(self, memory: Any) -> Any:
-        return self._torch.frombuffer(memory, dtype=self._torch.uint8)
+        flat = self._torch.frombuffer(memory, dtype=self._torch.uint8)
+        return flat, flat.untyped_storage()
 
     def tensor(self, base: Any, offset: int, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+        kind, item = self._kinds.get(dtype) or self._kind(dtype)
+        flat, storage = base
+        if offset % item:  # where one tensor lies in another of a smaller dtype
+            storage, offset = flat[offset:].clone().untyped_storage(), 0
+        return self._torch.empty(0, dtype=kind).set_(storage, offset // item, shape, strides)
+
+    def _kind(self, dtype: str) -> tuple[Any, int]:
         kind = getattr(self._torch, dtype, None)
         if kind is None:
             raise InvalidArgumentError(f"torch {self._torch.__version__} has no dtype {dtype}", op="checkpoint")
-        made = self._torch.empty(0, dtype=kind)
-        item = made.element_size()
-        if offset % item:  # where one tensor lies in another of a smaller dtype
-            base, offset = base[offset:].clone(), 0
-        return made.set_(base.untyped_storage(), offset // item, shape, strides)
+        return self._kinds.setdefault(dtype, (kind, kind.itemsize))
 
     def copied(self, tensor: Any) -> Any:
         if isinstance(tensor, self._torch.Tensor):
