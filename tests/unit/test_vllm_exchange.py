@@ -218,3 +218,13 @@ def test_a_computed_table_that_reading_sets_is_named(monkeypatch: pytest.MonkeyP
     _, outcome = run(monkeypatch, Fast(store), Loader(read=read))
     assert outcome["published"] == "no: rope.table"
     assert store.published is None
+
+
+def test_what_the_search_for_tables_trips_over_leaves_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trips(model: torch.nn.Module) -> frozenset[int]:
+        raise TypeError("no such thing")
+
+    monkeypatch.setattr("yr_fastload_native.vllm.exchange.process_wide", trips)
+    model, outcome = run(monkeypatch, Fast(Store()), Loader())
+    model.expect_right()
+    assert (outcome["fallback"], outcome["published"]) == ("TypeError: no such thing", "no")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+import types
 from collections import deque
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -154,3 +158,68 @@ def test_exchanged_tensors_may_change() -> None:
 
 def test_nothing_changes_by_looking() -> None:
     assert changes(Model(), lambda _: None) == []
+
+
+# -- what a process keeps -----------------------------------------------------------------------------------------
+
+
+class Unfinished(Mapping[str, Any]):
+    """Whose values are made, or refused, when they are asked for, as vLLM's and pydantic's are."""
+
+    def __init__(self, **made: Any) -> None:
+        self.made = made
+
+    def __getitem__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("asked")
+
+    def __len__(self) -> int:
+        raise AssertionError("asked")
+
+
+def cached(value: Any) -> Callable[[], Any]:
+    @functools.lru_cache
+    def kept() -> Any:
+        return value
+
+    kept()
+    return kept
+
+
+class Kept:
+    __module__ = "vllm.tables"
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+class Refusing(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda table: {"table": table},
+        lambda table: Unfinished(table=table),
+        lambda table: Refusing([table]),
+        lambda table: MappingProxyType({"table": table}),
+        lambda table: WeakValueDictionary({"table": table}),
+        lambda table: cached(table),
+        lambda table: Kept([(table,)]),
+    ],
+    ids=["dict", "unfinished", "refusing", "proxy", "weak", "cache", "object"],
+)
+def test_what_the_engine_keeps_is_found_without_running_its_code(
+    monkeypatch: pytest.MonkeyPatch, keep: Callable[[torch.Tensor], Any]
+) -> None:
+    table, kept = torch.ones(3), types.ModuleType("vllm.tables")
+    kept.it = keep(table)
+    monkeypatch.setitem(sys.modules, "vllm.tables", kept)
+    assert table.untyped_storage().data_ptr() in process_wide(torch.nn.Module())

@@ -361,8 +361,8 @@ class Exchange:
             _log.info("weights are quantised while they are read: nothing to exchange, reading from disk")
             return False
         exchange = self._settings.exchange
-        self._shared = process_wide(model)
         try:
+            self._shared = process_wide(model)
             self._fast = session.loader_of(self._settings.transfer_of(model))
             share_caches(self._call, self._settings)
             self._checkpoint = Checkpoint.of(

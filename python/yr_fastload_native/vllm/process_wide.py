@@ -11,6 +11,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -37,13 +38,14 @@ def process_wide(model: torch.nn.Module) -> frozenset[int]:
     """Addresses of the memory that is reached from globals of the engine and of the packages that a model is made of.
 
     From variables of modules and classes, through containers, caches of functions, and the attributes of objects: 0.1 s
-    and more, so whoever asks several times while nothing runs in between keeps the answer.
+    and more, so whoever asks several times while nothing runs in between keeps the answer. No code of what is looked at
+    runs: mappings of engines make or import what is asked of them, and some refuse.
     """
     packages = _ENGINES | {type(each).__module__.partition(".")[0] for each in model.modules()}
     walk = _Walk(packages - _NO_ENGINES)
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in walk.packages and not name.startswith(_CURRENT):
-            for value in list(getattr(module, "__dict__", {}).values()):
+            for value in _attributes(module):
                 walk.visit(value, 0)
     return frozenset(walk.found - {0})
 
@@ -77,17 +79,17 @@ class _Walk:
             return self._tensor
         if issubclass(kind, torch.nn.Module):
             return self._model
-        if issubclass(kind, (dict, Mapping)):
-            return lambda value, _: list(value.values())
-        if issubclass(kind, (list, tuple, set, frozenset)):
-            return lambda value, _: list(value)
-        if kind is _LRU_CACHE:
+        if issubclass(kind, dict):
+            return lambda value, _: list(dict.values(value))
+        if issubclass(kind, WeakValueDictionary):
+            return lambda value, _: list(WeakValueDictionary.values(value))
+        if issubclass(kind, (list, tuple, set, frozenset, Mapping)) or kind is _LRU_CACHE:
             return lambda value, _: gc.get_referents(value)
         if issubclass(kind, type):
             return lambda value, _: list(vars(value).values()) if self._is_of_engine(value) else ()
         if self._is_of_engine(kind):
             # Objects within objects lead to whatever runs in this process, all its models too.
-            return lambda value, depth: list(getattr(value, "__dict__", {}).values()) if depth <= 1 else ()
+            return lambda value, depth: _attributes(value) if depth <= 1 else ()
         return None
 
     def _tensor(self, value: torch.Tensor, _: int) -> Iterable[Any]:
@@ -101,6 +103,14 @@ class _Walk:
     def _is_of_engine(self, kind: type) -> bool:
         name = str(kind.__module__)
         return name.partition(".")[0] in self.packages and not name.startswith(_CURRENT)
+
+
+def _attributes(value: object) -> list[Any]:
+    """Those that it has of its own, as they are."""
+    try:
+        return list(dict.values(object.__getattribute__(value, "__dict__")))
+    except AttributeError:
+        return []
 
 
 class GivenUp:
