@@ -120,7 +120,7 @@ WHEELS ?= dist
 gpu-check:  ## a machine with one of NVIDIA's GPUs: checks and figures, at most 6 minutes, with the wheels in WHEELS=dist
 	PYTHON=$(PYTHON) ./tools/gpu-check $(WHEELS) $(ARGS)
 
-ptx: $(VENV)/bin/python  ## csrc/devices/cuda_copy_kernel.hpp anew, after a change of the kernel
+ptx: $(VENV)/bin/python  ## csrc/devices/cuda_*_kernel.hpp anew, after a change of a kernel
 	$(BIN)/python -m pip install --quiet nvidia-cuda-nvrtc-cu11==11.8.89
 	$(BIN)/python tools/ptx.py
 

@@ -220,8 +220,38 @@ def _scaling() -> str:
     return "\n".join((readers, sizes, tensors, chunks))
 
 
+def _cuda_d2d(found: dict[str, Any]) -> tuple[str, list[tuple[str, float, float, str, bool]]]:
+    """The table of `d2d` between two processes on one GPU, and its targets; nothing where it was not measured."""
+    if "share_with_digest" not in found:
+        return "", []
+    verified, plain = found["digests"], found["no digests"]
+    rows = [
+        ("a copy of all bytes in one piece on the GPU", found["one_piece_s"]),
+        ("a copy of each tensor there", found["each_tensor_s"]),
+        ("moving the bytes, with digests", verified["transfer_s"]),
+        ("moving the bytes, without", plain["transfer_s"]),
+        ("finding the source and opening its memory", verified["stages"]["setup"]),
+        ("pull, verified", verified["pull_s"]),
+        ("pull, not verified", plain["pull_s"]),
+        ("publish by reference", found["publish_s"]),
+        ("the same until digests are stored", found["settled_s"]),
+    ]
+    table = _table(
+        (f"`d2d`, two processes, one GPU: {found['tensors']} tensors, {found['bytes'] / _GIB:.1f} GiB", "ms", "GB/s"),
+        [(name, f"{1e3 * value:.1f}", f"{found['bytes'] / 1e9 / value:.0f}") for name, value in rows],
+    )
+    return table, [
+        ("d2d, moving the bytes: one piece / with digests", found["share_with_digest"], 0.7, "", False),
+        ("d2d, moving the bytes: one piece / without", found["share_without_digest"], 0.9, "", False),
+        ("d2d, whole pull: one piece / with digests", found["pull_share_with_digest"], 0.7, "", False),
+        ("d2d, digests' share of moving the bytes, %", 100 * found["digest_share"], 10, "", True),
+        ("d2d, digests' share of a pull, %", 100 * found["pull_digest_share"], 10, "", True),
+    ]
+
+
 def _cuda() -> str:
     record = _read("cuda")
+    between, more_targets = _cuda_d2d(record["figures"].get("d2d", {}))
     machine, large, small = record["machine"], record["figures"]["large"], record["figures"]["small"]
     about = (
         f"`make gpu-check` on {record['date']}: one {record['card']}, {machine['cores']} cores, driver for CUDA "
@@ -268,11 +298,12 @@ def _cuda() -> str:
                 ),
                 ("safetensors / pull", large["over_safetensors"], 4, "x", False),
                 ("extra device memory, MiB", large["extra_device_bytes"] / (1 << 20), 64, "", True),
+                *more_targets,
             )
             for good in [value <= bound if most else value >= bound]
         ],
     )
-    return "\n".join((about + big, little, targets))
+    return "\n".join(filter(None, (about + big, little, between, targets)))
 
 
 _BLOCKS: dict[str, Callable[[], str]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.transports.d2d.peer import LANES
+from yr_fastload_native.transports.d2d.hetero_peer import HeteroPeer
 from yr_fastload_native.transports.d2d.tree import SLOTS
 
 __all__ = ["Ledger", "write_down"]
@@ -78,4 +78,4 @@ class Ledger:
             keys += self._who.slot_keys(name)
             keys += [f"{self._who.place_prefix(name)}{number}" for number in range(SLOTS)]
         tokens = [fact["token"] for fact in self._facts() if "token" in fact]
-        return keys + [self._who.lane_key(token, lane) for token in tokens for lane in range(LANES)]
+        return keys + [self._who.lane_key(token, lane) for token in tokens for lane in range(HeteroPeer.LANES)]

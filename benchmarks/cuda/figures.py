@@ -17,7 +17,7 @@ from yr_fastload_native import Config, FastLoader
 from yr_fastload_native.checkpoints.workloads import shapes_of
 from yr_fastload_native.measuring.resources import private_worker
 
-__all__ = ["Budget", "measure"]
+__all__ = ["Budget", "Note", "large", "seconds_of", "small", "transfer_seconds"]
 
 _QWEN = "qwen2.5-7b"
 _QWEN_BYTES = 15_231_233_024
@@ -38,7 +38,8 @@ class Budget:
         return time.monotonic() + seconds < self.end
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def seconds_of(function: Callable[[], object]) -> float:
+    """Until the GPU is done too."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     function()
@@ -86,21 +87,21 @@ def large(found: dict[str, Any], total: int, rounds: int, budget: Budget, note: 
             FastLoader(attrs.evolve(config, verify="layout")) as trusting,
         ):
             free = torch.cuda.mem_get_info()[0]
-            found["publish_s"] = _seconds(lambda: publisher.publish(weights, identity))
+            found["publish_s"] = seconds_of(lambda: publisher.publish(weights, identity))
             note(f"published {size / 1e9:.1f} GB in {found['publish_s']:.2f} s")
             _poison(target)
-            found["first_pull_s"] = _seconds(lambda: loader.load(target, identity))
+            found["first_pull_s"] = seconds_of(lambda: loader.load(target, identity))
             found["extra_device_bytes"] = free - torch.cuda.mem_get_info()[0]
             assert _equal(weights, target)
             trusting.load(target, identity)
             for turn in range(rounds):
                 if not budget.allows(20):
                     break
-                taken["one_piece"].append(_seconds(lambda: flat.copy_(pinned, non_blocking=True)))
+                taken["one_piece"].append(seconds_of(lambda: flat.copy_(pinned, non_blocking=True)))
                 _poison(target)
-                taken["pull"].append(_seconds(lambda: loader.load(target, identity)))
+                taken["pull"].append(seconds_of(lambda: loader.load(target, identity)))
                 assert _equal(weights, target), turn
-                taken["pull_without_digest"].append(_seconds(lambda: trusting.load(target, identity)))
+                taken["pull_without_digest"].append(seconds_of(lambda: trusting.load(target, identity)))
             found["rounds"] = taken
             found["medians"] = medians = _medians(taken)
             report = loader.load(target, identity)
@@ -120,7 +121,7 @@ def large(found: dict[str, Any], total: int, rounds: int, budget: Budget, note: 
 def _by_threads(config: Config, target: Mapping[str, torch.Tensor], identity: Mapping[str, str], rounds: int) -> float:
     """Median of pulls with so many copying threads, the first left out."""
     with FastLoader(config) as loader:
-        taken = [_seconds(lambda: loader.load(target, identity)) for _ in range(rounds + 1)]
+        taken = [seconds_of(lambda: loader.load(target, identity)) for _ in range(rounds + 1)]
     return statistics.median(taken[1:])
 
 
@@ -143,7 +144,7 @@ def _safetensors(weights: Mapping[str, torch.Tensor], rounds: int, budget: Budge
             if not budget.allows(20):
                 break
             torch.cuda.empty_cache()
-            taken.append(_seconds(lambda: load_file(path, device="cuda")))
+            taken.append(seconds_of(lambda: load_file(path, device="cuda")))
     torch.cuda.empty_cache()
     return {"rounds": taken, "warm_s": statistics.median(taken)} if taken else {}
 
@@ -178,11 +179,11 @@ def small(rounds: int, budget: Budget, note: Note) -> dict[str, Any]:
             report = loader.load(target, identity)
             seconds = time.perf_counter() - started
             assert _equal(weights, target)
-            by_hand = _seconds(lambda: one_by_one(True))
-            not_waiting = _seconds(lambda: one_by_one(False))
+            by_hand = seconds_of(lambda: one_by_one(True))
+            not_waiting = seconds_of(lambda: one_by_one(False))
             if turn:
                 taken["pull"].append(seconds)
-                taken["transfer"].append(_transfer(report.spans))
+                taken["transfer"].append(transfer_seconds(report.spans))
                 taken["one_by_one"].append(by_hand)
                 taken["one_by_one_not_waiting"].append(not_waiting)
         stages = dict(report.stages)
@@ -199,13 +200,7 @@ def small(rounds: int, budget: Budget, note: Note) -> dict[str, Any]:
     }
 
 
-def _transfer(spans: Any) -> float:
+def transfer_seconds(spans: Any) -> float:
     """Seconds from the first fetch to the last copy."""
     moved = [span for span in spans if span.stage in ("fetch", "copy")]
     return float(max(span.begin_s + span.seconds for span in moved) - min(span.begin_s for span in moved))
-
-
-def measure(found: dict[str, Any], total: int, rounds: int, budget: Budget, note: Note) -> None:
-    """Everything there is time for, into ``found``."""
-    large(found.setdefault("large", {}), total, rounds, budget, note)
-    found["small"] = small(rounds, budget, note)

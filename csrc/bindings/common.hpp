@@ -69,6 +69,7 @@ void register_devices(py::module_& module);
 void register_device_memory(py::module_& module);
 void register_stores(py::module_& module);
 void register_hetero(py::module_& module);
+void register_ipc(py::module_& module);
 void register_transfer(py::module_& module);
 void register_lease(py::module_& module);
 void register_testing(py::module_& core);

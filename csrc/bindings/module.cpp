@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, module) {
   register_device_memory(module);
   register_stores(module);
   register_hetero(module);
+  register_ipc(module);
   register_transfer(module);
   register_lease(module);
   register_testing(module);

@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "core/deadline.hpp"
+#include "core/error.hpp"
 #include "core/span.hpp"
 
 namespace yr_fastload {
@@ -28,6 +30,21 @@ struct Copy {
   std::byte* destination;
   const std::byte* source;
   std::size_t bytes;
+};
+
+/// A part of a run of which a device takes the digest: whole blocks but for the run's last one (core/digest.hpp).
+struct DigestedPiece {
+  std::byte* destination;  ///< Copied to on the way; null: nowhere.
+  const std::byte* source;
+  std::uint64_t bytes;
+  std::uint64_t first_block;  ///< Number of its first block in the run.
+};
+
+/// An allocation of this process's in a device's memory, as other processes of the machine can open it.
+struct SharedAllocation {
+  std::string handle;
+  std::uint64_t address;
+  std::uint64_t bytes;
 };
 
 enum class Direction : std::uint8_t { kToDevice, kToHost, kOnDevice };
@@ -60,6 +77,13 @@ class Stream {
   virtual void copy_all(Direction direction, Span<const Copy> copies, Span<std::byte> notes) {
     static_cast<void>(notes);
     for (const Copy& each : copies) copy(direction, each);
+  }
+  /// Starts to copy pieces of the device's memory within it, and sets `sums[i]` to what piece i adds to its run's digest (`Digest::value_of`). Pieces and
+  /// sums are in page-locked memory, which lives as long. Only where the device `takes_digests`.
+  virtual void digest(Span<const DigestedPiece> pieces, std::uint64_t* sums) {
+    static_cast<void>(pieces);
+    static_cast<void>(sums);
+    throw Error(ErrorCode::kDevice, "device", "this device takes no digests");
   }
   virtual std::unique_ptr<Event> make_event() = 0;
   /// Waits until all copies are done. Throws kTransferTimeout at the deadline, kDevice if one failed.
@@ -95,6 +119,20 @@ class Device {
   /// Memory of the device itself. Throws kResourceExhausted if it has none left, kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
+  /// Whether its streams take digests of its memory.
+  virtual bool takes_digests() const noexcept { return false; }
+  /// The allocation that an address of this process's lies in. Throws kDevice where other processes cannot open it.
+  virtual SharedAllocation share(std::uint64_t address) {
+    static_cast<void>(address);
+    throw Error(ErrorCode::kDevice, "device", "memory of this device cannot be opened by other processes");
+  }
+  /// Opens what another process of the machine has shared; closed with the object. Throws kDevice if that process or its
+  /// memory has gone, kTransferTimeout at the deadline.
+  virtual std::unique_ptr<Memory> open_shared(const std::string& handle, Deadline deadline) {
+    static_cast<void>(handle);
+    static_cast<void>(deadline);
+    throw Error(ErrorCode::kDevice, "device", "this device opens no memory of other processes");
+  }
 };
 
 }  // namespace yr_fastload

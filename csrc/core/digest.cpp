@@ -162,7 +162,11 @@ void Digest::update_and_keep(std::byte* destination, const std::byte* source, st
   });
 }
 
-std::uint64_t Digest::value() const noexcept { return mix(bytes_ * kLengthKey + sum_); }
+std::uint64_t Digest::value_of(std::uint64_t bytes, std::uint64_t sum) noexcept {
+  return mix(bytes * kLengthKey + sum);
+}
+
+std::uint64_t Digest::value() const noexcept { return value_of(bytes_, sum_); }
 
 void DigestFold::add(std::uint64_t digest) noexcept { state_ = mix(state_ * kBlockKey + digest); }
 

@@ -34,6 +34,10 @@ class Digest {
 
   std::uint64_t value() const noexcept;
 
+  /// The value for so many bytes whose blocks, each mixed with its number, add up to `sum`: of whoever adds them up
+  /// elsewhere, in any order.
+  static std::uint64_t value_of(std::uint64_t bytes, std::uint64_t sum) noexcept;
+
  private:
   template <typename BlockSum>
   void add_blocks(std::size_t bytes, const BlockSum& block_sum) noexcept;

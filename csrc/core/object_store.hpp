@@ -28,6 +28,8 @@ class ObjectView {
   virtual ~ObjectView() = default;
   virtual Span<const std::byte> bytes() const noexcept = 0;
   virtual Place place() const noexcept { return Place::kHost; }
+  /// Digest of the chunk in the tensors, where whoever brought it took it on the way.
+  virtual std::optional<std::uint64_t> digest() const noexcept { return std::nullopt; }
 };
 
 /// Memory for an object that nobody can see before `ObjectStore::seal`; released if dropped.

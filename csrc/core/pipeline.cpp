@@ -10,6 +10,7 @@
 
 #include "core/backing.hpp"
 #include "core/copy.hpp"
+#include "core/device_copies.hpp"
 #include "core/digest.hpp"
 #include "core/slots.hpp"
 
@@ -241,7 +242,7 @@ class Load {
     uploader.flush();
     if (options_.arrived) uploader.drain();
     if (!device_.copies_are_checked()) not_verified();
-    accept_if_equal(item.chunk, fold, [] { return true; });
+    accept_if_equal(item.chunk, fold.value(), [] { return true; });
     return true;
   }
 
@@ -273,7 +274,7 @@ class Load {
     for (const Blob& blob : plan_.chunk(item.chunk))
       if (options_.verify && !progress_.digest_only(staged + blob.chunk_offset, blob.bytes, fold)) return false;
     if (!options_.verify) progress_.add(plan_.chunk_bytes[item.chunk]);
-    accept_if_equal(item.chunk, fold, accept);
+    accept_if_equal(item.chunk, fold.value(), accept);
     return true;
   }
 
@@ -295,7 +296,7 @@ class Load {
     return false;
   }
 
-  /// The CPU cannot see these bytes, so nothing is verified here.
+  /// The CPU cannot see these bytes: they are verified here only if their digest was taken on the way.
   bool copy_on_device(const FetchedChunk& item, Stream& stream) {
     if (item.view->place() == Place::kDevice) {
       const std::byte* source = item.view->bytes().data();
@@ -303,9 +304,13 @@ class Load {
         stream.copy(Direction::kOnDevice, {tensor(blob), source + blob.chunk_offset, blob.bytes});
       stream.synchronize(options_.deadline);
     }
-    not_verified();
     progress_.add(plan_.chunk_bytes[item.chunk]);
-    arrived(item.chunk);
+    if (const auto digest = item.view->digest()) {
+      accept_if_equal(item.chunk, *digest, [] { return true; });
+    } else {
+      not_verified();
+      arrived(item.chunk);
+    }
     return !cancelled_.raised();
   }
 
@@ -317,7 +322,7 @@ class Load {
       else if (!progress_.digest_only(tensor(blob), blob.bytes, fold))
         return false;
     }
-    accept_if_equal(item.chunk, fold, [] { return true; });
+    accept_if_equal(item.chunk, fold.value(), [] { return true; });
     return true;
   }
 
@@ -330,13 +335,13 @@ class Load {
     for (const Blob& blob : plan_.chunk(item.chunk))
       if (!progress_.copy(destination(blob), source + blob.chunk_offset, blob.bytes, options_.verify ? &fold : nullptr))
         return false;
-    accept_if_equal(item.chunk, fold, accept);
+    accept_if_equal(item.chunk, fold.value(), accept);
     return true;
   }
 
   template <typename Accept>
-  void accept_if_equal(std::uint64_t chunk, const DigestFold& fold, const Accept& accept) {
-    if (options_.verify && fold.value() != digests_[chunk])
+  void accept_if_equal(std::uint64_t chunk, std::uint64_t digest, const Accept& accept) {
+    if (options_.verify && digest != digests_[chunk])
       return fail(chunk, ErrorCode::kIntegrity, "does not match its digest");
     if (accept()) arrived(chunk);
   }
@@ -540,6 +545,29 @@ class Publish {
   Crew crew_{cancelled_};  // last: its destructor joins the threads that use all of the above
 };
 
+/// As `digest_chunks`, by a device that takes digests itself.
+void digest_on_device(Device& device, PinnedPool& pool, const Plan& plan, Span<const std::uint64_t> addresses,
+                      Span<const std::uint64_t> chunks, const TransferOptions& options, Progress& progress,
+                      const CancelFlag& cancelled, std::vector<std::uint64_t>& digests) {
+  device.bind_thread();
+  DeviceCopies copies(device, pool, DeviceCopies::Digests::kTaken, options.deadline);
+  std::size_t taken = 0;
+  const auto take = [&] {
+    progress.add(plan.chunk_bytes[chunks[taken]]);
+    digests[taken++] = *copies.take();
+  };
+  std::vector<Copy> runs;
+  for (const std::uint64_t chunk : chunks) {
+    runs.clear();
+    for (const Blob& blob : plan.chunk(chunk))
+      runs.push_back({nullptr, at(addresses[blob.tensor], blob.tensor_offset), static_cast<std::size_t>(blob.bytes)});
+    copies.begin(runs);
+    while (copies.busy() && copies.under_way() > 0) take();
+    if (cancelled.raised()) return;
+  }
+  while (copies.under_way() > 0) take();
+}
+
 }  // namespace
 
 LoadResult load_chunks(ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan,
@@ -576,7 +604,9 @@ std::vector<std::uint64_t> digest_chunks(Device& device, PinnedPool& pool, const
                            });
   };
   Crew crew(cancelled);
-  for (unsigned i = 0; i < reading_threads(device, pool, options, chunks.size()); ++i)
+  if (device.takes_digests())
+    crew.start([&] { digest_on_device(device, pool, plan, addresses, chunks, options, progress, cancelled, digests); });
+  for (unsigned i = 0; i < reading_threads(device, pool, options, chunks.size()) && !device.takes_digests(); ++i)
     crew.start([&] {
       std::optional<Downloader> downloader;
       if (!device.cpu_accessible()) {

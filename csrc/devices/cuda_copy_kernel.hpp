@@ -1,6 +1,7 @@
 #pragma once
 
 // Made of cuda_copy_kernel.cu by `make ptx`.
+// SHA-256 of that: aa781e32317dbd33183f261f47355bbbb47c9317ba5eeb131db48f1a465ba13f
 namespace yr_fastload::cuda {
 
 inline constexpr const char* kCopyKernelName = "yrfl_copy_runs";

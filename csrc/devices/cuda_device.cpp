@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -20,6 +21,7 @@ using cuda::check;
 using cuda::Context;
 using cuda::Driver;
 using cuda::Handle;
+using cuda::IpcHandle;
 using cuda::Result;
 
 constexpr unsigned kAllocatingThreads = 2;
@@ -27,6 +29,9 @@ constexpr unsigned kPortable = 1;       // CU_MEMHOSTALLOC_PORTABLE: page-locked
 constexpr unsigned kNonBlocking = 1;    // CU_STREAM_NON_BLOCKING: in no order with the legacy stream
 constexpr unsigned kWithoutTiming = 2;  // CU_EVENT_DISABLE_TIMING
 constexpr unsigned kKernelThreads = 128;
+constexpr unsigned kDigestThreads = 256;
+constexpr unsigned kEnablePeerAccess = 1;  // CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+constexpr int kIpcCapable = 10;            // CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
 
 /// Runs up to this size are cheaper in batches by the kernel than by one call each.
 constexpr std::size_t kSmallRun = std::size_t{64} << 10;
@@ -72,6 +77,36 @@ class CudaMemory final : public Memory {
   const std::size_t bytes_;
   const bool on_host_;
   std::byte* data_ = nullptr;
+};
+
+/// Memory of another process.
+class SharedMemory final : public Memory {
+ public:
+  SharedMemory(const Context& context, const IpcHandle& handle) : context_(context) {
+    const Bound bound(context);
+    check(bound.result(), "cuCtxPushCurrent");
+    Address address = 0;
+    check(driver_.open_ipc_handle(&address, handle, kEnablePeerAccess), "cuIpcOpenMemHandle");
+    data_ = reinterpret_cast<std::byte*>(address);
+    Address base = 0;
+    std::size_t bytes = 0;
+    if (driver_.address_range(&base, &bytes, address) == cuda::kSuccess)
+      bytes_ = static_cast<std::size_t>(base + bytes - address);
+    else
+      bytes_ = std::numeric_limits<std::size_t>::max();  // it does not tell of memory that it did not allocate
+  }
+  ~SharedMemory() override {
+    const Bound bound(context_);
+    static_cast<void>(driver_.close_ipc_handle(address(data_)));
+  }
+  std::byte* data() const noexcept override { return data_; }
+  std::size_t bytes() const noexcept override { return bytes_; }
+
+ private:
+  const Driver& driver_ = Driver::instance();
+  const Context& context_;
+  std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
 };
 
 class CudaEvent final : public Event {
@@ -142,6 +177,14 @@ class CudaStream final : public Stream {
     if (by_kernel) launch(noted, count);
   }
 
+  void digest(Span<const DigestedPiece> pieces, std::uint64_t* sums) override {
+    const DigestedPiece* first = pieces.data();
+    void* arguments[] = {&first, &sums};
+    check(driver_.launch(context_.digest_kernel(), static_cast<unsigned>(pieces.size()), 1, 1, kDigestThreads, 1, 1, 0,
+                         stream_, arguments, nullptr),
+          "cuLaunchKernel");
+  }
+
   std::unique_ptr<Event> make_event() override { return std::make_unique<CudaEvent>(context_, stream_); }
 
   void synchronize(Deadline deadline) override {
@@ -187,6 +230,39 @@ class CudaDevice final : public Device {
     return allocate(bytes, false, deadline);
   }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(context_); }
+  bool takes_digests() const noexcept override { return context_.digest_kernel() != nullptr; }
+
+  SharedAllocation share(std::uint64_t at) override {
+    const Bound bound(context_);
+    check(bound.result(), "cuCtxPushCurrent");
+    std::uint64_t capable = 0;
+    Address base = 0;
+    std::size_t bytes = 0;
+    check(driver_.pointer_attribute(&capable, kIpcCapable, at), "cuPointerGetAttribute");
+    if (capable == 0)
+      throw Error(ErrorCode::kDevice, "device",
+                  "tensors lie in memory of CUDA device " + std::to_string(index_) +
+                      " that other processes cannot open, as that of PyTorch's expandable segments, of "
+                      "cudaMallocAsync, and of vLLM's sleep mode");
+    check(driver_.address_range(&base, &bytes, at), "cuMemGetAddressRange");
+    IpcHandle handle{};
+    check(driver_.get_ipc_handle(&handle, base), "cuIpcGetMemHandle");
+    return {{handle.bytes, sizeof handle.bytes}, base, bytes};
+  }
+
+  /// Runs on a thread that can be abandoned, as `allocate`.
+  std::unique_ptr<Memory> open_shared(const std::string& handle, Deadline deadline) override {
+    IpcHandle opened{};
+    if (handle.size() != sizeof opened.bytes)
+      throw Error(ErrorCode::kInvalidArgument, "device", "a handle of " + std::to_string(handle.size()) + " bytes");
+    std::memcpy(opened.bytes, handle.data(), sizeof opened.bytes);
+    return runner_.run(
+        "device", deadline,
+        [&context = context_, opened]() -> std::unique_ptr<Memory> {
+          return std::make_unique<SharedMemory>(context, opened);
+        },
+        "CUDA device " + std::to_string(index_) + " opened no memory before the deadline");
+  }
 
  private:
   /// Runs on a thread that can be abandoned: on a device that hangs this does not return.

@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "devices/cuda_copy_kernel.hpp"
+#include "devices/cuda_digest_kernel.hpp"
 
 namespace yr_fastload::cuda {
 namespace {
@@ -20,6 +21,15 @@ bool is_lasting(Result result) noexcept {
   for (const Result each : kLasting)
     if (result == each) return true;
   return false;
+}
+
+/// A kernel of ours for the calling thread's context; null if the driver cannot load it.
+Handle kernel(const char* ptx, const char* name) noexcept {
+  const Driver& driver = Driver::instance();
+  Handle module = nullptr;
+  Handle function = nullptr;
+  if (driver.load_module(&module, ptx) != kSuccess) return nullptr;
+  return driver.get_function(&function, module, name) == kSuccess ? function : nullptr;
 }
 
 }  // namespace
@@ -51,6 +61,10 @@ Driver::Driver() {
   load(allocate_host, "cuMemHostAlloc");
   load(free_host, "cuMemFreeHost");
   load(pointer_attribute, "cuPointerGetAttribute");
+  load(address_range, "cuMemGetAddressRange_v2");
+  load(get_ipc_handle, "cuIpcGetMemHandle");
+  load(open_ipc_handle, "cuIpcOpenMemHandle_v2");
+  load(close_ipc_handle, "cuIpcCloseMemHandle");
   load(to_device, "cuMemcpyHtoDAsync_v2");
   load(to_host, "cuMemcpyDtoHAsync_v2");
   load(on_device, "cuMemcpyDtoDAsync_v2");
@@ -113,11 +127,9 @@ Context::Context(int device) {
   check(driver.retain_context(&handle_, device), "cuDevicePrimaryCtxRetain");
   const Bound bound(*this);
   check(bound.result(), "cuCtxPushCurrent");
-  Handle loaded = nullptr;
-  // Where the driver has no compiler for it, small runs are copied one by one.
-  if (driver.load_module(&loaded, kCopyKernel) != kSuccess ||
-      driver.get_function(&copy_kernel_, loaded, kCopyKernelName) != kSuccess)
-    copy_kernel_ = nullptr;
+  // Where the driver has no compiler for them, small runs are copied one by one, and the CPU takes the digests.
+  copy_kernel_ = kernel(kCopyKernel, kCopyKernelName);
+  digest_kernel_ = kernel(kDigestKernel, kDigestKernelName);
 }
 
 }  // namespace yr_fastload::cuda

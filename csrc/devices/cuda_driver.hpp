@@ -10,6 +10,10 @@ namespace yr_fastload::cuda {
 using Result = int;
 using Address = std::uint64_t;  // CUdeviceptr
 using Handle = void*;           // CUcontext, CUstream, CUevent, CUmodule, CUfunction
+/// CUipcMemHandle: where and how an allocation can be opened by another process.
+struct IpcHandle {
+  char bytes[64];
+};
 constexpr Result kSuccess = 0;
 constexpr Result kOutOfMemory = 2;
 constexpr Result kNoDevice = 100;
@@ -34,6 +38,10 @@ class Driver {
   Result (*allocate_host)(void**, std::size_t, unsigned) = nullptr;
   Result (*free_host)(void*) = nullptr;
   Result (*pointer_attribute)(void*, int, Address) = nullptr;
+  Result (*address_range)(Address*, std::size_t*, Address) = nullptr;
+  Result (*get_ipc_handle)(IpcHandle*, Address) = nullptr;
+  Result (*open_ipc_handle)(Address*, IpcHandle, unsigned) = nullptr;
+  Result (*close_ipc_handle)(Address) = nullptr;
   Result (*to_device)(Address, const void*, std::size_t, Handle) = nullptr;
   Result (*to_host)(void*, Address, std::size_t, Handle) = nullptr;
   Result (*on_device)(Address, Address, std::size_t, Handle) = nullptr;
@@ -76,6 +84,8 @@ class Context {
   const std::string& device_name() const noexcept { return device_name_; }
   /// The kernel that copies many small runs; null where the driver cannot load it.
   Handle copy_kernel() const noexcept { return copy_kernel_; }
+  /// The kernel that takes digests; null likewise.
+  Handle digest_kernel() const noexcept { return digest_kernel_; }
 
  private:
   explicit Context(int device);
@@ -83,6 +93,7 @@ class Context {
   Handle handle_ = nullptr;
   std::string device_name_;
   Handle copy_kernel_ = nullptr;
+  Handle digest_kernel_ = nullptr;
 };
 
 /// Makes a context the calling thread's own while it lives: a caller's thread keeps the one that it had.

@@ -21,14 +21,17 @@ def one_fork_server():
 
 
 @pytest.fixture
-def node(worker, tmp_path):
-    """Makes processes, each with a simulated device of its own; they end with the test."""
+def node(worker, tmp_path, request):
+    """Makes processes, each with a simulated device of its own; they end with the test.
+
+    Its parameter, where a test has one, is the kind of devices.
+    """
     from nodes import Node
 
-    made = []
+    made, kind = [], getattr(request, "param", "ascend")
 
     def make(name, **environment):
-        made.append(Node(worker, tmp_path, name, len(made) % 8, **environment))
+        made.append(Node(worker, tmp_path, name, len(made) % 8, kind, **environment))
         return made[-1]
 
     yield make

@@ -145,11 +145,29 @@ class Transfer:
 
     def load(self, **changed):
         """Bytes, whether they were verified, and failures."""
+        return self._load(self.core.StoreReader(self.store, "c-", first_batch=4, batch=2), self.digests, **changed)
+
+    def shared(self):
+        """What another process needs to read the arrays that are published here."""
+        there = self._addresses(self.source)
+        allocations = [(handle.hex(), *place) for handle, *place in self.core.share_memory(self.device, there)]
+        return {"allocations": allocations, "there": list(there), "digests": self.take_digests()}
+
+    def load_shared(self, shared, digests=True, **changed):
+        """As `load`, from another process."""
+        self.reader = self.core.IpcReader(
+            self.device, self.pool, self.plan, peer="another",
+            allocations=[(bytes.fromhex(handle), *place) for handle, *place in shared["allocations"]],
+            there=array("Q", shared["there"]), addresses=self._addresses(self.target), digests=digests,
+        )  # fmt: skip
+        self.reader.open(deadline_s=30)
+        return self._load(self.reader, array("Q", shared["digests"]), **changed)
+
+    def _load(self, reader, digests, **changed):
         settings = {"copy_threads": 2, "deadline_s": 30, "stage": False, "verify": True} | changed
-        reader = self.core.StoreReader(self.store, "c-", first_batch=4, batch=2)
         done, verified, _, failures = self.core.load_chunks(
             reader, self.device, self.pool, self.plan, self._addresses(self.target),
-            array("Q", range(self.plan.chunks)), digests=self.digests, chunks_in_flight=4, **settings
+            array("Q", range(self.plan.chunks)), digests=digests, chunks_in_flight=4, **settings
         )  # fmt: skip
         return done, verified, failures
 

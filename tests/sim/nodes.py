@@ -26,7 +26,7 @@ PATIENT_S = 30  # with a source that a busy machine keeps from sending; a load's
 LEASE_S = 60  # outlives a machine that stands still for a while
 # Whoever was forked may wait for ever for the allocator of AddressSanitizer.
 _FORKS = "san" not in os.environ.get("LD_PRELOAD", "")
-_servers = []
+_servers = {}  # by kind of devices
 
 
 STAND_INS = {"YR_FASTLOAD_SIM_OPAQUE": "0"}
@@ -59,15 +59,18 @@ def on_device(tensors):
     import ml_dtypes
     import numpy as np
 
-    from yr_fastload_native import _core
+    from yr_fastload_native import _core, sim
+    from yr_fastload_native.devices.cuda import CUDA
     from yr_fastload_native.devices.npu import NPU
     from yr_fastload_native.measuring.device_arrays import DeviceArray
 
-    device, blocks, made = NPU.at(max(0, NPU.current())), {}, {}
+    kind = CUDA if sim.active("cuda") else NPU
+    device, blocks, made = kind.at(max(0, kind.current())), {}, {}
+    native = kind.open_device(device.index)
     for name, value in tensors.items():
         storage = value.untyped_storage()
         if storage.data_ptr() not in blocks:
-            block = blocks[storage.data_ptr()] = _core.DeviceMemory(NPU.open_device(device.index), storage.nbytes() + 1)
+            block = blocks[storage.data_ptr()] = _core.DeviceMemory(native, storage.nbytes() + 1)
             block.write(0, flat(value).numpy(), deadline_s=60)
         name_of = str(value.dtype).removeprefix("torch.")
         dtype = np.dtype(getattr(ml_dtypes, name_of, name_of))
@@ -103,7 +106,7 @@ def placed(tensors):
 class Node:
     """A process; `call(name, ...)` runs a function of `Commands` in it."""
 
-    def __init__(self, worker, directory, name, device=0, **environment):
+    def __init__(self, worker, directory, name, device=0, kind="ascend", **environment):
         self.name = name
         self.control = Path(directory) / f"{name}.control"
         self.control.write_text("")
@@ -114,7 +117,7 @@ class Node:
             "NODE_DEVICE": str(device),
             **environment,
         }
-        self.process = Process("test", "nodes", name, None, simulated() | settings, server=_server())
+        self.process = Process("test", "nodes", name, None, simulated(kind) | settings, server=_server(kind))
 
     def start(self, name, **arguments):
         self._what, self._asked = name, time.monotonic()
@@ -157,27 +160,31 @@ def overwrite(tensors):
             value.memory.write(0, np.full(value.memory.bytes, 0x5A, np.uint8), deadline_s=60)
 
 
-def simulated():
+def simulated(kind="ascend"):
     """The environment with simulated devices, and without what is set for this process."""
     from yr_fastload_native import sim
 
     base = {key: value for key, value in os.environ.items() if not key.startswith(("YR_FASTLOAD_", "HCCL_"))}
-    return sim.environment(base)
+    return sim.environment(base, kind=kind)
 
 
-def _server():
-    if _FORKS and not _servers:
-        _servers.append(ForkServer(["torch"], simulated()))
-    return _servers[0] if _servers else None
+def _server(kind):
+    if _FORKS and kind not in _servers:
+        _servers[kind] = ForkServer(["torch"], simulated(kind))
+    return _servers.get(kind)
 
 
 def close_server():
     while _servers:
-        _servers.pop().close()
+        _servers.popitem()[1].close()
 
 
 def set_device(index):
-    """Of this thread, as `torch.npu.set_device` does; loaders take it."""
+    """Of this thread, as `torch.npu.set_device` does; loaders take it. On a GPU they take that of the tensors."""
+    from yr_fastload_native import sim
+
+    if sim.active("cuda"):
+        return
     ctypes.CDLL("libascendcl.so").aclrtSetDevice(index)
 
 
@@ -198,7 +205,10 @@ class Commands:
         self.pending = []  # what is written later, until then
 
     def _loader(self, settings):
-        settings = {"source_stall_s": PATIENT_S, "lease_s": LEASE_S, **settings}
+        from yr_fastload_native import sim
+
+        asked = {"publish_as": "d2d"} if sim.active("cuda") else {}  # on an NPU that is the default
+        settings = {"source_stall_s": PATIENT_S, "lease_s": LEASE_S, **asked, **settings}
         loader = self.fl.FastLoader(self.fl.Config(worker=os.environ["NODE_WORKER"], **settings))
         self.loaders.append(loader)
         return loader

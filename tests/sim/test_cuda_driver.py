@@ -94,9 +94,9 @@ def test_without_a_context_nothing_can_be_had():
 
 
 def test_what_is_not_simulated_says_so_and_aborts():
-    found = script("cuda.cuIpcOpenMemHandle_v2()", code=None)
+    found = script("cuda.cuMemcpyBatchAsync()", code=None)
     assert found.code == -signal.SIGABRT
-    assert "yr_fastload sim: cuIpcOpenMemHandle_v2 is not simulated" in found.stderr
+    assert "yr_fastload sim: cuMemcpyBatchAsync is not simulated" in found.stderr
 
 
 def test_everything_that_is_asked_of_the_driver_is_there_and_nothing_else_shows():

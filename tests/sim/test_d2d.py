@@ -16,6 +16,8 @@ from .nodes import STAND_INS
 
 pytestmark = pytest.mark.worker
 
+both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
+
 SMALL_CHUNKS = {"chunk_bytes": 1 << 20}
 ONLY_READS = {"hold": False, "chunk_bytes": 1 << 20, "chunks_ahead": 2}
 
@@ -187,6 +189,7 @@ def test_a_publication_that_failed_is_waited_for_no_longer(node, model):
     assert source.call("states")["states"] == ["failed"]
 
 
+@both_kinds
 def test_a_check_names_what_changed_and_withdraws(node, model):
     source = node("source")
     source.call("publish", model=model, settings=SMALL_CHUNKS, count=3)
@@ -215,6 +218,7 @@ def test_another_source_takes_over_for_what_is_missing(node, model):
     source.faults()
 
 
+@both_kinds
 def test_what_is_evicted_is_read_by_nobody_more(node, worker, model):
     source, second, reader = node("source"), node("second"), node("reader")
     source.call("publish", model=model, settings={"lease_s": 2})
@@ -229,6 +233,7 @@ def test_what_is_evicted_is_read_by_nobody_more(node, worker, model):
     assert reader.call("load", model=model)["equal"]
 
 
+@both_kinds
 def test_sigterm_withdraws(node, model):
     source, reader = node("source"), node("reader")
     source.call("publish", model=model)

@@ -14,12 +14,15 @@ from ..waiting import wait_until
 
 pytestmark = pytest.mark.worker
 
+both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
+
 MIB = 1 << 20
 LET_GO_S = 1.5
 MORE = {"threads": 2, "descriptors": 2, "rss": 96 * MIB}  # a model has 3 MiB: one a round is too much
 SMALL_CHUNKS = {"chunk_bytes": MIB}
 
 
+@both_kinds
 def test_all_kinds_of_tensors(node, model):
     source, reader = node("source"), node("reader")
     assert source.call("publish", model=model, count=0)["settled"]
@@ -69,6 +72,7 @@ def test_readers_that_start_together_serve_each_other(node, model):
     assert sent < 2.5 * model_bytes
 
 
+@both_kinds
 def test_readers_that_do_not_serve_share_one_source(node, model):
     source, readers = node("source"), [node(f"reader{i}") for i in range(3)]
     source.call("publish", model=model, settings=SMALL_CHUNKS)

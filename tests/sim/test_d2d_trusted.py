@@ -10,6 +10,8 @@ from ..waiting import wait_until
 
 pytestmark = pytest.mark.worker
 
+both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
+
 SUMS = {"publish_sha256": True, "chunk_bytes": 1 << 20}
 
 
@@ -35,6 +37,7 @@ def test_what_is_trusted_arrives_and_nothing_else(node, model, transport):
     assert "has published weights of content digest " + pin_of(model) in refused["message"]
 
 
+@both_kinds
 def test_a_reader_waits_for_the_sums_that_follow(node, model):
     source, reader = node("source"), node("reader")
     source.start("publish", model=model, count=0, settings={**SUMS, "publish_as": "d2d"})
@@ -47,6 +50,7 @@ def test_a_reader_waits_for_the_sums_that_follow(node, model):
     assert source.finish()["settled"]
 
 
+@both_kinds
 def test_a_source_that_serves_other_bytes_is_found_out_whatever_it_says_itself(node, model):
     """Without the chunk digest (verify=layout) as with it."""
     source, spoilt, reader = node("source"), node("spoilt"), node("reader")

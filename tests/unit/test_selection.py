@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
+from types import SimpleNamespace
+
 import pytest
 
-from yr_fastload_native import Config, DeviceError
+from yr_fastload_native import Config, DeviceError, _core
 from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
+from yr_fastload_native.devices.cuda import CUDA
 from yr_fastload_native.devices.kind import DeviceKind
 from yr_fastload_native.devices.npu import NPU
 from yr_fastload_native.transports import registry
-from yr_fastload_native.transports.selection import chunk_bytes, to_offer, to_try
+from yr_fastload_native.transports.selection import chunk_bytes, servable, to_offer, to_try
 
 MIB = 1 << 20
 
@@ -25,6 +29,9 @@ MIB = 1 << 20
         ("auto", "staged+d2d", NPU, ["d2d", "staged"]),
         ("host", "host+d2d", NPU, ["d2d", "host"]),
         ("auto", "host", NPU, ["host"]),
+        ("auto", "auto", CUDA, ["host"]),
+        ("d2d", "auto", CUDA, ["d2d"]),
+        ("auto", "d2d+host", CUDA, ["d2d", "host"]),
     ],
 )
 def test_what_is_offered(transport: str, publish_as: str, kind: DeviceKind, offers: list[str]) -> None:
@@ -35,6 +42,27 @@ def test_what_is_offered(transport: str, publish_as: str, kind: DeviceKind, offe
 def test_ordinary_memory_is_on_no_device(transport: str, publish_as: str) -> None:
     with pytest.raises(DeviceError, match="use 'auto' or 'host'"):
         to_offer(Config(transport=transport, publish_as=publish_as), ORDINARY_MEMORY)
+
+
+def test_by_staged_nothing_moves_on_a_gpu() -> None:
+    with pytest.raises(DeviceError, match="'staged' moves no tensors on CUDA's GPUs"):
+        to_offer(Config(publish_as="staged"), CUDA)
+
+
+def test_what_cannot_be_served_is_published_as_a_copy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(device: object, addresses: object) -> object:
+        raise DeviceError("of a pool", op="device")
+
+    context = SimpleNamespace(kind=CUDA, device=None)
+    for offered in (["d2d"], ["d2d", "host"]):
+        monkeypatch.setattr(_core, "share_memory", lambda device, addresses: [])
+        assert servable(registry.named(offered), context, array("Q")) == registry.named(offered)  # type: ignore[arg-type]
+        monkeypatch.setattr(_core, "share_memory", refused)
+        kept = servable(registry.named(offered), context, array("Q"))  # type: ignore[arg-type]
+        assert [each.name for each in kept] == ["host"]
+        assert "published without transport d2d, although that was asked for: device: of a pool" in caplog.text
 
 
 def test_what_is_tried_and_why_not() -> None:

@@ -13,6 +13,7 @@ from yr_fastload_native import DeviceError, IntegrityError, PartialTransferError
 from yr_fastload_native.catalogue.catalogue import SupersededError
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
+from yr_fastload_native.devices.cuda import CUDA
 from yr_fastload_native.devices.npu import NPU
 from yr_fastload_native.loading.transfer import Transfer
 from yr_fastload_native.reporting.load_report import AskedSource
@@ -34,6 +35,7 @@ def test_every_transport_of_the_settings_is_registered() -> None:
 def test_what_reaches_what() -> None:
     assert [each.name for each in registry.ALL if each.reaches(ORDINARY_MEMORY)] == ["host"]
     assert [each.name for each in registry.ALL if each.reaches(NPU)] == list(TRANSPORTS)
+    assert [each.name for each in registry.ALL if each.reaches(CUDA)] == ["d2d", "host"]
 
 
 def test_what_is_kept_in_the_store() -> None:
@@ -47,6 +49,8 @@ def test_a_slot_of_the_tree() -> None:
     slot = TreeSlot(4, "0" * 32, "machine:7")
     assert TreeSlot.parse(4, slot.value) == slot
     assert (slot.above, slot.below) == (1, (9, 10))
+    telling = TreeSlot(4, "0" * 32, "machine:7", b"what \n follows\xff")
+    assert TreeSlot.parse(4, telling.value) == telling
     for value in (None, b"", b"pending", b"0" * 32 + b" ", b"\xff" * 40, b"G" * 32 + b" machine:7"):
         assert TreeSlot.parse(4, value) is None
 

@@ -1,10 +1,14 @@
 // Memory of devices, which the CPU cannot reach, and page-locked memory of the host; copies.
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <optional>
+#include <random>
 #include <string>
 #include <utility>
 
@@ -23,11 +27,14 @@ namespace {
 constexpr std::size_t kAddresses = std::size_t{1} << 42;
 constexpr std::size_t kAllocation = 4096;
 constexpr int kDeviceOrdinal = 9;  // CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+constexpr int kIpcCapable = 10;    // CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
 
 struct Range {
   int device;
   std::size_t bytes;
   std::byte* backing;  ///< Stays when it is freed, so that a late access is seen: the engine knows it.
+  std::uint64_t offset = 0;
+  bool own = true;
 };
 
 /// Every address that was ever handed out; none is handed out twice, and one allocation often begins where the one
@@ -58,6 +65,12 @@ struct Ranges {
  private:
   std::uintptr_t end_ = 0;
 };
+
+/// Where an allocation lies in the file of all; none is given out twice.
+std::uint64_t next_offset(std::size_t bytes) {
+  static std::atomic<std::uint64_t> next{0};
+  return next.fetch_add((bytes + kAllocation - 1) / kAllocation * kAllocation);
+}
 
 bool find(const void* data, std::uintptr_t& first, Range& range) {
   const auto address = reinterpret_cast<std::uintptr_t>(data);
@@ -120,6 +133,40 @@ void* bytes_of(const void* data, std::size_t bytes) {
   return bytes > range.bytes - offset ? nullptr : range.backing + offset;
 }
 
+std::optional<Allocation> find_allocation(const void* data) {
+  std::uintptr_t first = 0;
+  Range range{};
+  if (!find(data, first, range)) return std::nullopt;
+  return Allocation{first, range.bytes, range.offset, range.own};
+}
+
+int shared_file() {
+  static const int made = [] {
+    const int file = ::memfd_create(("yrfl-cuda-" + std::to_string(std::random_device()())).c_str(), MFD_CLOEXEC);
+    return file >= 0 && ::ftruncate(file, static_cast<::off_t>(kAddresses)) == 0 ? file : -1;
+  }();
+  return made;
+}
+
+std::uintptr_t show(std::byte* mapped, std::size_t bytes) {
+  Ranges& ranges = Ranges::instance();
+  const std::lock_guard<std::mutex> lock(ranges.mutex);
+  const std::uintptr_t shown = ranges.reserve(bytes);
+  if (shown != 0) ranges.all[shown] = {current_device(), bytes, mapped, 0, false};
+  return shown;
+}
+
+std::byte* hide(std::uintptr_t address, std::size_t& bytes) {
+  Ranges& ranges = Ranges::instance();
+  const std::lock_guard<std::mutex> lock(ranges.mutex);
+  const auto found = ranges.all.find(address);
+  if (found == ranges.all.end() || found->second.own) return nullptr;
+  std::byte* const mapped = found->second.backing;
+  bytes = found->second.bytes;
+  ranges.all.erase(found);
+  return mapped;
+}
+
 bool is_device_memory(const void* data) {
   std::uintptr_t first = 0;
   Range range{};
@@ -136,7 +183,8 @@ YRFL_SIM_API int cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
   if (address == nullptr || bytes == 0) return kInvalidValue;
   if (const int result = refused(Operation::kMalloc)) return result;
   void* backing = nullptr;
-  if (const int result = result_of(allocate(current_device(), bytes, &backing))) return result;
+  const InFile place{shared_file(), next_offset(bytes)};
+  if (const int result = result_of(allocate(current_device(), bytes, &backing, Reach::kDirect, place))) return result;
   Ranges& ranges = Ranges::instance();
   const std::lock_guard<std::mutex> lock(ranges.mutex);
   const std::uintptr_t shown = ranges.reserve(bytes);
@@ -144,28 +192,30 @@ YRFL_SIM_API int cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
     release(backing, false);
     return kOutOfMemory;
   }
-  ranges.all[shown] = {current_device(), bytes, static_cast<std::byte*>(backing)};
+  ranges.all[shown] = {current_device(), bytes, static_cast<std::byte*>(backing), place.offset};
   *address = shown;
   return kSuccess;
 }
 
 YRFL_SIM_API int cuMemFree_v2(std::uint64_t address) {
   if (const int result = enter_context("cuMemFree")) return result;
-  if (!is_device_memory(pointer(address))) return kInvalidValue;
+  const auto allocation = find_allocation(pointer(address));
+  if (!allocation || !allocation->own) return kInvalidValue;
   return result_of(release(bytes_of(pointer(address), 1), false));
 }
 
 /// Of device memory; the driver knows page-locked memory of the host too.
 YRFL_SIM_API int cuPointerGetAttribute(void* value, int attribute, std::uint64_t address) {
   if (const int result = enter("cuPointerGetAttribute")) return result;
-  if (attribute != kDeviceOrdinal) {
+  if (attribute != kDeviceOrdinal && attribute != kIpcCapable) {
     report("cuPointerGetAttribute of " + std::to_string(attribute) + " is not simulated");
     std::abort();
   }
   std::uintptr_t first = 0;
   Range range{};
   if (value == nullptr || !find(pointer(address), first, range)) return kInvalidValue;
-  *static_cast<int*>(value) = range.device;
+  *static_cast<int*>(value) =
+      attribute == kDeviceOrdinal ? range.device : range.own && match(Operation::kShare).action != Action::kFail;
   return kSuccess;
 }
 

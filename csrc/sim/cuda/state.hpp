@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "engine/stream.hpp"
 
@@ -19,6 +20,7 @@ enum Result : int {
   kInvalidDevice = 101,
   kInvalidImage = 200,
   kInvalidContext = 201,
+  kMapFailed = 205,
   kInvalidHandle = 400,
   kNotFound = 500,
   kNotReady = 600,
@@ -44,6 +46,23 @@ int settle(int engine_result);
 /// was freed. Memory of the host is where it is.
 void* bytes_of(const void* data, std::size_t bytes);
 bool is_device_memory(const void* data);
+
+/// An allocation of this process, by an address in it.
+struct Allocation {
+  std::uintptr_t first;
+  std::size_t bytes;
+  std::uint64_t offset;  ///< In `shared_file`.
+  bool own;              ///< Not opened from another process.
+};
+std::optional<Allocation> find_allocation(const void* data);
+
+/// The file that all memory of this process's devices lies in; -1 if there is none.
+int shared_file();
+
+/// Shows memory of another process, that was mapped here, at an address of its own; 0 if there are none left.
+std::uintptr_t show(std::byte* mapped, std::size_t bytes);
+/// Takes it back; where it was mapped, null if nothing was shown there.
+std::byte* hide(std::uintptr_t address, std::size_t& bytes);
 
 /// The stream behind a handle; 0, 1 and 2 are the default ones. Null for one that was never made or is destroyed.
 std::shared_ptr<Stream> stream_of(void* handle);

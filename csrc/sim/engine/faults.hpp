@@ -9,7 +9,7 @@
 
 namespace yr_fastload::sim {
 
-enum class Operation { kSend, kRecv, kCopy, kMalloc, kComm, kLink, kInit, kPin };
+enum class Operation { kSend, kRecv, kCopy, kMalloc, kComm, kLink, kInit, kPin, kShare, kOpen };
 enum class Action { kNone, kFail, kDelay, kFreeze, kDrop, kCorrupt, kOutOfMemory, kRate };
 
 /// What is to go wrong with one operation.

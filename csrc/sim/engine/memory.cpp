@@ -1,5 +1,6 @@
 #include "engine/memory.hpp"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@ struct Block {
   int device = 0;
   unsigned users = 0;
   bool freed = false;
+  InFile place;
   const char* used_by = "";
 };
 
@@ -77,7 +79,12 @@ std::shared_ptr<Block> overlapping(const Blocks& blocks, std::uintptr_t first, s
 
 /// In huge pages where they are to be had; backed by the system when it is first touched, because openYuanrong's plugin
 /// allocates pools of which it uses little.
-void* map_memory(std::size_t bytes) {
+void* map_memory(std::size_t bytes, const InFile& place) {
+  if (place.file >= 0) {
+    void* const shared = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, place.file,
+                                static_cast<::off_t>(place.offset));
+    return shared == MAP_FAILED ? nullptr : shared;
+  }
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) return nullptr;
   if (bytes >= kHugePage) ::madvise(data, bytes, MADV_HUGEPAGE);
@@ -98,6 +105,9 @@ void quarantine(State& all, const std::shared_ptr<Block>& block) {
     reserve_addresses(block->mapped, address);
   else
     ::munmap(block->backing, block->mapped);
+  if (block->place.file >= 0)
+    static_cast<void>(::fallocate(block->place.file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                  static_cast<::off_t>(block->place.offset), static_cast<::off_t>(block->mapped)));
   all.quarantine.push_back(block);
   all.quarantined_bytes += block->mapped;
   while (all.quarantine.size() > kQuarantineBlocks || all.quarantined_bytes > kQuarantineBytes) {
@@ -137,7 +147,7 @@ MemoryUse memory_use() {
   return use;
 }
 
-int allocate(int device, std::size_t bytes, void** data, Reach reach) {
+int allocate(int device, std::size_t bytes, void** data, Reach reach, InFile place) {
   if (data == nullptr || bytes == 0) return kAclRtParamInvalid;
   *data = nullptr;
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -152,7 +162,7 @@ int allocate(int device, std::size_t bytes, void** data, Reach reach) {
     used += bytes;
     all.peak[device] = std::max(all.peak[device], used);
   }
-  void* const backing = map_memory(mapped);
+  void* const backing = map_memory(mapped, place);
   void* const memory = reach == Reach::kOpaque && backing != nullptr ? reserve_addresses(mapped) : backing;
   const std::lock_guard<std::mutex> lock(all.mutex);
   if (memory == nullptr) {
@@ -166,6 +176,7 @@ int allocate(int device, std::size_t bytes, void** data, Reach reach) {
   block->bytes = bytes;
   block->mapped = mapped;
   block->device = device;
+  block->place = place;
   all.live[block->address] = std::move(block);
   *data = memory;
   return kAclSuccess;

@@ -26,9 +26,15 @@ constexpr int kHost = -1;
 /// Whether the CPU reaches the memory at its address.
 enum class Reach : std::uint8_t { kDirect, kOpaque };
 
+/// Where in a file memory lies that other processes map too.
+struct InFile {
+  int file = -1;  ///< None: it is this process's alone.
+  std::uint64_t offset = 0;
+};
+
 /// An aclError. Opaque memory has nothing behind its address, so that a load or store of the CPU's is a crash; the
 /// engine finds the bytes through `MemoryInUse`.
-int allocate(int device, std::size_t bytes, void** data, Reach reach = Reach::kDirect);
+int allocate(int device, std::size_t bytes, void** data, Reach reach = Reach::kDirect, InFile place = {});
 int release(void* data, bool of_host);
 
 struct Block;

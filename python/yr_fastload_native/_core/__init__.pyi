@@ -19,6 +19,7 @@ __all__: list[str] = [
     "Device",
     "DeviceMemory",
     "HeteroReceiver",
+    "IpcReader",
     "Lease",
     "MOST_CONNECTIONS_LEFT_BEHIND",
     "MOST_THREADS_LEFT_BEHIND",
@@ -63,6 +64,7 @@ __all__: list[str] = [
     "publish_staged",
     "read_tensors",
     "ready_workers",
+    "share_memory",
     "testing",
     "threads_left_behind",
     "transfer_peaks",
@@ -485,6 +487,42 @@ class StagedReader(ChunkReader):
         chunks_ahead: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
 
+class IpcReader(ChunkReader):
+    """
+    Reads chunks from device memory that another process of this machine shares.
+    """
+    def __init__(
+        self,
+        device: Device,
+        pool: PinnedPool,
+        plan: Plan,
+        *,
+        peer: str,
+        allocations: collections.abc.Sequence[
+            tuple[bytes, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
+        ],
+        there: typing_extensions.Buffer,
+        addresses: typing_extensions.Buffer,
+        digests: bool,
+    ) -> None:
+        """
+        peer: its name for messages. allocations, there: what it shares, and where its tensors begin. addresses: of this process's tensors. digests: whether to take them on the way, where the device can.
+        """
+    def open(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        Open the memory; raises DeviceError if it is gone.
+        """
+    @property
+    def arrived(self) -> int:
+        """
+        Number of chunks that arrived.
+        """
+    @property
+    def left_because(self) -> str:
+        """
+        Why the peer was abandoned, if it was.
+        """
+
 class Lease:
     """
     One source's share in keeping a generation published.
@@ -744,6 +782,11 @@ def read_tensors(
 def ready_workers(directory: str, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> list[str]:
     """
     Addresses of the workers that a cluster's etcd, or the metastore of its head, calls ready.
+    """
+
+def share_memory(device: Device, addresses: typing_extensions.Buffer) -> list[tuple[bytes, int, int]]:
+    """
+    The allocations that tensors lie in, as (handle, address, bytes), for other processes of this machine to open; raises DeviceError where they cannot.
     """
 
 def threads_left_behind() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,6 +179,7 @@ def _devices() -> Iterator[Finding]:
 def _gpus() -> Iterator[Finding]:
     from yr_fastload_native import _core, sim
     from yr_fastload_native.devices.cuda import CUDA
+    from yr_fastload_native.devices.ipc import in_first_ipc_namespace
 
     if sim.active("cuda"):
         yield Finding("GPU", "note", "simulated devices: right bytes, and rates that say nothing")
@@ -194,8 +196,17 @@ def _gpus() -> Iterator[Finding]:
         "GPU",
         "ok",
         f"{count} by CUDA, whose driver knows version {version // 1000}.{version % 1000 // 10}; transport `host` moves "
-        "weights through page-locked memory",
+        "weights through page-locked memory, and `publish_as=d2d` from GPU to GPU",
     )
+    if any(each.startswith("MIG-") for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")):
+        yield Finding("GPU", "note", "CUDA_VISIBLE_DEVICES names slices (MIG), between which `d2d` moves nothing")
+    if not in_first_ipc_namespace():
+        yield Finding(
+            "GPU",
+            "note",
+            "this process is in an IPC namespace of its own: `d2d` reaches only processes of the same container",
+            "start containers that are to exchange weights by d2d with --ipc=host",
+        )
 
 
 def _vllm() -> Iterator[Finding]:

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from yr_fastload_native import _core, sim
-from yr_fastload_native.devices.kind import WAIT_S, DeviceId, DeviceKind
+from yr_fastload_native.devices.ipc import IpcKind
+from yr_fastload_native.devices.kind import WAIT_S, DeviceId
 
 __all__ = ["CUDA"]
 
@@ -22,7 +23,7 @@ def _is_available() -> bool:
     return sim.active("cuda") or any(glob.glob(nodes) for nodes in _NODES)
 
 
-class _Cuda(DeviceKind):
+class _Cuda(IpcKind):
     name = "cuda"
     where = "on CUDA's GPUs"
     dlpack_types = (2,)  # kDLCUDA

@@ -14,6 +14,8 @@ __all__ = ["HeteroContext", "HeteroKind", "hetero"]
 class HeteroKind(DeviceKind):
     """A kind that `d2d` and `staged` reach."""
 
+    by_reference = True
+
     def open(self, index: int, connection: _core.Connection | None, *, staging_bytes: int) -> HeteroContext:
         if connection is None:
             raise DeviceError(

@@ -24,6 +24,7 @@ class DeviceKind(abc.ABC):
         where: Its tensors are, for messages, such as ``"on NPUs"``.
         dlpack_types: DLPack's numbers for its memory, if tensors of it are read by DLPack; torch's are read by torch.
         aliasable: Whether a tensor there can lie in the worker's shared memory itself.
+        by_reference: Whether tensors there are published by reference where no setting says how.
         copy_threads: Most threads that are worth it, where no setting says how many.
     """
 
@@ -31,6 +32,7 @@ class DeviceKind(abc.ABC):
     where: ClassVar[str]
     dlpack_types: ClassVar[tuple[int, ...]] = ()
     aliasable: ClassVar[bool] = False
+    by_reference: ClassVar[bool] = False
     copy_threads: ClassVar[int] = 8
 
     def at(self, index: int | None) -> DeviceId:

@@ -362,7 +362,7 @@ class FastLoader(CheckpointCalls, FileCalls):
             self._counts["loads"] += 1
             self._counts["loaded_bytes"] += report.bytes
             self._counts["chunks_retried"] += report.chunks_retried
-        if self.config.hold:
+        if self.config.hold and pulled.can_be_served:
             self._kept.join(worker, pulled, report, deadline, table)
         return report
 

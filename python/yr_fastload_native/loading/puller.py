@@ -41,6 +41,12 @@ class Pulled:
     published: PublishedByReference | None
     digest: str | None
 
+    @property
+    def can_be_served(self) -> bool:
+        """Whether others can have it of this process, or of the store by its keeping."""
+        offered = registry.named(self.generation.transports)
+        return self.peer is not None or not all(transport.by_reference for transport in offered)
+
     def join(self, worker: StoreSession, deadline: Deadline, report: LoadReport) -> Publication:
         """Keep the generation published, as one more source of it."""
         generation, peer = self.generation, self.peer
@@ -156,7 +162,7 @@ class Puller:
         if trust is not None:
             trust.compare(job)
         digest = None if trust is None else trust.digest
-        if peer is None or not hold:
+        if peer is None or not hold or peer.left:
             return Pulled(generation, outcome, None, None, digest)
         published = PublishedByReference(worker.catalogue, generation, job.chunks, self._table.versions())
         return Pulled(generation, outcome, peer, published, digest)

@@ -24,7 +24,7 @@ from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.chunk_digests import LocalChunks
 from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.transports.jobs import PublishJob, Request
-from yr_fastload_native.transports.selection import chunk_bytes, to_offer
+from yr_fastload_native.transports.selection import chunk_bytes, servable, to_offer
 from yr_fastload_native.weights.sha256 import sums
 
 __all__ = ["ATTEMPTS", "Publisher"]
@@ -81,7 +81,8 @@ class Publisher:
         self._table = request.table
         self._deadline = request.deadline
         self._files = files
-        self._offers = to_offer(self._config, request.context.kind)
+        offers = to_offer(self._config, request.context.kind)
+        self._offers = servable(offers, request.context, self._table.addresses)
         self._names = [transport.name for transport in self._offers]
         self._versions = self._table.versions()
         self._sha256: list[str] | None = None
@@ -211,7 +212,7 @@ class Publisher:
         """A source of all chunks, that is to be started, if a transport serves them by reference."""
         peer = registry.peer_of(self._offers, self._worker, self._who, generation, self._request.context)
         if peer is not None:
-            peer.serve_all(chunks.plan, chunks.addresses, self._table.memory())
+            peer.serve_all(chunks.plan, chunks.addresses, self._table.memory(), self._deadline)
         return peer
 
     def _make(self, *, replace: bool = False) -> _Made:

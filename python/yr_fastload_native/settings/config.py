@@ -55,18 +55,18 @@ class Config:
     transport: str = setting(
         "auto",
         one_of("auto", *TRANSPORTS),
-        "How bytes move. `d2d`: from one NPU's memory to another's. `staged`: between NPUs, through the worker's "
-        "memory. `host`: through the worker's memory, between processes on one machine or, in a cluster, by way of the "
-        "workers of both machines: the reader's own gets each chunk over the network once, for all its readers, from a "
-        "machine that has it. `auto`: the first of these "
-        "that the publication offers and this machine supports; if it fails, the next one.",
+        "How bytes move. `d2d`: from one NPU's or GPU's memory to another's. `staged`: between NPUs, through the "
+        "worker's memory. `host`: through the worker's memory, between processes on one machine or, in a cluster, by way "
+        "of the workers of both machines: the reader's own gets each chunk over the network once, for all its readers, "
+        "from a machine that has it. `auto`: the first of these that the publication offers and this machine supports; "
+        "if it fails, the next one.",
     )
     publish_as: str = setting(
         "auto",
         transports,
         "Transports that a publication offers, joined by `+`: `d2d+staged` also keeps a copy in the worker that "
         "outlives the publisher. `auto` uses the value of `transport`; if that is `auto` too, `d2d` on an NPU and "
-        "`host` elsewhere.",
+        "`host` elsewhere. `d2d` on GPUs serves the tensors themselves, which must not change then.",
     )
     device_index: int = setting(
         -1,

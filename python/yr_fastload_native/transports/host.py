@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import zlib
+from array import array
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.identity import Identity
@@ -32,6 +33,9 @@ class Host:
 
     def reaches(self, kind: DeviceKind) -> bool:
         return True
+
+    def why_not(self, context: DeviceContext, addresses: array[int]) -> str | None:
+        return None
 
     def largest_chunk(self, setting: int, uncut: int) -> int:
         aligned = -(-uncut // _core.BLOB_ALIGNMENT) * _core.BLOB_ALIGNMENT

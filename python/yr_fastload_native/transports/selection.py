@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from array import array
 from collections.abc import Iterable, Sequence
 
 import attrs
 
-from yr_fastload_native.devices.kind import DeviceKind
+from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
 from yr_fastload_native.errors import DeviceError
 from yr_fastload_native.settings import Config
 from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.transport import Transport
 
-__all__ = ["Candidate", "chunk_bytes", "to_offer", "to_try"]
+__all__ = ["Candidate", "chunk_bytes", "servable", "to_offer", "to_try"]
+
+_log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -31,14 +35,16 @@ def to_offer(config: Config, kind: DeviceKind) -> list[Transport]:
     """The transports that a new publication offers.
 
     ``publish_as`` names them; by default that of ``transport``, and for ``auto`` the fastest one that reaches the
-    tensors' device: by reference on an NPU, a copy in the worker's memory elsewhere.
+    tensors' device: by reference on an NPU, a copy in the worker's memory elsewhere. On a GPU, by reference has to be
+    asked for.
 
     Raises:
         DeviceError: One of them does not reach it.
     """
     named = config.publish_as if config.publish_as != "auto" else config.transport
     if named == "auto":
-        return [next(transport for transport in registry.ALL if transport.reaches(kind))]
+        suited = (each for each in registry.ALL if kind.by_reference or not each.by_reference)
+        return [next(transport for transport in suited if transport.reaches(kind))]
     wanted = registry.named(named.split("+"))
     missing = [transport.name for transport in wanted if not transport.reaches(kind)]
     if missing:
@@ -48,6 +54,18 @@ def to_offer(config: Config, kind: DeviceKind) -> list[Transport]:
             op="publish",
         )
     return wanted
+
+
+def servable(offered: Sequence[Transport], context: DeviceContext, addresses: array[int]) -> list[Transport]:
+    """Those of the transports that can publish tensors at these addresses; a copy by `host` where none can."""
+    kept = []
+    for transport in offered:
+        why_not = transport.why_not(context, addresses)
+        if why_not is None:
+            kept.append(transport)
+        else:
+            _log.warning("published without transport %s, although that was asked for: %s", transport.name, why_not)
+    return kept or registry.named(["host"])
 
 
 def chunk_bytes(config: Config, offered: Sequence[Transport], largest_tensor: int) -> int:

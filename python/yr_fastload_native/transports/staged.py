@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.hetero import HeteroKind, hetero
@@ -20,6 +22,9 @@ class Staged:
 
     def reaches(self, kind: DeviceKind) -> bool:
         return isinstance(kind, HeteroKind)
+
+    def why_not(self, context: DeviceContext, addresses: array[int]) -> str | None:
+        return None
 
     def largest_chunk(self, setting: int, uncut: int) -> int:
         """Several at a time have to fit openYuanrong's pool."""

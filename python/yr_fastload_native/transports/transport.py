@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Protocol
 
 from yr_fastload_native.catalogue.identity import Identity
@@ -26,6 +27,9 @@ class Transport(Protocol):
 
     def reaches(self, kind: DeviceKind) -> bool:
         """Whether it moves tensors on devices of this kind."""
+
+    def why_not(self, context: DeviceContext, addresses: array[int]) -> str | None:
+        """Why it cannot publish tensors at these addresses of a device that it reaches; None if it can."""
 
     def largest_chunk(self, setting: int, uncut: int) -> int:
         """Size of the largest chunk, bytes.

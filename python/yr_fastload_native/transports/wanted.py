@@ -11,7 +11,7 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import SupersededError
-from yr_fastload_native.errors import IntegrityError
+from yr_fastload_native.errors import FastLoadError, IntegrityError
 from yr_fastload_native.reporting.load_report import AskedSource
 from yr_fastload_native.transports.d2d.peer import Peer
 from yr_fastload_native.transports.jobs import LoadJob
@@ -133,6 +133,10 @@ class WantedChunks:
             failures = self.read(make(self.job), attempt)
         return failures
 
+    def want_again(self, chunks: array[int]) -> None:
+        """What `read` has brought is not to be relied on: these are wanted still."""
+        self.numbers = chunks
+
     def check_current(self) -> None:
         """Before anything is asked for again.
 
@@ -174,4 +178,9 @@ class WantedChunks:
     def serve_all(self) -> None:
         """Serve what has come, anew if the source was given up on the way."""
         if self.peer is not None and self.peer.source is None and self.job.worker.config.hold:
-            self.peer.serve_all(self.job.plan, self.job.chunks.addresses, self.job.table.memory())
+            job = self.job
+            try:
+                self.peer.serve_all(job.plan, job.chunks.addresses, job.table.memory(), job.deadline)
+            except FastLoadError as error:  # the weights are here all the same
+                _log.debug("no source will come of this load: %s", str(error))
+                self.peer.leave(job.deadline)

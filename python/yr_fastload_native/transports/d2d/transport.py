@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from array import array
+from typing import cast
 
-from yr_fastload_native import _core
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.devices.hetero import HeteroKind
 from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
-from yr_fastload_native.errors import IntegrityError, NotPublishedError, PartialTransferError
+from yr_fastload_native.errors import DeviceError, IntegrityError, NotPublishedError, PartialTransferError
 from yr_fastload_native.reporting.load_report import AskedSource
-from yr_fastload_native.transports.d2d.peer import Peer
+from yr_fastload_native.transports.d2d.mechanisms import peer_type
+from yr_fastload_native.transports.d2d.peer import Peer, PeerReader
 from yr_fastload_native.transports.d2d.tree import TreeSlot
-from yr_fastload_native.transports.jobs import LoadJob, PublishJob, StoreSession
+from yr_fastload_native.transports.jobs import PublishJob, StoreSession
 from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
 
 __all__ = ["D2d"]
@@ -28,7 +29,11 @@ class D2d:
     by_reference = True
 
     def reaches(self, kind: DeviceKind) -> bool:
-        return isinstance(kind, HeteroKind)
+        return peer_type(kind) is not None
+
+    def why_not(self, context: DeviceContext, addresses: array[int]) -> str | None:
+        peer = peer_type(context.kind)
+        return None if peer is None else peer.why_not(context, addresses)
 
     def largest_chunk(self, setting: int, uncut: int) -> int:
         return setting or _CHUNK_BYTES
@@ -36,15 +41,16 @@ class D2d:
     def data_keys(self, who: Identity, generation: str, chunks: int) -> list[str]:
         return []
 
-    def peer(self, worker: StoreSession, who: Identity, generation: str, context: DeviceContext) -> Peer:
-        return Peer(worker, who, generation, context)
+    def peer(self, worker: StoreSession, who: Identity, generation: str, context: DeviceContext) -> Peer | None:
+        peer = peer_type(context.kind)
+        return None if peer is None else peer(worker, who, generation, context)
 
     def publish(self, job: PublishJob) -> None:
         """Copies nothing: the peer serves the tensors themselves."""
 
     def load(self, wanted: WantedChunks, attempt: Attempt) -> list[Failure]:
         assert wanted.peer is not None
-        peers = wanted.peer.tree.peers_in_order()
+        peers = wanted.peer.peers(wanted.job)
         if not peers:
             raise NotPublishedError("no live source serves this generation device to device", op="load")
         try:
@@ -81,27 +87,24 @@ def _ask(me: Peer, peers: list[TreeSlot], wanted: WantedChunks, attempt: Attempt
 
 
 def _read(me: Peer, peer: TreeSlot, lane: int, wanted: WantedChunks, attempt: Attempt) -> list[Failure]:
-    direct = _is_direct(wanted.job)
-    reader = _reader(me, peer, lane, wanted.job, direct=direct)
+    try:
+        reader = me.reader(peer, lane, wanted.job)
+    except (DeviceError, IntegrityError, PartialTransferError) as error:
+        attempt.sources.append(AskedSource(peer.owner, 0, str(error)))
+        return [Failure(chunk, PartialTransferError.code, str(error)) for chunk in wanted.numbers]
+    failures: list[Failure] = []
+    before = wanted.numbers, attempt.bytes
     try:
         failures = wanted.read(reader, attempt)
     finally:
-        attempt.sources.append(AskedSource(peer.owner, reader.arrived, reader.left_because))
-        if reader.in_flight and direct:
-            wanted.move_away(reader.in_flight)
-    if any(failure.code == IntegrityError.code for failure in failures):
-        reader.distrust()
+        read = cast(PeerReader, reader)
+        attempt.sources.append(AskedSource(peer.owner, read.arrived, read.left_because))
+        damaged = any(failure.code == IntegrityError.code for failure in failures)
+        touched = me.after_reading(reader, damaged=damaged)
+        if touched:
+            wanted.move_away(touched)
+    if not me.vouches(peer, wanted.job):
+        numbers, attempt.bytes = before
+        wanted.want_again(numbers)
+        return [Failure(each, PartialTransferError.code, f"{peer.owner} withdrew meanwhile") for each in numbers]
     return failures
-
-
-def _is_direct(job: LoadJob) -> bool:
-    """Whether chunks go straight into the tensors: into those that can be given other memory should a transfer have to
-    be abandoned, and unless they are to be verified first.
-    """
-    return job.table.replaceable and job.worker.config.staging == "auto"
-
-
-def _reader(me: Peer, peer: TreeSlot, lane: int, job: LoadJob, *, direct: bool) -> _core.D2dReader:
-    if not direct:
-        return me.reader(peer, lane, job.plan, None, None)
-    return me.reader(peer, lane, job.plan, job.chunks.addresses, job.table.memory())

@@ -39,15 +39,18 @@ class TreeSlot:
         token: Part of the keys of its chunks: of this source, in this generation, and of no other. Random, for
             openYuanrong lets everybody who knows such a key read the chunk, whatever the tenant (0.8.1).
         owner: For messages: host and process.
+        about: What else it says to its readers; empty as long as there is nothing to read.
     """
 
     number: int
     token: str
     owner: str
+    about: bytes = b""
 
     @property
     def value(self) -> bytes:
-        return f"{self.token} {self.owner}".encode()
+        head = f"{self.token} {self.owner}".encode()
+        return head + b"\n" + self.about if self.about else head
 
     @property
     def above(self) -> int:
@@ -66,8 +69,9 @@ class TreeSlot:
     @classmethod
     def parse(cls, number: int, value: bytes | None) -> TreeSlot | None:
         """The slot that a stored value tells of; None if it is free or holds something else."""
-        found = _VALUE.match(value.decode("ascii", errors="replace")) if value is not None else None
-        return cls(number, found[1], found[2]) if found else None
+        head, _, about = (value or b"").partition(b"\n")
+        found = _VALUE.match(head.decode("ascii", errors="replace"))
+        return cls(number, found[1], found[2], about) if found else None
 
 
 def _ancestors(number: int) -> list[int]:
@@ -110,6 +114,7 @@ class Tree:
         self.token = secrets.token_hex(16)
         sys.audit("yr_fastload_native.serve", who.digest, Secret(self.token))
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._about = b""
         self.mine: TreeSlot | None = None
         self.peers: list[TreeSlot] = []
         self._free: list[int] = []
@@ -164,7 +169,27 @@ class Tree:
         raise ResourceExhaustedError(f"all {SLOTS} slots of sources are taken", op="load")
 
     def _slot(self, number: int) -> TreeSlot:
-        return TreeSlot(number, self.token, self.owner)
+        return TreeSlot(number, self.token, self.owner, self._about)
+
+    def tell(self, about: bytes, deadline: Deadline) -> None:
+        """Say this to readers, in the slot that this process holds or is about to take.
+
+        Raises:
+            FastLoadError: The worker does not answer.
+        """
+        self._about = about
+        if self.mine is not None:
+            self.mine = self._slot(self.mine.number)
+            ttl_s = self._lease_s + int(deadline.left())
+            self._store.set(self.key(self.mine.number), self.mine.value, ttl_s=ttl_s, deadline_s=deadline.left())
+
+    def says_still(self, peer: TreeSlot, deadline: Deadline) -> bool:
+        """Whether a peer says what it said, and has not left.
+
+        Raises:
+            FastLoadError: The worker does not answer.
+        """
+        return self._store.get(self.key(peer.number), deadline_s=deadline.left()) == peer.value
 
     def peers_in_order(self) -> list[TreeSlot]:
         """Whom to ask: the holder of the slot above and those above it, then everybody else."""

@@ -1,0 +1,112 @@
+#include "core/device_copies.hpp"
+
+#include <algorithm>
+
+#include "core/digest.hpp"
+
+namespace yr_fastload {
+namespace {
+
+/// Small enough that a chunk keeps every part of the device busy, and large beside what a piece costs.
+constexpr std::uint64_t kPieceBytes = 8 * Digest::kBlockBytes;
+/// What a batch waits for before it is launched: small chunks share a launch.
+constexpr std::size_t kLaunchPieces = 1024;
+/// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
+constexpr double kDrainSeconds = 2.0;
+
+}  // namespace
+
+DeviceCopies::DeviceCopies(Device& device, PinnedPool& pool, Digests digests, Deadline deadline)
+    : digests_(digests), deadline_(deadline), memory_(pool.lease(kBytes, deadline)) {
+  auto* const pieces = reinterpret_cast<DigestedPiece*>(memory_->data());
+  auto* const sums = reinterpret_cast<std::uint64_t*>(pieces + kBatches * kPieces);
+  for (std::size_t i = 0; i < kBatches; ++i) {
+    Batch& batch = batches_[i];
+    batch.pieces = pieces + i * kPieces;
+    batch.sums = sums + i * kPieces;
+    batch.stream = device.make_stream();
+    batch.done = batch.stream->make_event();
+  }
+}
+
+DeviceCopies::~DeviceCopies() {
+  if (!drain()) memory_->abandon();  // the device may still read or write it
+}
+
+bool DeviceCopies::drain() noexcept {
+  if (hangs_) return false;
+  const Deadline deadline = Deadline::after(kDrainSeconds);
+  try {
+    for (Batch& batch : batches_) {
+      if (batch.under_way) batch.done->wait(deadline);
+      batch.under_way = false;
+    }
+    return true;
+  } catch (...) {
+    hangs_ = true;
+    return false;
+  }
+}
+
+void DeviceCopies::begin(Span<const Copy> runs) {
+  Chunk& chunk = chunks_.emplace_back();
+  if (digests_ == Digests::kNone) {
+    if (filling_ >= kBatches) wait_for(filling_ - kBatches);
+    Batch& mine = batch(filling_);
+    mine.under_way = true;  // before the first copy is: the second may fail to begin
+    const Span<std::byte> notes{reinterpret_cast<std::byte*>(mine.pieces), kPieces * sizeof(DigestedPiece)};
+    mine.stream->copy_all(Direction::kOnDevice, runs, notes);
+    mine.done->record();
+    chunk.last_batch = filling_++;
+    return;
+  }
+  chunk.runs.reserve(runs.size());
+  for (const Copy& run : runs) add(run, chunk.runs.emplace_back(Run{run.bytes, 0}));
+  chunk.last_batch = filling_;
+  if (batch(filling_).sum_of.size() >= kLaunchPieces) launch();
+}
+
+void DeviceCopies::add(const Copy& run, Run& digested) {
+  for (std::uint64_t done = 0; done < run.bytes; done += kPieceBytes) {
+    if (batch(filling_).sum_of.size() == kPieces) launch();
+    if (filling_ >= kBatches) wait_for(filling_ - kBatches);
+    Batch& mine = batch(filling_);
+    mine.pieces[mine.sum_of.size()] = {run.destination == nullptr ? nullptr : run.destination + done, run.source + done,
+                                       std::min(run.bytes - done, kPieceBytes), done / Digest::kBlockBytes};
+    mine.sum_of.push_back(&digested.sum);
+  }
+}
+
+void DeviceCopies::launch() {
+  Batch& mine = batch(filling_++);
+  mine.under_way = true;
+  mine.stream->digest({mine.pieces, mine.sum_of.size()}, mine.sums);
+  mine.done->record();
+}
+
+/// Waits for a batch, and for those before it.
+void DeviceCopies::wait_for(std::uint64_t number) {
+  for (; waited_ <= number; ++waited_) {
+    Batch& mine = batch(waited_);
+    mine.done->wait(deadline_);
+    mine.under_way = false;
+    for (std::size_t i = 0; i < mine.sum_of.size(); ++i) *mine.sum_of[i] += mine.sums[i];
+    mine.sum_of.clear();
+  }
+}
+
+std::optional<std::uint64_t> DeviceCopies::take() {
+  const Chunk& chunk = chunks_.front();
+  if (chunk.last_batch == filling_) launch();
+  wait_for(chunk.last_batch);
+  std::optional<std::uint64_t> digest;
+  if (digests_ == Digests::kTaken) {
+    DigestFold fold;
+    for (const Run& run : chunk.runs) fold.add(Digest::value_of(run.bytes, run.sum));
+    digest = fold.value();
+  }
+  chunks_.pop_front();
+  return digest;
+}
+
+}  // namespace yr_fastload
