@@ -66,6 +66,18 @@ class Stream {
   virtual void synchronize(Deadline deadline) = 0;
 };
 
+/// A stream that multiplies too, with the matrix of `RowSums`. Used by one thread at a time.
+class RowStream : public Stream {
+ public:
+  /// Fills memory of the device with zeros.
+  virtual void zero(Span<std::byte> memory) = 0;
+  /// Multiplies `rows` of int8 in memory of the device; all must live as a copy's sides must.
+  ///
+  /// `matrix` is int8[RowSums::kRowBytes, RowSums::kDeviceColumns], `sums` int32[count, RowSums::kDeviceColumns].
+  virtual void multiply(const std::byte* rows, std::size_t count, const std::byte* matrix, std::byte* sums,
+                        Deadline deadline) = 0;
+};
+
 /// The memory that tensors live in. Thread-safe.
 class Device {
  public:
@@ -77,6 +89,8 @@ class Device {
   virtual const char* name() const noexcept = 0;
   /// Number of the device on this machine; -1 for ordinary memory.
   virtual int index() const noexcept = 0;
+  /// Of the device, all in all; 0 where nobody knows.
+  virtual std::uint64_t memory_bytes() const { return 0; }
   /// Whether the CPU can read and write it. If not, bytes pass through page-locked staging memory.
   virtual bool cpu_accessible() const noexcept = 0;
   /// Whether bytes count as verified that were so in page-locked memory and then copied: where the link between checks
@@ -95,6 +109,8 @@ class Device {
   /// Memory of the device itself. Throws kResourceExhausted if it has none left, kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
+  /// Null where the device has no operator for it.
+  virtual std::unique_ptr<RowStream> make_row_stream() { return nullptr; }
 };
 
 }  // namespace yr_fastload

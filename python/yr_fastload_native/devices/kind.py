@@ -13,6 +13,7 @@ from yr_fastload_native import _core
 
 __all__ = ["WAIT_S", "DeviceContext", "DeviceId", "DeviceKind"]
 
+_OF_CPUS = "nh64-1"
 WAIT_S = 60.0  # for work of others; a device that takes longer hangs
 
 
@@ -25,6 +26,7 @@ class DeviceKind(abc.ABC):
         dlpack_types: DLPack's numbers for its memory, if tensors of it are read by DLPack; torch's are read by torch.
         aliasable: Whether a tensor there can lie in the worker's shared memory itself.
         copy_threads: Most threads that are worth it, where no setting says how many.
+        digest: One that this kind computes fast in memory of its own, of `_core.digest_names`.
     """
 
     name: ClassVar[str]
@@ -32,6 +34,7 @@ class DeviceKind(abc.ABC):
     dlpack_types: ClassVar[tuple[int, ...]] = ()
     aliasable: ClassVar[bool] = False
     copy_threads: ClassVar[int] = 8
+    digest: ClassVar[str] = _OF_CPUS
 
     def at(self, index: int | None) -> DeviceId:
         """The device of this number; the first one where a framework gives none."""
@@ -119,6 +122,11 @@ class DeviceContext:
     kind: DeviceKind
     device: _core.Device
     pool: _core.PinnedPool
+
+    @property
+    def digest(self) -> str:
+        """Of what is published from there: the CPU takes it where it can reach the memory."""
+        return _OF_CPUS if self.device.cpu_accessible else self.kind.digest
 
     def prepare(self) -> None:
         """Start in the background what the first transfer would wait for."""

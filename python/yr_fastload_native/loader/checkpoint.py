@@ -207,7 +207,9 @@ def _check_copied(files: TensorFiles, job: PublishJob, digests: Sequence[int]) -
     """Refuse what is not what the files hold, or does not lie in the worker's memory as it was read."""
     files.check("publish")
     keys = registry.data_keys(job.who, job.generation, job.plan.chunks, ["host"])
-    chunks = StoredChunks(job.worker.catalogue.store, keys, job.plan, digests, job.worker.copy_threads)
+    chunks = StoredChunks(
+        job.worker.catalogue.store, keys, job.plan, job.chunks.digest, digests, job.worker.copy_threads
+    )
     for first in range(0, job.plan.chunks, _COMPARED_AT_ONCE):
         wanted = range(first, min(first + _COMPARED_AT_ONCE, job.plan.chunks))
         for memory in chunks.open(wanted, compare=True, deadline_s=job.deadline.left()).values():
@@ -242,7 +244,7 @@ def _reader(
     manifest, plan = generation.manifest, generation.manifest.plan()
     digests = session.catalogue.wait_for_digests(generation, deadline, op="checkpoint").chunks
     keys = [chunk.key for chunk in manifest.chunks]
-    chunks = StoredChunks(session.catalogue.store, keys, plan, digests, session.copy_threads)
+    chunks = StoredChunks(session.catalogue.store, keys, plan, manifest.digest, digests, session.copy_threads)
     return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms)
 
 

@@ -54,6 +54,7 @@ class Host:
             progress=job.progress,
             device=job.context.device,
             pool=job.context.pool,
+            digest=job.chunks.digest,
         )
         _log.debug("published %d chunks: %s", job.plan.chunks, seconds)
         return digests
