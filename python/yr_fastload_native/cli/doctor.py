@@ -13,6 +13,7 @@ import attrs
 import click
 
 from yr_fastload_native.cli import output
+from yr_fastload_native.cli.finding import Finding
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.process.versions import installed
 from yr_fastload_native.vllm.allowed import is_allowed
@@ -29,23 +30,6 @@ _DATASYSTEM = "openyuanrong-datasystem"
 _TRIED = "0.8.1"
 _NEIGHBOUR = "openyuanrong"
 _PINNED = 1 << 30  # with less, page-locked staging memory may be refused
-
-
-@attrs.frozen
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        check: Its name.
-        level: ``ok``; ``note``, which costs time or is good to know; ``wrong``, which must be fixed.
-        what: What was found.
-        todo: What to do about it; may be empty.
-    """
-
-    check: str
-    level: str
-    what: str
-    todo: str = ""
 
 
 def _packages() -> Iterator[Finding]:
@@ -279,14 +263,24 @@ def examine(model_bytes: int = 0) -> list[Finding]:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of a checkpoint; checks that it fits into memory.",
 )
+@click.option(
+    "--npu",
+    is_flag=True,
+    help="Try the NPUs too, simulated ones if there are none: versions, symbols, a transfer between two of them, "
+    "digests, a load while a graph is captured, memory. Takes half a minute.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 @click.pass_context
-def doctor(ctx: click.Context, model: Path | None, as_json: bool) -> None:
+def doctor(ctx: click.Context, model: Path | None, npu: bool, as_json: bool) -> None:
     """Find out what prevents or slows pulls on this machine, and what to do about it.
 
     The exit status is 1 if something must be fixed.
     """
     findings = examine(_model_bytes(model))
+    if npu:
+        from yr_fastload_native.cli.doctor_npu import examine_npus
+
+        findings += examine_npus()
     healthy = all(finding.level != "wrong" for finding in findings)
     record = {"healthy": healthy, "findings": [attrs.asdict(finding) for finding in findings]}
     output.emit(record, as_json=as_json, text=lambda: _table(findings))
