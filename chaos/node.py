@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 import traceback
 from collections import Counter, deque
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import yr_fastload_native as fl
+from chaos.faults.devices import CAPTURE_S
 from chaos.hosts.namespace import move_to
 from chaos.ledger import write_down
 from chaos.models import Model
@@ -34,6 +36,7 @@ __all__ = ["Commands"]
 _Answer = dict[str, Any]
 
 _KEPT = 3  # destinations of past loads that are looked at again and again
+_CAPTURE_GLOBAL = 0  # torch_npu's
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _TOLD = 500  # characters of a message
 
@@ -54,6 +57,7 @@ class Commands:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         _LIBC.chaos_clock_use(task["clock"].encode())
         ctypes.CDLL("libascendcl.so").aclrtSetDevice(task["device"])
+        signal.signal(signal.SIGUSR2, lambda *_: threading.Thread(target=_capture, args=(task["device"],)).start())
         write_down(Path(task["ledger"]))
         self._loaders: list[fl.FastLoader] = []
         self._sources: dict[str, Model] = {}
@@ -188,6 +192,18 @@ class _Kept:
         return sum(
             int(np.count_nonzero(now != held)) for now, held in zip(self._model.storages(), self._held, strict=True)
         )
+
+
+def _capture(device: int) -> None:
+    """Capture a graph for a while, as a framework does after loading."""
+    acl, stream, graph = ctypes.CDLL("libascendcl.so"), ctypes.c_void_p(), ctypes.c_void_p()
+    acl.aclrtSetDevice(device)
+    acl.aclrtCreateStream(ctypes.byref(stream))
+    if acl.aclmdlRICaptureBegin(stream, _CAPTURE_GLOBAL) == 0:
+        time.sleep(CAPTURE_S)
+        acl.aclmdlRICaptureEnd(stream, ctypes.byref(graph))
+        acl.aclmdlRIDestroy(graph)
+    acl.aclrtDestroyStream(stream)
 
 
 def _attempt(act: Callable[[], _Answer]) -> _Answer:

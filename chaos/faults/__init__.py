@@ -5,6 +5,7 @@ Whatever the fault, bytes that were loaded are right, errors are typed and come 
 
 from chaos.faults.clocks import ClockJump
 from chaos.faults.devices import (
+    DeviceCapture,
     DeviceComm,
     DeviceCopy,
     DeviceCorrupt,
@@ -52,6 +53,7 @@ KINDS: dict[str, type[Fault]] = {
     "worker.sigstop": WorkerStopped,
     "worker.sigterm": WorkerTerminated,
     "worker.restart": WorkerRestarted,
+    "device.capture": DeviceCapture,
     "device.send": DeviceSend,
     "device.recv": DeviceRecv,
     "device.copy": DeviceCopy,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from typing import TYPE_CHECKING
 
-from chaos.faults.fault import ALL, DEVICE_TO_DEVICE, ON_DEVICES, Fault
+from chaos.faults.fault import ALL, DEVICE_TO_DEVICE, ON_DEVICES, Fault, Nothing
 from chaos.schedule import Round
 
 if TYPE_CHECKING:
     from chaos.scenario import Scenario
 
 __all__ = [
+    "CAPTURE_S",
+    "DeviceCapture",
     "DeviceComm",
     "DeviceCopy",
     "DeviceCorrupt",
@@ -19,6 +23,23 @@ __all__ = [
     "DeviceRecv",
     "DeviceSend",
 ]
+
+
+CAPTURE_S = 1.0
+
+
+class DeviceCapture(Nothing):
+    """Everybody captures a graph for a while, in the mode that forbids other threads synchronous copies: no excuse."""
+
+    transports = ON_DEVICES
+    moments = ("published", "loading")
+
+    def strike(self, scenario: Scenario) -> None:
+        for node in (*scenario.publishers, *scenario.readers):
+            node.signal(signal.SIGUSR2)
+
+    def lift(self, scenario: Scenario) -> None:
+        time.sleep(CAPTURE_S)
 
 
 class _Device(Fault):

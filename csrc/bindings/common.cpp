@@ -25,6 +25,12 @@ U64Array::U64Array(const py::buffer& array, const char* name) : info_(array.requ
   span_ = {static_cast<const std::uint64_t*>(info_.ptr), static_cast<std::size_t>(info_.size)};
 }
 
+DigestKind digest_named(const std::string& name) {
+  const auto kind = digest_kind(name);
+  if (!kind) throw Error(ErrorCode::kInvalidArgument, "binding", "there is no digest '" + name + "'");
+  return *kind;
+}
+
 Span<const std::byte> contiguous(const py::buffer_info& info) {
   py::ssize_t expected = info.itemsize;
   for (py::ssize_t i = info.ndim; i-- > 0; expected *= info.shape[i])

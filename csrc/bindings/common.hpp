@@ -8,9 +8,11 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "bindings/gil.hpp"
+#include "core/digest.hpp"
 #include "core/span.hpp"
 
 namespace yr_fastload::bindings {
@@ -36,6 +38,9 @@ Span<const std::byte> contiguous(const py::buffer_info& info);
 /// The values as a flat memoryview of uint64 or int64, a copy that Python owns.
 py::memoryview to_python(const std::vector<std::uint64_t>& values);
 py::memoryview to_python(const std::vector<std::int64_t>& values);
+
+/// The digest of this name. Throws kInvalidArgument if there is none.
+DigestKind digest_named(const std::string& name);
 
 /// Python's `progress(done_bytes, total_bytes)`, or None.
 using Progress = std::optional<py::typing::Callable<void(std::uint64_t, std::uint64_t)>>;

@@ -7,6 +7,7 @@
 
 #include "bindings/common.hpp"
 #include "core/pinned_pool.hpp"
+#include "core/row_digester.hpp"
 #include "devices/acl_device.hpp"
 #include "devices/cpu_device.hpp"
 #include "devices/cuda_device.hpp"
@@ -31,6 +32,7 @@ void register_devices(py::module_& module) {
   py::class_<Device, std::shared_ptr<Device>>(module, "Device", "The memory that tensors live in.")
       .def_property_readonly("name", &Device::name)
       .def_property_readonly("index", &Device::index, "Number on this machine; -1 for ordinary memory.")
+      .def_property_readonly("memory_bytes", &Device::memory_bytes, "Of the device, all in all; 0 where nobody knows.")
       .def_property_readonly("cpu_accessible", &Device::cpu_accessible,
                              "Whether the CPU can load from and store to it.")
       .def_property_readonly(
@@ -99,6 +101,14 @@ void register_devices(py::module_& module) {
           },
           py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), py::call_guard<WithoutGil>(), "Wait for a block.")
       .def("stats", &pool_stats);
+  module.def(
+      "digests_on_device",
+      [](Device& device, PinnedPool& pool, double deadline_s) {
+        device.bind_thread();
+        return RowDigester(device, pool, Deadline::after(deadline_s), {}).works();
+      },
+      py::arg("device"), py::arg("pool"), py::kw_only(), py::arg("deadline_s"), py::call_guard<WithoutGil>(),
+      "Whether a device takes digests of kind 'matrix64-1' itself. It becomes the calling thread's.");
 }
 
 }  // namespace yr_fastload::bindings

@@ -1,13 +1,44 @@
 #include "core/digest.hpp"
 
+#include <pybind11/stl.h>
+
+#include <array>
+#include <optional>
+#include <string>
 #include <tuple>
 
 #include "bindings/common.hpp"
+#include "core/matrix_sums.hpp"
 
 namespace yr_fastload::bindings {
 void register_digest(py::module_& module) {
   module.attr("DIGEST_BLOCK_BYTES") = Digest::kBlockBytes;
-  module.def("digest_backend", &digest_backend, "Instruction set of the digest on this machine.");
+  module.def("digest_names", [] { return kDigestNames; }, "Of the digests that there are.");
+  module.def(
+      "digest_backend",
+      [](const std::string& kind) {
+        return digest_named(kind) == DigestKind::kNh ? digest_backend() : matrix_backend();
+      },
+      py::arg("kind") = kDigestNames[0], "Instruction set of a digest on this machine.");
+  module.def(
+      "matrix_numbers",
+      [] {
+        const auto& numbers = matrix_numbers();
+        return py::bytes(reinterpret_cast<const char*>(numbers.data()), numbers.size());
+      },
+      "uint8[8192 + 64 * 9]: of column c, the numbers from 64 * c on.");
+  module.def(
+      "row_sums",
+      [](const py::buffer& data, const char* backend) -> std::optional<std::array<std::int32_t, RowSums::kColumns>> {
+        const py::buffer_info info = data.request();
+        const Span<const std::byte> bytes = contiguous(info);
+        if (bytes.size() > RowSums::kRowBytes) throw py::value_error("more than one row");
+        const detail::RowFunction sums = detail::row_function(backend);
+        if (sums == nullptr) return std::nullopt;
+        return sums(bytes.data(), bytes.size()).values;
+      },
+      py::arg("data"), py::arg("backend"),
+      "Sums of one row by the code of an instruction set; None if this machine has it not. For tests.");
   module.def(
       "digest_keys",
       [] {
@@ -17,15 +48,15 @@ void register_digest(py::module_& module) {
       "uint64[1024]: the key of every column of a digest block.");
   module.def(
       "digest",
-      [](const py::buffer& data) {
+      [](const py::buffer& data, const std::string& kind) {
         const py::buffer_info info = data.request();
         const Span<const std::byte> bytes = contiguous(info);
+        Digest digest(digest_named(kind));
         const WithoutGil nogil;
-        Digest digest;
         digest.update(bytes.data(), bytes.size());
         return digest.value();
       },
-      py::arg("data"), "Digest of a contiguous buffer.");
+      py::arg("data"), py::arg("kind") = kDigestNames[0], "Digest of a contiguous buffer.");
   module.def(
       "copy_and_digest",
       [](const py::buffer& destination, const py::buffer& source) {

@@ -37,9 +37,10 @@ void check_chunks(const Plan& plan, Span<const std::uint64_t> chunks) {
     if (chunk >= plan.chunks()) refuse("chunk " + std::to_string(chunk) + " is not in the plan");
 }
 
-TransferOptions options_of(unsigned copy_threads, unsigned chunks_in_flight, bool verify, double deadline_s,
-                           const Progress& progress, std::uint64_t total_bytes) {
+TransferOptions options_of(unsigned copy_threads, unsigned chunks_in_flight, bool verify, const std::string& digest,
+                           double deadline_s, const Progress& progress, std::uint64_t total_bytes) {
   TransferOptions options;
+  options.digest = digest_named(digest);
   options.copy_threads = copy_threads;
   options.chunks_in_flight = chunks_in_flight;
   options.verify = verify;
@@ -65,14 +66,16 @@ std::tuple<std::uint64_t, bool, Spans, Failures> load(ChunkReader& reader, Devic
                                                       const py::buffer& chunks, const py::buffer& digests,
                                                       unsigned copy_threads, unsigned chunks_in_flight, bool verify,
                                                       bool stage, double deadline_s, const Progress& progress,
-                                                      const std::optional<std::shared_ptr<D2dSource>>& source) {
+                                                      const std::optional<std::shared_ptr<D2dSource>>& source,
+                                                      const std::string& digest) {
   const U64Array address_array(addresses, "addresses");
   const U64Array chunk_array(chunks, "chunks");
   const U64Array digest_array(digests, "digests");
   check_addresses(plan, address_array, plan.blobs);
   check_chunks(plan, chunk_array.span());
   if (verify && digest_array.size() != plan.chunks()) refuse("the plan's chunks and the digests differ in number");
-  TransferOptions options = options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
+  TransferOptions options =
+      options_of(copy_threads, chunks_in_flight, verify, digest, deadline_s, progress, plan.total_bytes);
   options.stage = stage;
   if (source) options.arrived = [&source](std::uint64_t chunk) { (*source)->offer(chunk); };
   LoadResult result;
@@ -136,14 +139,15 @@ std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan
                                             const std::string& key_prefix, std::uint32_t ttl_s, unsigned copy_threads,
                                             unsigned chunks_in_flight, bool verify, double deadline_s,
                                             const Progress& progress, const GivenDevice& device, const GivenPool& pool,
-                                            const ToldStored& stored) {
+                                            const ToldStored& stored, const std::string& digest) {
   const TensorDevice tensors(device, pool);
   const U64Array address_array(addresses, "addresses");
   check_addresses(plan, address_array, plan.blobs);
-  TransferOptions options = options_of(copy_threads, chunks_in_flight, verify, deadline_s, progress, plan.total_bytes);
+  TransferOptions options =
+      options_of(copy_threads, chunks_in_flight, verify, digest, deadline_s, progress, plan.total_bytes);
   StoredSince since;
   if (stored) {
-    options.stored = [&since](std::uint64_t chunk, std::uint64_t digest) { since.add(chunk, digest); };
+    options.stored = [&since](std::uint64_t chunk, std::uint64_t of) { since.add(chunk, of); };
     options.progress = [&since, told = py::handle(*stored), before = options.progress](std::uint64_t done) {
       before(done);
       since.tell(told);
@@ -166,7 +170,7 @@ std::vector<std::uint64_t> all_chunks(const Plan& plan) {
 
 py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned copy_threads, double deadline_s,
                        const Progress& progress, const std::optional<py::buffer>& chunks, const GivenDevice& device,
-                       const GivenPool& pool) {
+                       const GivenPool& pool, const std::string& digest) {
   const TensorDevice tensors(device, pool);
   const U64Array address_array(addresses, "addresses");
   std::vector<std::uint64_t> wanted;
@@ -178,7 +182,7 @@ py::memoryview digests(const Plan& plan, const py::buffer& addresses, unsigned c
   }
   check_chunks(plan, wanted);
   for (const std::uint64_t chunk : wanted) check_addresses(plan, address_array, plan.chunk(chunk));
-  const TransferOptions options = options_of(copy_threads, 1, true, deadline_s, progress, plan.total_bytes);
+  const TransferOptions options = options_of(copy_threads, 1, true, digest, deadline_s, progress, plan.total_bytes);
   std::vector<std::uint64_t> values;
   {
     const WithoutGil nogil;
@@ -220,21 +224,21 @@ void register_transfer(py::module_& module) {
   module.def("load_chunks", &load, py::arg("reader"), py::arg("device"), py::arg("pool"), py::arg("plan"),
              py::arg("addresses"), py::arg("chunks"), py::kw_only(), py::arg("digests"), py::arg("copy_threads"),
              py::arg("chunks_in_flight"), py::arg("verify"), py::arg("stage"), py::arg("deadline_s"),
-             py::arg("progress") = py::none(), py::arg("source") = py::none(),
+             py::arg("progress") = py::none(), py::arg("source") = py::none(), py::arg("digest") = kDigestNames[0],
              "Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were "
              "verified, [(stage, chunk, thread, begin, seconds)], [(chunk, code, detail)] of failures).");
   module.def(
       "publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
       py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"), py::arg("verify"),
       py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("device") = py::none(),
-      py::arg("pool") = py::none(), py::arg("stored") = py::none(),
+      py::arg("pool") = py::none(), py::arg("stored") = py::none(), py::arg("digest") = kDigestNames[0],
       "Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they "
       "can be read; returns (digest of each chunk, seconds by stage).");
   module.def("end_transfers", &end_transfers,
              "End every transfer, including later ones, with SystemExit in the waiting thread.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),
              py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("chunks") = py::none(),
-             py::arg("device") = py::none(), py::arg("pool") = py::none(),
+             py::arg("device") = py::none(), py::arg("pool") = py::none(), py::arg("digest") = kDigestNames[0],
              "Digest of each of these chunks, by default of all; moves nothing.");
   module.def(
       "transfer_peaks",

@@ -78,8 +78,9 @@ class Stream {
     static_cast<void>(notes);
     for (const Copy& each : copies) copy(direction, each);
   }
-  /// Starts to copy pieces of the device's memory within it, and sets `sums[i]` to what piece i adds to its run's digest (`Digest::value_of`). Pieces and
-  /// sums are in page-locked memory, which lives as long. Only where the device `takes_digests`.
+  /// Starts to copy pieces of the device's memory within it, and sets `sums[i]` to what piece i adds to its run's
+  /// digest (`Digest::value_of`). Pieces and sums are in page-locked memory, which lives as long. Only where the device
+  /// `takes_digests`.
   virtual void digest(Span<const DigestedPiece> pieces, std::uint64_t* sums) {
     static_cast<void>(pieces);
     static_cast<void>(sums);
@@ -88,6 +89,18 @@ class Stream {
   virtual std::unique_ptr<Event> make_event() = 0;
   /// Waits until all copies are done. Throws kTransferTimeout at the deadline, kDevice if one failed.
   virtual void synchronize(Deadline deadline) = 0;
+};
+
+/// A stream that multiplies too, with the matrix of `RowSums`. Used by one thread at a time.
+class RowStream : public Stream {
+ public:
+  /// Fills memory of the device with zeros.
+  virtual void zero(Span<std::byte> memory) = 0;
+  /// Multiplies `rows` of int8 in memory of the device; all must live as a copy's sides must.
+  ///
+  /// `matrix` is int8[RowSums::kRowBytes, RowSums::kDeviceColumns], `sums` int32[count, RowSums::kDeviceColumns].
+  virtual void multiply(const std::byte* rows, std::size_t count, const std::byte* matrix, std::byte* sums,
+                        Deadline deadline) = 0;
 };
 
 /// The memory that tensors live in. Thread-safe.
@@ -101,6 +114,8 @@ class Device {
   virtual const char* name() const noexcept = 0;
   /// Number of the device on this machine; -1 for ordinary memory.
   virtual int index() const noexcept = 0;
+  /// Of the device, all in all; 0 where nobody knows.
+  virtual std::uint64_t memory_bytes() const { return 0; }
   /// Whether the CPU can read and write it. If not, bytes pass through page-locked staging memory.
   virtual bool cpu_accessible() const noexcept = 0;
   /// Whether bytes count as verified that were so in page-locked memory and then copied: where the link between checks
@@ -126,13 +141,15 @@ class Device {
     static_cast<void>(address);
     throw Error(ErrorCode::kDevice, "device", "memory of this device cannot be opened by other processes");
   }
-  /// Opens what another process of the machine has shared; closed with the object. Throws kDevice if that process or its
-  /// memory has gone, kTransferTimeout at the deadline.
+  /// Opens what another process of the machine has shared; closed with the object. Throws kDevice if that process or
+  /// its memory has gone, kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> open_shared(const std::string& handle, Deadline deadline) {
     static_cast<void>(handle);
     static_cast<void>(deadline);
     throw Error(ErrorCode::kDevice, "device", "this device opens no memory of other processes");
   }
+  /// Null where the device has no operator for it.
+  virtual std::unique_ptr<RowStream> make_row_stream() { return nullptr; }
 };
 
 }  // namespace yr_fastload

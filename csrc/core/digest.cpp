@@ -5,9 +5,12 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "core/copy.hpp"
+#include "core/mix.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -17,15 +20,7 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the digest reads words
 constexpr std::size_t kWordBytes = sizeof(std::uint64_t);
 constexpr std::size_t kColumns = Digest::kBlockBytes / kWordBytes;
 constexpr std::uint64_t kLow = 0xffffffffULL;
-constexpr std::uint64_t kBlockKey = 0x9e3779b97f4a7c15ULL;
 constexpr std::uint64_t kLengthKey = 0xd6e8feb86659fd93ULL;
-
-/// Finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-constexpr std::uint64_t mix(std::uint64_t x) noexcept {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
 
 constexpr std::array<std::uint64_t, kColumns> make_keys() noexcept {
   std::array<std::uint64_t, kColumns> keys{};
@@ -97,6 +92,27 @@ std::uint64_t copy_sum_avx2(std::byte* destination, const std::byte* source, std
   return block_sum_avx2<true>(source, bytes, destination);
 }
 
+#elif defined(__aarch64__)
+
+std::uint64_t sum_neon(const std::byte* data, std::size_t bytes) noexcept {
+  uint64x2_t even = vdupq_n_u64(0);
+  uint64x2_t odd = vdupq_n_u64(0);
+  std::size_t column = 0;
+  for (; (column + 4) * kWordBytes <= bytes; column += 4) {
+    const auto* words = reinterpret_cast<const std::uint8_t*>(data) + column * kWordBytes;
+    const auto* keys = reinterpret_cast<const std::uint8_t*>(&kKeys[column]);
+    const uint32x4_t word0 = vreinterpretq_u32_u8(vld1q_u8(words));
+    const uint32x4_t word1 = vreinterpretq_u32_u8(vld1q_u8(words + 16));
+    const uint32x4_t keyed0 = vaddq_u32(word0, vreinterpretq_u32_u8(vld1q_u8(keys)));
+    const uint32x4_t keyed1 = vaddq_u32(word1, vreinterpretq_u32_u8(vld1q_u8(keys + 16)));
+    const uint32x4_t low = vuzp1q_u32(keyed0, keyed1);
+    const uint32x4_t high = vuzp2q_u32(keyed0, keyed1);
+    even = vaddq_u64(vmlal_u32(even, vget_low_u32(low), vget_low_u32(high)), vreinterpretq_u64_u32(word0));
+    odd = vaddq_u64(vmlal_high_u32(odd, low, high), vreinterpretq_u64_u32(word1));
+  }
+  return vaddvq_u64(vaddq_u64(even, odd)) + tail_sum(data, bytes, column);
+}
+
 #endif
 
 struct Backend {
@@ -108,6 +124,8 @@ struct Backend {
 Backend choose_backend() noexcept {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2")) return {"avx2", sum_avx2, copy_sum_avx2};
+#elif defined(__aarch64__)
+  return {"neon", sum_neon, nullptr};
 #endif
   return {"generic", detail::block_sum_generic, nullptr};
 }
@@ -131,34 +149,48 @@ std::uint64_t detail::block_sum_best(const std::byte* data, std::size_t bytes) n
   return kBackend.block_sum(data, bytes);
 }
 
+std::optional<DigestKind> digest_kind(std::string_view name) noexcept {
+  for (std::size_t i = 0; i < kDigestNames.size(); ++i)
+    if (name == kDigestNames[i]) return static_cast<DigestKind>(i);
+  return std::nullopt;
+}
+
+std::uint64_t Digest::block_sum(const std::byte* data, std::size_t bytes) const noexcept {
+  return kind_ == DigestKind::kNh ? kBackend.block_sum(data, bytes) : row_sums(data, bytes).folded();
+}
+
+void Digest::add_block(std::uint64_t sum, std::size_t bytes) noexcept {
+  bytes_ += bytes;
+  sum_ += mix(sum + ++blocks_ * kBlockKey);
+}
+
 template <typename BlockSum>
 void Digest::add_blocks(std::size_t bytes, const BlockSum& block_sum) noexcept {
-  bytes_ += bytes;
   for (std::size_t done = 0; done < bytes;) {
     const std::size_t block = std::min(bytes - done, kBlockBytes);
-    sum_ += mix(block_sum(done, block) + ++blocks_ * kBlockKey);
+    add_block(block_sum(done, block), block);
     done += block;
   }
 }
 
 void Digest::update(const std::byte* data, std::size_t bytes) noexcept {
-  add_blocks(bytes, [=](std::size_t done, std::size_t block) { return kBackend.block_sum(data + done, block); });
+  add_blocks(bytes, [&](std::size_t done, std::size_t block) { return block_sum(data + done, block); });
 }
 
 void Digest::update_and_copy(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
-  add_blocks(bytes, [=](std::size_t done, std::size_t block) {
-    if (kBackend.copy_sum != nullptr && streams(destination + done, block))
-      return kBackend.copy_sum(destination + done, source + done, block);
+  const auto fused = kind_ == DigestKind::kNh ? kBackend.copy_sum : nullptr;
+  add_blocks(bytes, [&](std::size_t done, std::size_t block) {
+    if (fused != nullptr && streams(destination + done, block)) return fused(destination + done, source + done, block);
     std::memcpy(destination + done, source + done, block);
-    return kBackend.block_sum(destination + done, block);
+    return block_sum(destination + done, block);
   });
   end_of_stream();
 }
 
 void Digest::update_and_keep(std::byte* destination, const std::byte* source, std::size_t bytes) noexcept {
-  add_blocks(bytes, [=](std::size_t done, std::size_t block) {
+  add_blocks(bytes, [&](std::size_t done, std::size_t block) {
     std::memcpy(destination + done, source + done, block);
-    return kBackend.block_sum(destination + done, block);
+    return block_sum(destination + done, block);
   });
 }
 

@@ -12,6 +12,7 @@
 #include "core/copy.hpp"
 #include "core/device_copies.hpp"
 #include "core/digest.hpp"
+#include "core/row_digester.hpp"
 #include "core/slots.hpp"
 
 namespace yr_fastload {
@@ -78,7 +79,7 @@ class Progress {
  private:
   template <typename Work>
   bool slices(std::uint64_t bytes, DigestFold* fold, const Work& work) {
-    Digest digest;
+    Digest digest(options_.digest);
     for (std::uint64_t done = 0; done < bytes;) {
       if (cancelled_.raised()) return false;
       const auto slice = static_cast<std::size_t>(std::min<std::uint64_t>(bytes - done, kSliceBytes));
@@ -208,7 +209,8 @@ class Load {
     while (auto item = fetched_.pop()) {
       const Stopwatch watch;
       const Place place = item->view->place();
-      if (uploads() && place == Place::kHost && !uploader) uploader.emplace(device_, pool_, options_.deadline);
+      if (uploads() && place == Place::kHost && !uploader)
+        uploader.emplace(device_, pool_, options_.deadline, options_.digest);
       const bool done = uploader && place == Place::kHost ? upload(*item, *uploader) : copy_one(*item, *stream);
       note(place == Place::kTensors ? Stage::kDigest : Stage::kCopy, item->chunk, thread, watch);
       if (!done) return;
@@ -287,7 +289,7 @@ class Load {
     }
     DigestFold fold;
     for (const Blob& blob : plan_.chunk(chunk)) {
-      Digest digest;
+      Digest digest(options_.digest);
       digest.update(tensor(blob), blob.bytes);
       fold.add(digest.value());
     }
@@ -389,9 +391,9 @@ unsigned reading_threads(const Device& device, const PinnedPool& pool, const Tra
 
 /// Adds a run of a blob to the blob's digest, and at the end of the blob that digest to `fold`.
 template <typename Update>
-void add_run(Digest& digest, DigestFold& fold, const Blob& blob, std::uint64_t offset, std::size_t bytes,
-             const Update& update) {
-  if (offset == 0) digest = {};
+void add_run(DigestKind kind, Digest& digest, DigestFold& fold, const Blob& blob, std::uint64_t offset,
+             std::size_t bytes, const Update& update) {
+  if (offset == 0) digest = Digest(kind);
   update();
   if (offset + bytes == blob.bytes) fold.add(digest.value());
 }
@@ -492,7 +494,7 @@ class Publish {
       end = blob.chunk_offset + offset + bytes;
       progress_.add(bytes);
       if (options_.verify)
-        add_run(digest, fold, blob, offset, bytes, [&] { digest.update_and_copy(to, data, bytes); });
+        add_run(options_.digest, digest, fold, blob, offset, bytes, [&] { digest.update_and_copy(to, data, bytes); });
       else
         copy_bytes(to, data, bytes);
       return !cancelled_.raised();
@@ -595,13 +597,31 @@ std::vector<std::uint64_t> digest_chunks(Device& device, PinnedPool& pool, const
     return true;
   };
   const auto downloaded = [&](Downloader& downloader, std::uint64_t chunk, DigestFold& fold) {
-    Digest digest;
+    Digest digest(options.digest);
     return downloader.read(plan.chunk(chunk), addresses,
                            [&](const Blob& blob, std::uint64_t offset, const std::byte* data, std::size_t bytes) {
-                             add_run(digest, fold, blob, offset, bytes, [&] { digest.update(data, bytes); });
+                             add_run(options.digest, digest, fold, blob, offset, bytes,
+                                     [&] { digest.update(data, bytes); });
                              progress.add(bytes);
                              return !cancelled.raised();
                            });
+  };
+  /// Of all that is left; false if the device cannot, and nothing was taken.
+  const auto by_the_device = [&] {
+    if (options.digest != DigestKind::kMatrix) return false;
+    RowDigester digester(device, pool, options.deadline,
+                         [&](std::size_t index, std::uint64_t digest, std::uint64_t bytes) {
+                           digests[index] = digest;
+                           progress.add(bytes);
+                         });
+    if (!digester.works()) return false;
+    for (std::size_t index; !cancelled.raised() && (index = next.fetch_add(1)) < chunks.size();) {
+      for (const Blob& blob : plan.chunk(chunks[index]))
+        digester.add(at(addresses[blob.tensor], blob.tensor_offset), blob.bytes);
+      digester.end_chunk(index);
+    }
+    digester.finish();
+    return true;
   };
   Crew crew(cancelled);
   if (device.takes_digests())
@@ -611,6 +631,7 @@ std::vector<std::uint64_t> digest_chunks(Device& device, PinnedPool& pool, const
       std::optional<Downloader> downloader;
       if (!device.cpu_accessible()) {
         device.bind_thread();
+        if (by_the_device()) return;
         downloader.emplace(device, pool, options.deadline);
       }
       for (std::size_t index; (index = next.fetch_add(1)) < chunks.size();) {

@@ -7,6 +7,7 @@
 #include "core/chunk_reader.hpp"
 #include "core/crew.hpp"
 #include "core/device.hpp"
+#include "core/digest.hpp"
 #include "core/error.hpp"
 #include "core/object_store.hpp"
 #include "core/pinned_pool.hpp"
@@ -19,6 +20,7 @@ struct TransferOptions {
   unsigned copy_threads = 1;
   unsigned chunks_in_flight = 1;
   bool verify = true;  ///< Compute digests; a load compares them.
+  DigestKind digest = DigestKind::kNh;
   bool stage = false;  ///< Loads only: verify in staging memory before the first byte reaches a tensor.
   Deadline deadline = Deadline::after(30.0);
   /// Called by the waiting thread every few milliseconds, with the bytes copied so far; throws to give up.

@@ -70,7 +70,7 @@ void Slots::drain() {
 
 bool Uploader::copy(std::byte* destination, const std::byte* source, std::uint64_t bytes, DigestFold* fold,
                     const Step& step) {
-  Digest digest;
+  Digest digest(digest_);
   for (std::uint64_t done = 0; done < bytes;) {
     if (slot_ == nullptr) slot_ = &slots_.next();
     const std::size_t run = run_bytes(bytes - done, slot_->room());

@@ -74,8 +74,8 @@ class Slots {
 /// Bytes to a device's memory.
 class Uploader {
  public:
-  Uploader(Device& device, PinnedPool& pool, Deadline deadline)
-      : slots_(device, pool, Direction::kToDevice, deadline) {}
+  Uploader(Device& device, PinnedPool& pool, Deadline deadline, DigestKind digest = DigestKind::kNh)
+      : digest_(digest), slots_(device, pool, Direction::kToDevice, deadline) {}
 
   /// Told of every few MiB that are on their way; false to give up.
   using Step = std::function<bool(std::uint64_t)>;
@@ -88,6 +88,7 @@ class Uploader {
   void drain();
 
  private:
+  const DigestKind digest_;
   Slots slots_;
   Slots::Slot* slot_ = nullptr;
 };

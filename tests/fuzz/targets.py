@@ -46,7 +46,7 @@ _PLAN = _core.make_plan(_SIZES, chunk_bytes=LIMITS[0], max_blobs=LIMITS[1])
 _DIGESTS = memoryview(array("Q", range(_PLAN.chunks)))
 MANIFEST = build_manifest(WHO, GENERATION, TABLE, _PLAN, _DIGESTS, LIMITS)
 MANIFEST_BYTES, HEAD_BYTES = encode_manifest(MANIFEST, max_bytes=1 << 20, transports=["host"])
-DIGESTS_BYTES = encode_digests(GENERATION, _DIGESTS, None)
+DIGESTS_BYTES = encode_digests(MANIFEST, _DIGESTS, None)
 
 
 def _pinned(data: bytes) -> Head:

@@ -50,6 +50,8 @@ __all__: list[str] = [
     "digest_block_sums",
     "digest_chunks",
     "digest_keys",
+    "digest_names",
+    "digests_on_device",
     "dlpack_view",
     "end_transfers",
     "error_table",
@@ -59,11 +61,13 @@ __all__: list[str] = [
     "load_chunks",
     "make_plan",
     "map_objects",
+    "matrix_numbers",
     "memcpy_seconds",
     "publish_chunks",
     "publish_staged",
     "read_tensors",
     "ready_workers",
+    "row_sums",
     "share_memory",
     "testing",
     "threads_left_behind",
@@ -173,6 +177,11 @@ class Device:
     def index(self) -> int:
         """
         Number on this machine; -1 for ordinary memory.
+        """
+    @property
+    def memory_bytes(self) -> int:
+        """
+        Of the device, all in all; 0 where nobody knows.
         """
     @property
     def name(self) -> str: ...
@@ -617,14 +626,14 @@ def current_acl_device() -> int:
     The device of this thread; -1 if it has none, or Ascend's runtime cannot be loaded. Loads it.
     """
 
-def digest(data: typing_extensions.Buffer) -> int:
+def digest(data: typing_extensions.Buffer, kind: str = "nh64-1") -> int:
     """
     Digest of a contiguous buffer.
     """
 
-def digest_backend() -> str:
+def digest_backend(kind: str = "nh64-1") -> str:
     """
-    Instruction set of the digest on this machine.
+    Instruction set of a digest on this machine.
     """
 
 def digest_block_sums(data: typing_extensions.Buffer) -> tuple[int, int]:
@@ -642,6 +651,7 @@ def digest_chunks(
     chunks: typing_extensions.Buffer | None = None,
     device: Device | None = None,
     pool: PinnedPool | None = None,
+    digest: str = "nh64-1",
 ) -> memoryview:
     """
     Digest of each of these chunks, by default of all; moves nothing.
@@ -650,6 +660,18 @@ def digest_chunks(
 def digest_keys() -> memoryview:
     """
     uint64[1024]: the key of every column of a digest block.
+    """
+
+def digest_names() -> typing.Annotated[list[str], "FixedSize(2)"]:
+    """
+    Of the digests that there are.
+    """
+
+def digests_on_device(
+    device: Device, pool: PinnedPool, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
+) -> bool:
+    """
+    Whether a device takes digests of kind 'matrix64-1' itself. It becomes the calling thread's.
     """
 
 def dlpack_view(capsule: typing_extensions.CapsuleType) -> TensorView:
@@ -700,6 +722,7 @@ def load_chunks(
     deadline_s: typing.SupportsFloat | typing.SupportsIndex,
     progress: collections.abc.Callable[[int, int], None] | None = None,
     source: D2dSource | None = None,
+    digest: str = "nh64-1",
 ) -> tuple[int, bool, list[tuple[str, int, int, float, float]], list[tuple[int, str, str]]]:
     """
     Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were verified, [(stage, chunk, thread, begin, seconds)], [(chunk, code, detail)] of failures).
@@ -720,6 +743,11 @@ def map_objects(
 ) -> list[PrivateMemory]:
     """
     Private memory for each object, None if it does not exist.
+    """
+
+def matrix_numbers() -> bytes:
+    """
+    uint8[8192 + 64 * 9]: of column c, the numbers from 64 * c on.
     """
 
 def memcpy_seconds(
@@ -747,6 +775,7 @@ def publish_chunks(
     device: Device | None = None,
     pool: PinnedPool | None = None,
     stored: collections.abc.Callable[[list[tuple[int, int]]], None] | None = None,
+    digest: str = "nh64-1",
 ) -> tuple[memoryview, dict[str, float]]:
     """
     Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they can be read; returns (digest of each chunk, seconds by stage).
@@ -782,6 +811,11 @@ def read_tensors(
 def ready_workers(directory: str, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> list[str]:
     """
     Addresses of the workers that a cluster's etcd, or the metastore of its head, calls ready.
+    """
+
+def row_sums(data: typing_extensions.Buffer, backend: str) -> typing.Annotated[list[int], "FixedSize(10)"] | None:
+    """
+    Sums of one row by the code of an instruction set; None if this machine has it not. For tests.
     """
 
 def share_memory(device: Device, addresses: typing_extensions.Buffer) -> list[tuple[bytes, int, int]]:

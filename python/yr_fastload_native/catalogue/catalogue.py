@@ -234,7 +234,9 @@ class Catalogue:
     ) -> None:
         name = generation.manifest.generation
         key = generation.who.digests_key(name)
-        self.store.set(key, encode_digests(name, digests, sha256), ttl_s=ttl_s, deadline_s=deadline.left())
+        self.store.set(
+            key, encode_digests(generation.manifest, digests, sha256), ttl_s=ttl_s, deadline_s=deadline.left()
+        )
 
     def is_current(self, generation: Generation, deadline: Deadline) -> bool:
         """Whether the head still names this generation."""

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 FORMAT = 1
-_DIGEST = "nh64-1"  # names the function in csrc/core/digest.hpp
+_DIGESTS = tuple(_core.digest_names())
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Index = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 32) - 1)]
@@ -260,6 +260,8 @@ def build_manifest(
     digests: memoryview | None,
     limits: tuple[int, int],
     sha256: list[str] | None = None,
+    *,
+    digest: str = _DIGESTS[0],
 ) -> Manifest:
     """Describe tensors that were published under a plan made with ``limits`` (chunk_bytes, max_blobs).
 
@@ -271,6 +273,7 @@ def build_manifest(
         digests: One per chunk; None if they follow later.
         limits: The limits of the plan.
         sha256: One per tensor; None if not requested, or if they follow later.
+        digest: Which one they are, of `_core.digest_names`.
     """
     chunks = [
         ChunkEntry(*chunk, None if digests is None else f"{digests[i]:016x}")
@@ -278,7 +281,7 @@ def build_manifest(
     ]
     return Manifest(
         FORMAT,
-        _DIGEST,
+        digest,
         identity.fields,
         generation,
         *limits,
@@ -408,8 +411,9 @@ def _recognise(sealed: _Sealed, table: TensorTable) -> Manifest | None:
     return manifest
 
 
-def encode_digests(generation: str, digests: memoryview, sha256: list[str] | None) -> bytes:
-    return msgspec.json.encode(Digests(FORMAT, _DIGEST, generation, [f"{value:016x}" for value in digests], sha256))
+def encode_digests(manifest: Manifest, digests: memoryview, sha256: list[str] | None) -> bytes:
+    values = [f"{value:016x}" for value in digests]
+    return msgspec.json.encode(Digests(FORMAT, manifest.digest, manifest.generation, values, sha256))
 
 
 def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> Taken:
@@ -420,7 +424,7 @@ def decode_digests(data: bytes, manifest: Manifest, *, op: str) -> Taken:
     """
     digests = _decode(data, Digests, "the list of digests", op)
     assert isinstance(digests, Digests)
-    mine = (_DIGEST, manifest.generation, len(manifest.chunks))
+    mine = (manifest.digest, manifest.generation, len(manifest.chunks))
     if (digests.digest, digests.generation, len(digests.chunks)) != mine:
         raise IntegrityError("the list of digests belongs to another generation or format", op=op)
     _check_sums(manifest, digests.sha256, op)
@@ -473,8 +477,9 @@ def _refuse(why: str, op: str) -> IntegrityError:
 
 def _check_frame(manifest: Manifest, head: Head, identity: Identity, op: str) -> _core.Plan:
     """Check everything except the tensors' entries. Returns the plan that follows from them."""
-    if manifest.digest != _DIGEST:
-        raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version supports {_DIGEST!r}", op=op)
+    if manifest.digest not in _DIGESTS:
+        known = " and ".join(map(repr, _DIGESTS))
+        raise IntegrityError(f"the manifest uses digest {manifest.digest!r}; this version supports {known}", op=op)
     if not identity.is_of(manifest.identity) or manifest.generation != head.generation:
         raise _refuse("it belongs to another identity or generation", op)
     if len({chunk.digest is None for chunk in manifest.chunks}) > 1:

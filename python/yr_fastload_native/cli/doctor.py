@@ -278,14 +278,24 @@ def examine(model_bytes: int = 0, *, link: bool = False) -> list[Finding]:
     help="Folder of a checkpoint; checks that it fits into memory.",
 )
 @click.option("--link", is_flag=True, help="Measure how fast the other machines of the cluster send, with 32 MiB each.")
+@click.option(
+    "--npu",
+    is_flag=True,
+    help="Try the NPUs too, simulated ones if there are none: versions, symbols, a transfer between two of them, "
+    "digests, a load while a graph is captured, memory. Takes half a minute.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of the table.")
 @click.pass_context
-def doctor(ctx: click.Context, model: Path | None, link: bool, as_json: bool) -> None:
+def doctor(ctx: click.Context, model: Path | None, link: bool, npu: bool, as_json: bool) -> None:
     """Find out what prevents or slows pulls on this machine, and what to do about it.
 
     The exit status is 1 if something must be fixed.
     """
     findings = examine(_model_bytes(model), link=link)
+    if npu:
+        from yr_fastload_native.cli.doctor_npu import examine_npus
+
+        findings += examine_npus()
     healthy = all(finding.level != "wrong" for finding in findings)
     record = {"healthy": healthy, "findings": [attrs.asdict(finding) for finding in findings]}
     output.emit(record, as_json=as_json, text=lambda: _table(findings))

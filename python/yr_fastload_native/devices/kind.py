@@ -13,6 +13,7 @@ from yr_fastload_native import _core
 
 __all__ = ["WAIT_S", "DeviceContext", "DeviceId", "DeviceKind"]
 
+_OF_CPUS = "nh64-1"
 WAIT_S = 60.0  # for work of others; a device that takes longer hangs
 
 
@@ -26,6 +27,7 @@ class DeviceKind(abc.ABC):
         aliasable: Whether a tensor there can lie in the worker's shared memory itself.
         by_reference: Whether tensors there are published by reference where no setting says how.
         copy_threads: Most threads that are worth it, where no setting says how many.
+        digest: One that this kind computes fast in memory of its own, of `_core.digest_names`.
     """
 
     name: ClassVar[str]
@@ -34,6 +36,7 @@ class DeviceKind(abc.ABC):
     aliasable: ClassVar[bool] = False
     by_reference: ClassVar[bool] = False
     copy_threads: ClassVar[int] = 8
+    digest: ClassVar[str] = _OF_CPUS
 
     def at(self, index: int | None) -> DeviceId:
         """The device of this number; the first one where a framework gives none."""
@@ -121,6 +124,11 @@ class DeviceContext:
     kind: DeviceKind
     device: _core.Device
     pool: _core.PinnedPool
+
+    @property
+    def digest(self) -> str:
+        """Of what is published from there: the CPU takes it where it can reach the memory."""
+        return _OF_CPUS if self.device.cpu_accessible else self.kind.digest
 
     def prepare(self) -> None:
         """Start in the background what the first transfer would wait for."""

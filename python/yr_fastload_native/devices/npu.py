@@ -31,6 +31,7 @@ def _is_available() -> bool:
 class _Npu(HeteroKind):
     name = "npu"
     where = "on NPUs"
+    digest = "matrix64-1"
     dlpack_types = (12,)  # kDLExtDev: what torch calls tensors of torch_npu there
 
     def label(self, index: int) -> str:

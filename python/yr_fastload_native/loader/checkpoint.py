@@ -250,9 +250,9 @@ def _reader(session: StoreSession, generation: Generation, framework: str, terms
     manifest, plan, store = generation.manifest, generation.manifest.plan(), session.catalogue.store
     keys = [chunk.key for chunk in manifest.chunks]
     if generation.digests is not None:
-        chunks = StoredChunks(store, keys, plan, generation.digests.chunks, session.copy_threads)
+        chunks = StoredChunks(store, keys, plan, manifest.digest, generation.digests.chunks, session.copy_threads)
         return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms)
     digests = array("Q", bytes(8 * len(keys)))
     arriving = Arriving(Arrivals(session.catalogue, generation), digests, terms.deadline_s)
-    chunks = StoredChunks(store, keys, plan, digests, session.copy_threads)
+    chunks = StoredChunks(store, keys, plan, manifest.digest, digests, session.copy_threads)
     return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms, arriving)

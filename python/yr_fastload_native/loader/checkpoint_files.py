@@ -63,7 +63,9 @@ def _check_stored(files: TensorFiles, job: PublishJob, stored: Sequence[tuple[in
     digests = array("Q", bytes(8 * job.plan.chunks))
     for chunk, digest in stored:
         digests[chunk] = digest
-    chunks = StoredChunks(job.worker.catalogue.store, keys, job.plan, digests, job.worker.copy_threads)
+    chunks = StoredChunks(
+        job.worker.catalogue.store, keys, job.plan, job.chunks.digest, digests, job.worker.copy_threads
+    )
     wanted = [chunk for chunk, _ in stored]
     for first in range(0, len(wanted), _COMPARED_AT_ONCE):
         some = wanted[first : first + _COMPARED_AT_ONCE]

@@ -171,6 +171,8 @@ class Publisher:
                 return None
             current, _ = catalogue.read(self._who, head, names, deadline, op="publish", mine=self._table)
             current.manifest.check_layout(self._table, op="publish")
+            if self._again is not None and current.manifest.digest != self._request.context.digest:
+                return None  # nothing to compare with what this publication had
             theirs = catalogue.wait_for_digests(current, deadline, op="publish")
         except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
             return None
@@ -233,7 +235,7 @@ class Publisher:
                 peer.claim_first()
             digests = self._store_chunks(job)
             sha256 = None if digests is None else self._sums()
-            manifest = build_manifest(who, name, table, plan, digests, limits, sha256)
+            manifest = build_manifest(who, name, table, plan, digests, limits, sha256, digest=job.chunks.digest)
             generation, body = self._catalogue.describe(who, manifest, self._names, self._files)
             made = _Made(generation, False, peer, self._digest())
             twin = self._announce(made, body)

@@ -25,7 +25,7 @@ class LocalChunks:
         context: Where the tensors are.
         table: The tensors.
         plan: How they are cut into chunks.
-        manifest: Gives the plan's order of tensors; None if it is the table's.
+        manifest: Gives the plan's order of tensors, and the digest; None if they are the table's and its device's.
         copy_threads: Of the CPU.
     """
 
@@ -39,6 +39,11 @@ class LocalChunks:
     def addresses(self) -> array[int]:
         """uint64[tensors of the plan]; of where they lie now."""
         return self.table.addresses if self.manifest is None else self.manifest.addresses(self.table)
+
+    @property
+    def digest(self) -> str:
+        """Which one, of `_core.digest_names`."""
+        return self.context.digest if self.manifest is None else self.manifest.digest
 
     def digests(
         self,
@@ -67,6 +72,7 @@ class LocalChunks:
             progress=progress,
             device=self.context.device,
             pool=self.context.pool,
+            digest=self.digest,
         )
 
 

@@ -29,6 +29,7 @@ class StoredChunks:
         store: That holds them.
         keys: Of each.
         plan: How tensors are cut into them.
+        digest: Which one they have, of `_core.digest_names`.
         digests: Of each.
         copy_threads: That compare.
 
@@ -41,12 +42,14 @@ class StoredChunks:
         store: _core.ObjectStore,
         keys: Sequence[str],
         plan: _core.Plan,
+        digest: str,
         digests: Sequence[int],
         copy_threads: int,
     ) -> None:
         self._store = store
         self._keys = keys
         self._plan = plan
+        self._digest = digest
         self._digests = digests
         self._copy_threads = copy_threads
         self._lock = threading.Lock()
@@ -81,7 +84,10 @@ class StoredChunks:
                 found |= self._compared(found, deadline_s)
             for chunk, memory in found.items():
                 if isinstance(memory, _core.PrivateMemory):
-                    watch(memory, functools.partial(_intact, self._plan, self._shared, chunk, self._digests[chunk]))
+                    watch(
+                        memory,
+                        functools.partial(_intact, self._plan, self._digest, self._shared, chunk, self._digests[chunk]),
+                    )
         return found
 
     def _fetch(self, chunks: Sequence[int], ahead: Sequence[int], deadline_s: float) -> list[tuple[int, Memory | None]]:
@@ -145,6 +151,7 @@ class StoredChunks:
             copy_threads=self._copy_threads,
             deadline_s=deadline_s,
             chunks=array("Q", chunks),
+            digest=self._digest,
         )
 
     def _damaged(self, chunk: int) -> IntegrityError:
@@ -153,6 +160,8 @@ class StoredChunks:
         )
 
 
-def _intact(plan: _core.Plan, shared: array[int], chunk: int, digest: int) -> bool:
-    (now,) = _core.digest_chunks(plan, shared, copy_threads=1, deadline_s=_INTACT_S, chunks=array("Q", [chunk]))
+def _intact(plan: _core.Plan, kind: str, shared: array[int], chunk: int, digest: int) -> bool:
+    (now,) = _core.digest_chunks(
+        plan, shared, copy_threads=1, deadline_s=_INTACT_S, chunks=array("Q", [chunk]), digest=kind
+    )
     return now == digest

@@ -114,6 +114,7 @@ class WantedChunks:
             deadline_s=job.deadline.left(),
             progress=job.progress,
             source=self._source if not wants_digest or (by_the_way and expected is not None) else None,
+            digest=job.chunks.digest,
         )
         job.timeline.add(spans, job.plan.chunk_bytes)
         failures = [Failure(*each) for each in missing]

@@ -121,6 +121,7 @@ def _unharmed(job: LoadJob, found: Sequence[_Alias]) -> list[_Alias]:
         copy_threads=job.worker.copy_threads,
         deadline_s=job.deadline.left(),
         chunks=array("Q", [each.chunk for each in found]),
+        digest=job.chunks.digest,
     )
     return [each for each, digest in zip(found, mine, strict=True) if digest == digests[each.chunk]]
 
@@ -136,12 +137,17 @@ def _take(job: LoadJob, found: Sequence[_Alias]) -> int:
     table.alias_memory(places)
     shared = _addresses(job, found, lambda memory: memory.shared_address)
     for each in found:
-        watch(each.memory, functools.partial(_intact, job.plan, shared, each.chunk, digests[each.chunk]))
+        watch(
+            each.memory,
+            functools.partial(_intact, job.plan, job.chunks.digest, shared, each.chunk, digests[each.chunk]),
+        )
     return sum(tensors[index].bytes for each in found for index in each.tensors)
 
 
-def _intact(plan: _core.Plan, addresses: array[int], chunk: int, digest: int) -> bool:
-    (now,) = _core.digest_chunks(plan, addresses, copy_threads=1, deadline_s=_INTACT_S, chunks=array("Q", [chunk]))
+def _intact(plan: _core.Plan, kind: str, addresses: array[int], chunk: int, digest: int) -> bool:
+    (now,) = _core.digest_chunks(
+        plan, addresses, copy_threads=1, deadline_s=_INTACT_S, chunks=array("Q", [chunk]), digest=kind
+    )
     return now == digest
 
 
