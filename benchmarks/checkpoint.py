@@ -1,12 +1,16 @@
-"""A published checkpoint against its files: what a rank of another parallel size waits for, and what a tensor costs."""
+"""A published checkpoint against its files: what the first instance and a rank of another parallel size wait for, and
+what a tensor costs.
+"""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ _POOL = "memfd:"  # how the worker's memory is named in a process's maps
 
 
 def measure(size_mb: int, tensors: int, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
-    """Have a rank of two read its half of every tensor, from the pool and from files, in turn.
+    """Have an instance read all and publish it meanwhile, and a rank of two its half of every tensor, in turn.
 
     Args:
         size_mb: Of the checkpoint.
@@ -46,9 +50,41 @@ def measure(size_mb: int, tensors: int, rounds: int, note: Callable[[str], None]
             return {
                 "size_mb": size_mb,
                 "rounds": rounds,
+                "first": _first(config, directory, rounds, note),
                 "halves": _halves(config, directory, rounds, note),
                 "iterated": _iterated(config, Path(scratch), tensors, rounds, note),
             }
+
+
+def _first(config: Config, directory: Path, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:
+    """All tensors into an instance's own memory, page cache dropped: from the files, and while they are published."""
+    files = sorted(directory.glob("*.safetensors"))
+    seconds: dict[str, list[float]] = {"read": [], "publishing": []}
+    with FastLoader(config) as publisher, FastLoader(config) as reader, ThreadPoolExecutor(1) as pool:
+        for turn in range(rounds):
+            note(f"a checkpoint that is published while it is read: round {turn + 1} of {rounds}")
+            _drop(files)
+            took, wanted = _timed(lambda: _copied(_from_files(files)))
+            seconds["read"].append(took)
+            _drop(files)
+            announced = threading.Event()
+            started = time.perf_counter()
+            publishing = pool.submit(publisher.publish_checkpoint, directory, announced=announced.set)
+            announced.wait(config.publish_deadline_s)
+            opened = reader.checkpoint(directory, framework="torch")
+            mine = _copied(opened.items())
+            seconds["publishing"].append(time.perf_counter() - started)
+            publishing.result().close()
+            assert not opened.from_files
+            assert all(torch.equal(mine[name], tensor) for name, tensor in wanted.items())
+            del opened, mine, wanted
+            gc.collect()
+    ratio = statistics.median(a / b for a, b in zip(seconds["publishing"], seconds["read"], strict=True))
+    return {"seconds": {way: statistics.median(values) for way, values in seconds.items()}, "share_of_reading": ratio}
+
+
+def _copied(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors}
 
 
 def _halves(config: Config, directory: Path, rounds: int, note: Callable[[str], None]) -> dict[str, Any]:

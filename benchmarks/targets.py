@@ -221,6 +221,13 @@ TARGETS = (
         unit=" us",
     ),
     Target(
+        "a first load, page cache dropped: published checkpoint while it is published, cloned / safetensors, cloned",
+        1.05,
+        lambda r: r["checkpoint"]["first"]["share_of_reading"],
+        "checkpoint.json: seconds from the start of publishing until all tensors are copied / of safe_open and clone",
+        at_most=True,
+    ),
+    Target(
         "half of a checkpoint, page cache dropped: safetensors, cloned / published checkpoint, cloned",
         4,
         lambda r: r["checkpoint"]["halves"]["cold_speedup"],

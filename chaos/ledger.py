@@ -47,6 +47,10 @@ class Ledger:
         self._path = path
         self._who = Identity.of(identity, op="chaos")
 
+    def of(self, identity: dict[str, Any]) -> Ledger:
+        """That of another identity, in the same file."""
+        return Ledger(self._path, identity)
+
     def _facts(self) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
@@ -75,6 +79,7 @@ class Ledger:
         """All that may be there: head, manifests, digests, chunks, slots, places and lanes."""
         keys = [self._who.head_key, *self.manifests(), *self.digests(), *self.chunks()]
         for name in self._generations():
+            keys.append(self._who.arrived_key(name))
             keys += self._who.slot_keys(name)
             keys += [f"{self._who.place_prefix(name)}{number}" for number in range(SLOTS)]
         tokens = [fact["token"] for fact in self._facts() if "token" in fact]

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import yr_fastload_native as fl
+from chaos.checkpoints import differing, open_soon, write_files
 from chaos.faults.devices import CAPTURE_S
 from chaos.hosts.namespace import move_to
 from chaos.ledger import write_down
@@ -130,6 +131,40 @@ class Commands:
             answer["wrong"] = target.differing(None)
         self._kept.append(kept)
         return answer
+
+    def write_files(self, directory: str, model: dict[str, int], content: int, settings: dict[str, Any]) -> _Answer:
+        """Write a checkpoint, or another in its place; as what it is published."""
+        write_files(Path(directory), model, content)
+        return self._connected(settings, lambda loader: {"identity": loader.checkpoint_identity(directory)})
+
+    def publish_files(self, directory: str, settings: dict[str, Any]) -> _Answer:
+        def act(loader: fl.FastLoader) -> _Answer:
+            publication = loader.publish_checkpoint(directory)
+            self._publications[publication.generation] = publication
+            return {"generation": publication.generation, "joined": publication.joined, "settled": True}
+
+        return self._connected(settings, act)
+
+    def read_files(
+        self,
+        source: str | dict[str, Any],
+        model: dict[str, int],
+        framework: str,
+        contents: list[int],
+        settings: dict[str, Any],
+        verify: str,
+        deadline_s: float,
+    ) -> _Answer:
+        """Read a checkpoint, by its directory or its identity, and compare all of it; several contents may be right."""
+
+        def act(loader: fl.FastLoader) -> _Answer:
+            with open_soon(loader, source, framework, verify, deadline_s) as opened:
+                read = dict(opened)
+                wrong = min(differing(read, model, content) for content in contents)
+                found = {"transport": "host", "retried": 0, "verified": True, "from_files": len(opened.from_files)}
+                return {**found, "wrong": wrong, "bytes": opened.bytes}
+
+        return self._connected({**settings, "deadline_s": deadline_s / 2}, act)
 
     def _connected(self, settings: dict[str, Any], act: Callable[[fl.FastLoader], _Answer]) -> _Answer:
         """What comes of an act by a loader; with ``connecting`` if there was none."""

@@ -16,6 +16,7 @@ from chaos.processes import DeadError, Node, SilentError
 from chaos.schedule import CONNECT_S, PUBLISH_DEADLINE_S, Part, Round
 from chaos.verdict import CONNECT_SPARE_S, Verdict
 from chaos.workers import LocalWorkers, Worker, Workers
+from yr_fastload_native.errors import FastLoadError
 
 __all__ = ["Scenario"]
 
@@ -33,6 +34,9 @@ class Scenario:
         workers: What everybody connects to.
         leaks: Gives processes, and takes them back.
         ledger: The file in which processes write down what they store.
+
+    Attributes:
+        verify: How checkpoints are read.
     """
 
     def __init__(self, spec: Round, workers: Workers, leaks: LeakChecker, ledger: Path) -> None:
@@ -49,6 +53,9 @@ class Scenario:
         self._device_lines: dict[Node, list[str]] = {}
         self._timers: list[threading.Timer] = []
         self._worker_gone = False
+        self._files = ledger.with_name(f"files-{spec.number}")
+        self._has_files = False
+        self.verify = "once"
 
     # -- the course -----------------------------------------------------------------------------------------------
 
@@ -70,6 +77,8 @@ class Scenario:
         if fault.moment == "publishing":
             time.sleep(fault.delay_s)
             fault.strike(self)
+        if fault.beside:
+            self.load(self.readers, allowed=fault.allowed)
         for node in self.publishers[: 1 if self._second is None else 2]:
             self._verdict.publish(node, self._finish(node, PUBLISH_DEADLINE_S), fault.publish_allowed)
         if holders:
@@ -160,7 +169,29 @@ class Scenario:
 
     # -- publishing and loading -----------------------------------------------------------------------------------
 
+    def write_files(self, content: int) -> None:
+        """Have what is published from now on be a checkpoint in files; the first one's is what is read."""
+        node = self._leaks.idle()
+        answer = node.call(
+            "write_files",
+            _SILENT_S,
+            directory=str(self._files),
+            model=self.spec.model,
+            content=self.spec.contents[content],
+            settings={"worker": self.workers.address_of(node)},
+        )
+        self._leaks.close(self.spec, node)
+        if "identity" not in answer:
+            raise FastLoadError(f"no files were written: {answer}", op="chaos")
+        if not self._has_files:
+            self.spec.identity = answer["identity"]
+            self.ledger = self.ledger.of(answer["identity"])
+            self._has_files = True
+
     def _start_publish(self, node: Node, content: int, settle_s: float = 0.0) -> None:
+        if self._has_files:
+            node.start("publish_files", directory=str(self._files), settings=self._settings(node))
+            return
         node.start(
             "publish",
             identity=self.spec.identity,
@@ -196,7 +227,10 @@ class Scenario:
         readers = [node for node in readers if not node.gone]
         contents = self.spec.contents[: 1 if not self._second else 2]
         for node in readers:
-            self._start_load(node, contents)
+            if self._has_files:
+                self._start_read(node)
+            else:
+                self._start_load(node, contents)
         if during is not None:
             time.sleep(during.delay_s)
             during.strike(self)
@@ -212,6 +246,20 @@ class Scenario:
             framework=self._parts[node].framework,
             contents=contents,
             settings=self._settings(node),
+            deadline_s=self.spec.deadline_s,
+        )
+
+    def _start_read(self, node: Node) -> None:
+        """By the files, or without them: each reader in its own way."""
+        by_files = self.readers.index(node) % 2
+        node.start(
+            "read_files",
+            source=str(self._files) if by_files else self.spec.identity,
+            model=self.spec.model,
+            framework=self._parts[node].framework,
+            contents=self.spec.contents if by_files else self.spec.contents[:1],  # they may be replaced
+            settings=self._settings(node),
+            verify=self.verify,
             deadline_s=self.spec.deadline_s,
         )
 
@@ -243,6 +291,11 @@ class Scenario:
         timer = threading.Timer(seconds, whom.signal, [signal.SIGCONT])
         timer.start()
         self._timers.append(timer)
+
+    def kill(self, node: Node) -> None:
+        """End a node at once."""
+        self._verdict.to_die.add(node)
+        node.signal(signal.SIGKILL)
 
     def thaw(self) -> None:
         """Wait until everybody goes on."""

@@ -3,6 +3,7 @@
 Whatever the fault, bytes that were loaded are right, errors are typed and come in time, and nothing is written later.
 """
 
+from chaos.faults.checkpoint import Checkpoint
 from chaos.faults.clocks import ClockJump
 from chaos.faults.devices import (
     DeviceCapture,
@@ -72,4 +73,5 @@ KINDS: dict[str, type[Fault]] = {
     "clock.jump": ClockJump,
     "two.publishers": TwoPublishers,
     "weights.changed": WeightsChanged,
+    "checkpoint": Checkpoint,
 }

@@ -32,6 +32,7 @@ class Fault:
         moments: When it may strike.
         clean: Whether what was published is gone as soon as everybody has closed; else within leases.
         slow: Whether a link between devices is slowed, for the fault to meet a transfer.
+        beside: Whether readers begin while it is being published, too.
     """
 
     transports: tuple[str, ...] = _ANY
@@ -40,6 +41,7 @@ class Fault:
     moments: tuple[str, ...] = ("publishing", "published", "loading")
     clean = False
     slow = True
+    beside = False
     settle_s = 0.0  # how long a publish waits until its digests are stored
 
     def __init__(self, spec: Round) -> None:

@@ -232,7 +232,7 @@ def test_a_ledger_knows_all_keys_of_an_identity(tmp_path: Path) -> None:
     assert manifest.endswith("-1f")
     assert len(ledger.chunks()) == 2 * 3
     kinds = {key.split("-")[1] for key in ledger.everything()}
-    assert kinds == {"head", "manifest", "digests", "chunk", "staged", "source", "place", "lane"}
+    assert kinds == {"head", "manifest", "digests", "arrived", "chunk", "staged", "source", "place", "lane"}
     assert any("70ken" in key for key in ledger.everything())
 
 

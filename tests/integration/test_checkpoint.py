@@ -101,12 +101,14 @@ import sys, time
 import yr_fastload_native as fl
 from yr_fastload_native.publishing.growth import Growth
 
-real = Growth.stored
+real, told = Growth.stored, []
 
 def stored(growth, chunks):
     real(growth, chunks[:5])
-    print("half way", flush=True)
-    time.sleep(600)
+    told.extend(chunks[:5])
+    if len(told) >= 5:
+        print("half way", flush=True)
+        time.sleep(600)
 
 Growth.stored = stored
 config = fl.Config(worker=sys.argv[1], lease_s=2, data_grace_s=1, publish_deadline_s=60, max_blobs=1)
@@ -123,15 +125,17 @@ def test_a_publisher_that_is_killed_while_it_publishes(worker: str, directory: P
         ) as publisher,
         fl.FastLoader(fl.Config(worker=worker, hold=False)) as loader,
     ):
-        assert publisher.stdout is not None
-        assert publisher.stdout.readline() == "half way\n"
-        opened = loader.checkpoint(directory)
-        arriving = opened._reader._arriving
-        assert arriving is not None
-        arriving._look()
-        told = {name for name in opened if arriving.has(opened._reader.entries[name].chunk)}
-        assert len(told) == 5
-        publisher.kill()
+        try:
+            assert publisher.stdout is not None
+            assert publisher.stdout.readline() == "half way\n"
+            opened = loader.checkpoint(directory)
+            arriving = opened._reader._arriving
+            assert arriving is not None
+            arriving._look()
+            told = {name for name in opened if arriving.has(opened._reader.entries[name].chunk)}
+            assert 0 < len(told) < len(opened) / 2
+        finally:
+            publisher.kill()
         assert not compare(scan_directory(directory), opened)
         assert set(opened.from_files) == opened.keys() - told
 

@@ -153,11 +153,12 @@ def test_what_is_published(start: Callable[..., Any], guest: fl.FastLoader, shar
     assert other.disk_reads == 0
 
 
+@pytest.mark.parametrize("publish", ["inline", "background"])
 def test_a_pool_that_has_room_for_a_part_only(
-    start: Callable[..., Any], store: MemoryStore, guest: fl.FastLoader
+    start: Callable[..., Any], store: MemoryStore, guest: fl.FastLoader, publish: str
 ) -> None:
     store.set_faults(capacity_bytes=3 * COUNT)
-    loader, outcome = start("auto", 1, 2)
+    loader, outcome = start("auto", 1, 2, publish=publish)
     assert loader.disk_reads == 1
     assert (outcome["checkpoint"], outcome["published"]) == (None, "inline")
     assert wait_until(lambda: published(guest) == ["sharded"])

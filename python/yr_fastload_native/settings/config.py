@@ -58,8 +58,8 @@ class Config:
         "How bytes move. `d2d`: from one NPU's or GPU's memory to another's. `staged`: between NPUs, through the "
         "worker's memory. `host`: through the worker's memory, between processes on one machine or, in a cluster, by "
         "way of the workers of both machines: the reader's own gets each chunk over the network once, for all its "
-        "readers, from a machine that has it. `auto`: the first of these that the publication offers and this machine supports; "
-        "if it fails, the next one.",
+        "readers, from a machine that has it. `auto`: the first of these that the publication offers and this machine "
+        "supports; if it fails, the next one.",
     )
     publish_as: str = setting(
         "auto",

@@ -14,28 +14,23 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 import torch
 
-from yr_fastload_native.checkpoints.sums import differing, digest_of
 from yr_fastload_native.errors import FastLoadError, IntegrityError, LayoutMismatchError, NotPublishedError
-from yr_fastload_native.loader.fast_loader import FastLoader
-from yr_fastload_native.publishing.publication import Publication
-from yr_fastload_native.reporting.load_report import LoadReport, size
-from yr_fastload_native.reporting.prometheus import count
+from yr_fastload_native.reporting.load_report import LoadReport
 from yr_fastload_native.vllm import compat, session
 from yr_fastload_native.vllm.as_made import AsMade
 from yr_fastload_native.vllm.caches import share_caches
+from yr_fastload_native.vllm.exchanged_weights import ExchangedWeights
 from yr_fastload_native.vllm.files_read import Checkpoint
 from yr_fastload_native.vllm.identity import identity_of
-from yr_fastload_native.vllm.lifetime import Stay
 from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
 from yr_fastload_native.vllm.model_elsewhere import hash_as_there, share_model
-from yr_fastload_native.vllm.moving import why_they_move
 from yr_fastload_native.vllm.near_misses import near_miss
+from yr_fastload_native.vllm.outcome import Outcome
 from yr_fastload_native.vllm.phases import follow, mark
 from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
-from yr_fastload_native.vllm.publishing import RawWeights, Source, guard, publish_final
+from yr_fastload_native.vllm.publishing import RawWeights, guard, publish_final
 from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.shared_checkpoint import SharedCheckpoint
@@ -109,11 +104,7 @@ class Exchange:
         self._load_format = load_format
         self._stage = settings.exchange.stage
         self._making = Watch()  # sees what is read while the model is constructed
-        self._checkpoint = Checkpoint("")
-        self._identity: dict[str, Any] | None = None
-        self._fast: FastLoader | None = None
-        self._others: Publication | None = None  # of these weights, by another model of this process
-        self._stay: Stay | None = None
+        self._weights: ExchangedWeights | None = None
         self._report: LoadReport | None = None
         self._raw: RawWeights | None = None
         self._landing: Landing | None = None
@@ -124,20 +115,7 @@ class Exchange:
         self._shared_checkpoint = None
         if settings.exchange.share != "sharded":
             self._shared_checkpoint = SharedCheckpoint(cold, settings)
-        self._outcome: dict[str, Any] = {
-            "prefix": call.prefix,
-            "stage": self._stage,
-            "transport": None,
-            "bytes": 0,
-            "pull_s": None,
-            "cold_load_s": None,
-            "waited_s": 0.0,  # for another instance to publish
-            "publish_s": 0.0,  # the time by which publishing delayed this load
-            "load_model_s": None,  # in total, including processing for the kernels
-            "fallback": None,
-            "published": "no",
-            "checkpoint": None,  # what was read of one that is published
-        }
+        self._outcome = Outcome(call, self._stage)
 
     def run(self, load_model: Callable[[], Any]) -> Any:
         """Run vLLM's ``load_model``, and publish what it loaded if it came from disk."""
@@ -169,38 +147,29 @@ class Exchange:
             self._finish(model)
         except _AfreshError:
             model = None  # release its memory before the next one is constructed
-            self._withdraw()
+            if self._weights is not None:
+                self._weights.withdraw()
         if model is None:
             torch.set_default_dtype(dtype)  # vLLM's own context does not do so after an exception
             registered.restore()
             gc.collect()
             model = self._shadowed(load_model, self._read)
             self._finish(model)
-        if self._stay is not None:
-            self._stay.ends_with(model)
+        if self._weights is not None:
+            self._weights.end_with(model)
         if self._shared_checkpoint is not None:
             self._shared_checkpoint.ends_with(model)
-        self._outcome["load_model_s"] = time.perf_counter() - started
+        self._outcome.facts["load_model_s"] = time.perf_counter() - started
         mark(self._settings.exchange.report, "processed")
-        session.record("loaded", self._outcome, self._settings.exchange.report)
+        session.record("loaded", self._outcome.facts, self._settings.exchange.report)
         return model
 
     def _let_go(self) -> None:
         """Stop being a source, and pass on the turn to read the disk."""
-        if self._fast is not None and self._identity is not None:
-            self._fast.release(self._identity)
-            self._withdraw()
-        if self._stay is not None:
-            self._stay.end()
+        if self._weights is not None:
+            self._weights.let_go()
         if self._shared_checkpoint is not None:
             self._shared_checkpoint.let_go()
-
-    def _withdraw(self) -> None:
-        """Stop being a source of an abandoned model; another model in this process may remain one."""
-        if self._fast is not None and self._identity is not None:
-            publication = self._fast.publication(self._identity)
-            if publication is not None and publication is not self._others:
-                publication.close()
 
     def _shadowed(self, load_model: Callable[[], Any], load_weights: Callable[[Any, Any], None]) -> Any:
         report = self._settings.exchange.report
@@ -219,9 +188,9 @@ class Exchange:
     def _came(self) -> dict[str, Any]:
         """How the weights came, for the phases of the start; nothing if they are yet to come."""
         if self._read_from_disk:
-            fallback = self._outcome["fallback"]
+            fallback = self._outcome.facts["fallback"]
             return {"source": "disk", **({"fallback": fallback} if fallback else {})}
-        return {"source": "instance", "transport": self._outcome["transport"]} if self._report is not None else {}
+        return {"source": "instance", "transport": self._report.transport} if self._report is not None else {}
 
     # -- loading --------------------------------------------------------------------------------------------------
 
@@ -234,28 +203,27 @@ class Exchange:
         if self._settings.exchange.share == "checkpoint":
             if self._settings.exchange.fallback == "error" and not self._has_checkpoint(model, model_config):
                 raise NotPublishedError("no live source publishes this checkpoint", op="load")
-        elif self._prepare(model):
-            assert self._fast is not None
-            assert self._identity is not None
+        elif (weights := self._prepare(model)) is not None:
             try:
-                self._await_publisher()
-                if self._has_other_files():
-                    self._await_publisher()
+                self._await_publisher(weights)
+                if weights.part_from_others():
+                    self._outcome.facts["identity"] = weights.identity
+                    self._await_publisher(weights)
                 if self._stage == "final":
                     # Pulled after vLLM has processed the uninitialised weights.
-                    has_weights = self._fast.is_published(self._identity)
+                    has_weights = weights.fast.is_published(weights.identity)
                     if not has_weights:
                         raise NotPublishedError("no live source publishes this identity", op="load")
                 else:
                     written = True
-                    self._pull(model, exchanged_tensors(model, self._shared), self._shared)
+                    self._pull(weights, model, exchanged_tensors(model, self._shared), self._shared)
                     # Identity and connecting too.
-                    self._outcome["pull_s"] = time.perf_counter() - started - self._outcome["waited_s"]
+                    self._outcome.facts["pull_s"] = time.perf_counter() - started - self._outcome.facts["waited_s"]
                     has_weights = True
             except FastLoadError as error:
                 written = error.memory_written
                 if self._has_checkpoint(model, model_config):
-                    self._outcome["fallback"] = error.code
+                    self._outcome.facts["fallback"] = error.code
                     _log.info("loading from the published checkpoint: %s", str(error))
                 else:
                     self._fall_back(error, time.perf_counter() - started)
@@ -267,6 +235,7 @@ class Exchange:
 
     def _pull(
         self,
+        weights: ExchangedWeights,
         model: Any,
         tensors: dict[str, torch.Tensor],
         shared: frozenset[int],
@@ -275,6 +244,7 @@ class Exchange:
         """Fill tensors of a model.
 
         Args:
+            weights: As what they are exchanged.
             model: Whose they are.
             tensors: By the names under which they are published.
             shared: `process_wide` memory.
@@ -283,11 +253,9 @@ class Exchange:
         Raises:
             FastLoadError: As from `FastLoader.load`.
         """
-        assert self._fast is not None
-        assert self._identity is not None
         landing = Landing(model, tensors, shared)
         try:
-            report = self._fast.load(landing.tensors, self._identity, files=self._checkpoint.sums)
+            report = weights.fast.load(landing.tensors, weights.identity, files=weights.files.sums)
             check(landing.tensors)
         except BaseException as error:
             if getattr(error, "memory_written", True):
@@ -295,9 +263,10 @@ class Exchange:
             raise
         landing.finish()
         self._landing = landing
-        self._pulled(report)
+        self._report = report
+        self._outcome.pulled(report)
 
-    def _await_publisher(self) -> None:
+    def _await_publisher(self, weights: ExchangedWeights) -> None:
         """Wait for the one of several starting instances that reads the disk.
 
         Not if all ranks read together: each could be waiting for another instance's rank. Nor for weights of one
@@ -308,45 +277,22 @@ class Exchange:
             return
         if self._shared_checkpoint is not None:
             return
-        assert self._fast is not None
-        assert self._identity is not None
         started = time.perf_counter()
         try:
-            self._fast.wait_for_publisher(self._identity, timeout_s=exchange.wait_for_publisher_s)
+            weights.fast.wait_for_publisher(weights.identity, timeout_s=exchange.wait_for_publisher_s)
         finally:
-            self._outcome["waited_s"] = time.perf_counter() - started
+            self._outcome.facts["waited_s"] = time.perf_counter() - started
 
     def _has_checkpoint(self, model: Any, model_config: Any) -> bool:
         """Whether the weights can be loaded from a published checkpoint."""
         return self._shared_checkpoint is not None and self._shared_checkpoint.is_published(model, model_config)
-
-    def _has_other_files(self) -> bool:
-        """Whether the published weights come from different files with the same sample, as their sums show."""
-        assert self._fast is not None
-        assert self._identity is not None
-        mine = self._checkpoint.sums
-        wrong = differing(mine, self._fast.files(self._identity) or {}) if mine else []
-        if wrong:
-            _log.warning("%s is not the file of that name that others have read: exchanged apart from them", wrong[0])
-            self._checkpoint = attrs.evolve(self._checkpoint, apart={"sums": digest_of(sorted(mine.items()))})
-            self._exchange_as(self._identity | self._checkpoint.apart)
-        return bool(wrong)
-
-    def _exchange_as(self, identity: dict[str, Any]) -> None:
-        """Exchange weights under this identity."""
-        assert self._fast is not None
-        if self._stay is not None:
-            self._stay.end()
-        self._identity = self._outcome["identity"] = identity
-        self._others = self._fast.publication(identity)
-        self._stay = Stay(self._fast, identity)
 
     def _agree(self, has_weights: bool) -> bool:
         """Whether this rank need not read from disk: it has its weights, and no rank waits for it to read along."""
         if compat.reads_alone(self._load_format) or compat.on_all_ranks(has_weights):
             return has_weights
         if has_weights:
-            self._outcome.update(fallback="OTHER_RANK", transport=None, bytes=0, pull_s=None)
+            self._outcome.facts.update(fallback="OTHER_RANK", transport=None, bytes=0, pull_s=None)
             self._report = None
             _log.warning(
                 "another rank reads from disk, which all ranks do together by load format %s: so does this one",
@@ -354,49 +300,52 @@ class Exchange:
             )
         return False
 
-    def _prepare(self, model: Any) -> bool:
-        """Determine the identity of the weights, and connect. False if nothing can be exchanged."""
+    def _prepare(self, model: Any) -> ExchangedWeights | None:
+        """Determine the identity of the weights, and connect. None if nothing can be exchanged."""
         started = time.perf_counter()
         if compat.has_online_quantization(model):
             _log.info("weights are quantised while they are read: nothing to exchange, reading from disk")
-            return False
-        exchange = self._settings.exchange
+            return None
         try:
             self._shared = process_wide(model)
-            self._fast = session.loader_of(self._settings.transfer_of(model))
-            share_caches(self._call, self._settings)
-            self._checkpoint = Checkpoint.of(
-                exchange.fingerprint,
-                self._cold,
-                model,
-                self._call.model_config,
-                deadline_s=self._settings.transfer.deadline_s,
-            )
-            identity = identity_of(
-                self._call,
-                stage=self._stage,
-                checkpoint=self._checkpoint.text,
-                load_format=self._load_format,
-                made=AsMade.of(model, exchanged_tensors(model, self._shared), self._digests),
-                read_elsewhere=self._making.contents(self._checkpoint.paths),
-            )
-            self._exchange_as(identity | self._checkpoint.apart)
+            self._weights = self._identify(model)
         except FastLoadError as error:
-            self._identity = None
             self._fall_back(error, time.perf_counter() - started)
-            return False
+            return None
         except Exception as error:  # a version of vLLM in which something has moved
-            self._identity = None
-            if exchange.fallback == "error":
+            if self._settings.exchange.fallback == "error":
                 raise
-            self._outcome["fallback"] = f"{type(error).__name__}: {error}"
-            _log.warning("cannot exchange weights with this vLLM, reading from disk: %s", self._outcome["fallback"])
-            return False
-        return True
+            self._outcome.facts["fallback"] = f"{type(error).__name__}: {error}"
+            _log.warning(
+                "cannot exchange weights with this vLLM, reading from disk: %s", self._outcome.facts["fallback"]
+            )
+            return None
+        self._outcome.facts["identity"] = self._weights.identity
+        return self._weights
 
-    def _digests(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-        assert self._fast is not None
-        return self._fast.digests(on_one_device(tensors))
+    def _identify(self, model: Any) -> ExchangedWeights:
+        fast = session.loader_of(self._settings.transfer_of(model))
+        share_caches(self._call, self._settings)
+        files = Checkpoint.of(
+            self._settings.exchange.fingerprint,
+            self._cold,
+            model,
+            self._call.model_config,
+            deadline_s=self._settings.transfer.deadline_s,
+        )
+
+        def digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+            return fast.digests(on_one_device(tensors))
+
+        identity = identity_of(
+            self._call,
+            stage=self._stage,
+            checkpoint=files.text,
+            load_format=self._load_format,
+            made=AsMade.of(model, exchanged_tensors(model, self._shared), digests),
+            read_elsewhere=self._making.contents(files.paths),
+        )
+        return ExchangedWeights(fast, self._call, self._settings, files, identity)
 
     def _fall_back(self, error: FastLoadError, seconds: float) -> None:
         """Log the reason and continue, or raise."""
@@ -406,61 +355,44 @@ class Exchange:
         if isinstance(error, NotPublishedError):
             reason = f"no live source publishes these weights of {self._call.model_config.model!r}"
             waited_s = self._settings.exchange.wait_for_publisher_s
-            if 0 < waited_s <= self._outcome["waited_s"]:
+            if 0 < waited_s <= self._outcome.facts["waited_s"]:
                 reason += f", nor did the instance that reads them within {waited_s:g} s"
-            if self._fast is not None and self._identity is not None:
-                near = near_miss(self._fast, self._identity)
-                reason += f"; {near}" if near else ""
-        self._outcome["fallback"] = error.code
-        count(lambda metrics: metrics.fallbacks.labels(error.code).inc())
-        self._outcome["fallback_reason"] = reason
-        _log.warning("weights were not pulled, reading from disk: %s: %s (after %.2f s)", error.code, reason, seconds)
+            near = None if self._weights is None else near_miss(self._weights.fast, self._weights.identity)
+            reason += f"; {near}" if near else ""
+        self._outcome.fell_back(error, reason, seconds)
 
     def _read(self, model: Any, model_config: Any) -> None:
         """Read from disk, as vLLM would have."""
         self._check_afresh(model)
-        publishes = self._fast is not None and self._identity is not None and self._settings.exchange.publish != "off"
-        before = State(model, exchanged_tensors(model, process_wide(model))) if publishes else None
+        weights = self._weights if self._settings.exchange.publish != "off" else None
+        before = None if weights is None else State(model, exchanged_tensors(model, process_wide(model)))
         started = time.perf_counter()
         shared = self._shared_checkpoint
         instead = (
-            contextlib.nullcontext() if shared is None else shared.read_instead(model, model_config, self._outcome)
+            contextlib.nullcontext()
+            if shared is None
+            else shared.read_instead(model, model_config, self._outcome.facts)
         )
         with Watch() as reading, instead:
             self._cold_weights(model, model_config)
-        self._outcome["cold_load_s"] = time.perf_counter() - started
+        self._outcome.facts["cold_load_s"] = time.perf_counter() - started
         self._read_from_disk = True
-        if before is None:
+        if weights is None or before is None:
             return
         if self._settings.exchange.share == "auto" and shared is not None and shared.is_shared():
-            self._outcome["published"] = "no: the checkpoint is published"
+            self._outcome.facts["published"] = "no: the checkpoint is published"
             _log.info("published by its checkpoint alone: share=both publishes these weights too")
             return
-        why = self._unlike_fingerprint(reading, model, model_config)
+        why = weights.unlike_fingerprint(reading, self._cold, model, model_config)
         tensors = exchanged_tensors(model, process_wide(model))
         changes = before.changes(State(model, tensors))
         if why or changes:
-            self._refuse(why, changes)
+            self._refuse(weights, why, changes)
         elif self._stage == "raw":
             started = time.perf_counter()
-            self._raw = RawWeights(self._source(), tensors)
+            self._raw = RawWeights(weights.source(), tensors)
             self._raw.before_processing()
-            self._outcome["publish_s"] += time.perf_counter() - started
-
-    def _unlike_fingerprint(self, reading: Watch, model: Any, model_config: Any) -> str:
-        """Why the weights read are not those that were fingerprinted; empty if they are."""
-        if self._checkpoint.files is None:
-            return ""  # a given fingerprint vouches for everything that `load_weights` reads
-        changed = self._checkpoint.changed(self._cold, model, model_config)
-        if changed:
-            return f"{changed[0]} changed while the weights were read: nobody knows which of its versions they are"
-        others = reading.others(self._checkpoint.paths)
-        if others:
-            return (
-                f"the weights were read from {others[0]} too, which their fingerprint does not cover; set fingerprint "
-                "to a text that names all of them"
-            )
-        return ""
+            self._outcome.facts["publish_s"] += time.perf_counter() - started
 
     def _check_afresh(self, model: Any) -> None:
         """Refuse a newly constructed model that reuses memory which may hold unverified bytes."""
@@ -474,73 +406,43 @@ class Exchange:
                 failed_keys=again,
             )
 
-    def _refuse(self, why: str, changes: list[str]) -> None:
+    def _refuse(self, weights: ExchangedWeights, why: str, changes: list[str]) -> None:
         """Publish nothing: an instance that pulls would get other weights, or lack what reading set beside them."""
         self._is_refused = True
         if changes:
-            self._outcome["changed_by_reading"] = changes[:_MOST_CHANGES]
-        self._outcome["published"] = f"no: {why or changes[0]}"
-        self._source().refuse(
+            self._outcome.facts["changed_by_reading"] = changes[:_MOST_CHANGES]
+        self._outcome.facts["published"] = f"no: {why or changes[0]}"
+        weights.source().refuse(
             why
             or "reading the weights set or changed more than the tensors that are exchanged, such as "
             + ", ".join(changes[:_NAMED])
         )
 
-    def _pulled(self, report: LoadReport) -> None:
-        self._report = report
-        self._outcome.update(
-            transport=report.transport,
-            bytes=report.bytes,
-            bytes_aliased=report.bytes_aliased,
-            publisher=report.publisher,
-            pull_s=report.seconds,
-            transfer_s=report.seconds,
-            stages=dict(report.stages),
-            steps=report.steps,
-        )
-        sources = len({each["source"] for step in report.steps for each in step["sources"]}) or 1
-        _log.info(
-            "pulled %s in %.2f s (%.1f GiB/s, %s%s, %d source%s, %s)",
-            size(report.bytes),
-            report.seconds,
-            report.gib_per_s,
-            report.transport,
-            ", not copied" if report.bytes_aliased == report.bytes else "",
-            sources,
-            "" if sources == 1 else "s",
-            "verified" if report.verified else "not verified",
-        )
-
     # -- after vLLM has processed the weights ---------------------------------------------------------------------
 
-    def _source(self) -> Source:
-        assert self._fast is not None
-        assert self._identity is not None
-        moves = why_they_move(self._call.vllm_config, self._call.model_config)
-        return Source(self._fast, self._identity, self._settings, self._checkpoint.files, moves)
-
     def _finish(self, model: Any) -> None:
-        if self._fast is None or self._identity is None:
+        weights = self._weights
+        if weights is None:
             return
         started = time.perf_counter()
         if self._stage == "final":
-            self._finish_final(model)
+            self._finish_final(weights, model)
         elif self._raw is not None:
-            self._raw.after_processing(model, self._outcome)
+            self._raw.after_processing(model, self._outcome.facts)
         elif self._report is not None:
-            guard(self._source(), storages(model) | (self._landing.storages() if self._landing else set()))
+            guard(weights.source(), storages(model) | (self._landing.storages() if self._landing else set()))
         if self._report is not None:
-            compare_later(self._source(), self._report.generation)
+            compare_later(weights.source(), self._report.generation)
         if self._read_from_disk:
-            self._outcome["publish_s"] += time.perf_counter() - started
+            self._outcome.facts["publish_s"] += time.perf_counter() - started
         if not self._is_refused:
-            share_model(self._call, self._settings, self._checkpoint)
+            share_model(self._call, self._settings, weights.files)
 
-    def _finish_final(self, model: Any) -> None:
+    def _finish_final(self, weights: ExchangedWeights, model: Any) -> None:
         live = Live.of(model)
         if self._read_from_disk:
             if self._settings.exchange.publish != "off" and not self._is_refused:
-                publish_final(self._source(), live, self._outcome)
+                publish_final(weights.source(), live, self._outcome.facts)
             return
         started = time.perf_counter()
         try:
@@ -554,7 +456,7 @@ class Exchange:
                     error.memory_written = True
                     raise error
 
-            self._pull(model, {**live.tensors, SCALARS: mine.clone()}, process_wide(model), check)
+            self._pull(weights, model, {**live.tensors, SCALARS: mine.clone()}, process_wide(model), check)
         except FastLoadError as error:
             self._fall_back(error, time.perf_counter() - started)
         if not self._agree(self._report is not None):
