@@ -15,7 +15,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import click
-from chaos.hosts.bed import Bed, Host, stream, why_not
+from chaos.hosts.bed import Bed, Host
+from chaos.hosts.namespaces import why_not
+from chaos.hosts.stream import stream
 
 from yr_fastload_native.measuring.child_process import Process
 

@@ -43,11 +43,15 @@ class Cluster(Workers):
         self._lives[where] += 1
         self.host(where).start_worker(_POOL_MB)
 
-    def revive(self) -> None:
-        """Start workers that have ended, as deploy/systemd does: one that reaches no etcd for long ends itself."""
-        for host in self.bed.hosts:
-            if not host.up_s:
-                self.restart(str(host.number))
+    def revive(self) -> bool:
+        """Start workers that have ended, as deploy/systemd does; whether there were any.
+
+        One that reaches no etcd for long ends itself, and may do so only after that can be reached again.
+        """
+        ended = [host for host in self.bed.hosts if not host.up_s]
+        for host in ended:
+            self.restart(str(host.number))
+        return bool(ended)
 
     @property
     def life(self) -> object:

@@ -54,7 +54,8 @@ class HostScenario(Scenario):
         guest = self._guest()
         end, tries = time.monotonic() + _RECOVERY_S, []
         while time.monotonic() < end:
-            self.cluster.revive()
+            if self.cluster.revive():
+                end = time.monotonic() + _RECOVERY_S
             self._start_load(guest, self.spec.contents[:1])
             answer = self._finish(guest, self.spec.deadline_s)
             if "transport" in answer or "seconds" not in answer:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos.hosts.bed import why_no_etcd, why_not
+from chaos.hosts.namespaces import why_no_etcd, why_not
 
 ROOT = Path(__file__).parents[2]
 SHORT_ROUNDS = 30
