@@ -11,11 +11,12 @@ from chaos.processes import Node
 from chaos.scenario import Scenario
 from chaos.schedule import Part
 
-__all__ = ["HostScenario"]
+__all__ = ["UNHURRIED", "HostScenario"]
 
-_RECOVERY_S = 2 * NODE_DEAD_TIMEOUT_S + 10
+_RECOVERY_S = 2 * NODE_DEAD_TIMEOUT_S + 20  # of three workers, etcd and all processes on a machine of two cores
 _ANSWER_S = 20.0
 _PAUSE_S = 0.2
+UNHURRIED = {"source_stall_s": 5.0, "rpc_timeout_s": 5.0, "connect_timeout_s": 5.0}  # while nothing is wrong
 _HELD = {"live", "lost"}  # of what was lost with a worker, its holder means to publish it again
 
 
@@ -70,4 +71,4 @@ class HostScenario(Scenario):
         """A reader that keeps nothing."""
         part = self.spec.readers[0]
         where = self.spec.rng.choice([host.number for host in self.cluster.bed.hosts])
-        return self._take(Part(part.framework, {**part.settings, "hold": False}, str(where)))
+        return self._take(Part(part.framework, {**part.settings, **UNHURRIED, "hold": False}, str(where)))
