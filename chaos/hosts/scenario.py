@@ -14,6 +14,7 @@ from chaos.schedule import Part
 __all__ = ["UNHURRIED", "HostScenario"]
 
 _RECOVERY_S = 2 * NODE_DEAD_TIMEOUT_S + 20  # of three workers, etcd and all processes on a machine of two cores
+_FLAPPING_S = 60.0  # how much longer, if workers end meanwhile
 _ANSWER_S = 20.0
 _PAUSE_S = 0.2
 UNHURRIED = {"source_stall_s": 5.0, "rpc_timeout_s": 5.0, "connect_timeout_s": 5.0}  # while nothing is wrong
@@ -54,9 +55,10 @@ class HostScenario(Scenario):
             return
         guest = self._guest()
         end, tries = time.monotonic() + _RECOVERY_S, []
+        last = end + _FLAPPING_S
         while time.monotonic() < end:
             if self.cluster.revive():
-                end = time.monotonic() + _RECOVERY_S
+                end = min(last, time.monotonic() + _RECOVERY_S)
             self._start_load(guest, self.spec.contents[:1])
             answer = self._finish(guest, self.spec.deadline_s)
             if "transport" in answer or "seconds" not in answer:
@@ -65,7 +67,7 @@ class HostScenario(Scenario):
             tries.append(f"{answer.get('error')}: {answer.get('message')}")
             time.sleep(_PAUSE_S)
         told = [f"{node.name} on host {node.where}:\n{node.tail()}" for node in (*holders, guest)]
-        self._verdict.lost("\n".join([f"held by {len(holders)}; {tries[-1]}", *told]))
+        self._verdict.lost("\n".join([f"held by {len(holders)}; {tries[-1:]}", *told]))
 
     def _guest(self) -> Node:
         """A reader that keeps nothing."""
