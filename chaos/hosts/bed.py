@@ -23,7 +23,7 @@ __all__ = ["ANSWER_S", "NODE_DEAD_TIMEOUT_S", "Bed", "Host"]
 
 ANSWER_S = 90.0
 NODE_TIMEOUT_S, NODE_DEAD_TIMEOUT_S = 2, 4
-_START_ATTEMPTS = 3
+_START_ATTEMPTS, _START_S = 3, "30"
 _SUBNET = "10.77.0."
 _BRIDGE = "br0"
 _LINK = "eth0"
@@ -82,7 +82,7 @@ class Host:
             **self._bed.coordination(self),
             **flags,
         }
-        command = [*find_dscli(), "start", "-d", str(self.home), "-w"]
+        command = [*find_dscli(), "start", "-t", _START_S, "-d", str(self.home), "-w"]
         for name, value in given.items():
             command += [f"--{name}", str(value)]
         for attempts_left in reversed(range(_START_ATTEMPTS)):
@@ -91,7 +91,8 @@ class Host:
             try:
                 self.run(*command)
                 return
-            except RuntimeError:  # one that comes back at once may exit: the others still know the one before
+            except RuntimeError:  # one that comes back at once may exit, or wait: the others still know the one before
+                self.kill_worker()
                 if not attempts_left:
                     raise
 
