@@ -15,7 +15,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import click
-from chaos.hosts.bed import Bed, Host, stream, why_not
+from chaos.hosts.bed import Bed, Host
+from chaos.hosts.namespaces import why_not
+from chaos.hosts.stream import stream
 
 from yr_fastload_native.measuring.child_process import Process
 
@@ -25,6 +27,7 @@ _MIB = 1 << 20
 _ANSWER_S = 300.0
 _SLOW_MBIT = 1000
 _READERS = 3
+_MODELS = 8  # that a pool has room for: each measurement has another, and what is freed is not always usable at once
 
 
 class _Round:
@@ -91,7 +94,7 @@ def measure(size_mb: int, rounds: int) -> dict[str, float]:
     for number in range(rounds):
         for populate in ("false", "true"):
             with Bed(1 + _READERS) as bed:
-                bed.start_workers(6 * size_mb, shared_memory_populate=populate)
+                bed.start_workers(_MODELS * size_mb, shared_memory_populate=populate)
                 for name, ratio in _Round(bed, size_mb).ratios():
                     name += ", pool populated" if populate == "true" else ""
                     found[name].append(ratio)
@@ -100,7 +103,7 @@ def measure(size_mb: int, rounds: int) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--size-mb", default=1024, show_default=True, help="Of a model.")
+@click.option("--size-mb", default=256, show_default=True, help="Of a model.")
 @click.option("--rounds", default=3, show_default=True)
 def main(size_mb: int, rounds: int) -> None:
     """Measure pulls between hosts."""

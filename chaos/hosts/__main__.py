@@ -3,7 +3,7 @@
 import sys
 
 from chaos.command import command
-from chaos.hosts.bed import why_no_etcd, why_not
+from chaos.hosts.namespaces import why_no_etcd, why_not
 from chaos.hosts.site import Hosts
 
 if __name__ == "__main__":

@@ -1,19 +1,13 @@
-"""Hosts for tests: network namespaces on a bridge, which has a namespace of its own.
-
-Nothing of it can be seen from outside, and all of it is named after the process of the tests: what one that was killed
-has left is found by that name and removed.
-"""
+"""Hosts for tests: network namespaces on a bridge, which has a namespace of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,129 +15,19 @@ from typing import Any
 
 import psutil
 
+from chaos.hosts.namespaces import COMMAND_S, GONE_S, PREFIX, clean_up, end, namespaces, run
 from yr_fastload_native.measuring.child_process import Process
 from yr_fastload_native.worker.launch import find_dscli
 
-__all__ = ["Bed", "Host", "clean_up", "namespaces", "run", "stream", "why_no_etcd", "why_not"]
+__all__ = ["ANSWER_S", "NODE_DEAD_TIMEOUT_S", "Bed", "Host"]
 
-PREFIX = "yrflh"
 ANSWER_S = 90.0
 NODE_TIMEOUT_S, NODE_DEAD_TIMEOUT_S = 2, 4
-_COMMAND_S = 60.0
-_START_ATTEMPTS = 3
-_GONE_S = 20.0
+_START_ATTEMPTS, _START_S = 3, "30"
 _SUBNET = "10.77.0."
 _BRIDGE = "br0"
 _LINK = "eth0"
-_STREAM_PORT = 9000
 _WORKER_PORT, _METASTORE_PORT, _ETCD_PORT = 31501, 2379, 2379
-
-
-def run(*command: str, timeout_s: float = _COMMAND_S) -> str:
-    """What a command printed.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def why_not() -> str:
-    """Why there can be no hosts here; empty if there can."""
-    if os.geteuid():
-        return "network namespaces need root"
-    missing = [name for name in ("ip", "tc", "nsenter") if shutil.which(name) is None]
-    if missing:
-        return f"there is no `{missing[0]}`: install Debian's packages iproute2 and util-linux"
-    name = f"{PREFIX}-{os.getpid()}-try"
-    try:
-        run("ip", "netns", "add", name)
-        run("ip", "netns", "del", name)
-    except RuntimeError as error:
-        return f"no network namespace can be made: {error}"
-    return ""
-
-
-def why_no_etcd() -> str:
-    """Why there can be no etcd here; empty if there can."""
-    return "" if shutil.which("etcd") else "there is no `etcd`: install Debian's package etcd-server"
-
-
-def namespaces() -> list[str]:
-    """All of tests."""
-    listed = json.loads(run("ip", "-j", "netns", "list") or "[]")
-    return [each["name"] for each in listed if each["name"].startswith(f"{PREFIX}-")]
-
-
-def _end(namespace: str) -> None:
-    """Kill what runs in a namespace, and remove it."""
-    found = []
-    for pid in run("ip", "netns", "pids", namespace).split():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found.append(psutil.Process(int(pid)))
-            found[-1].kill()
-    psutil.wait_procs(found, timeout=_GONE_S)
-    run("ip", "netns", "del", namespace)
-
-
-def clean_up() -> None:
-    """Remove what processes of tests that have ended left behind."""
-    for name in namespaces():
-        owner = re.match(rf"{PREFIX}-(\d+)-", name)
-        if owner and not psutil.pid_exists(int(owner[1])):
-            _end(name)
-    for directory in Path("/tmp").glob(f"{PREFIX}-*"):
-        owner = re.match(rf"{PREFIX}-(\d+)-", directory.name)
-        if owner and not psutil.pid_exists(int(owner[1])):
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-_SINK = """
-import socket, sys
-with socket.create_server((sys.argv[1], int(sys.argv[2]))) as server:
-    print(flush=True)
-    connection, _ = server.accept()
-    with connection:
-        while connection.recv(1 << 18):
-            pass
-        connection.sendall(b"!")
-"""
-_SOURCE = """
-import socket, sys, time
-left, piece = int(sys.argv[3]), bytes(1 << 20)
-started = time.monotonic()
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as connection:
-    while left > 0:
-        connection.sendall(piece[:left])
-        left -= len(piece)
-    connection.shutdown(socket.SHUT_WR)
-    connection.recv(1)
-print(time.monotonic() - started)
-"""
-
-
-def stream(source: Host, sink: Host, size: int) -> float:
-    """Seconds that so many bytes take from one host to another, in one stream: of `iperf3`, where it is installed."""
-    iperf = shutil.which("iperf3")
-    receive = [sys.executable, "-c", _SINK, sink.address, str(_STREAM_PORT)]
-    if iperf:
-        receive = [iperf, "--server", "--one-off", "--forceflush", "--bind", sink.address, "--port", str(_STREAM_PORT)]
-    with subprocess.Popen([*sink.enter, *receive], stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        server.stdout.readline()
-        try:
-            if not iperf:
-                return float(source.run(sys.executable, "-c", _SOURCE, sink.address, str(_STREAM_PORT), str(size)))
-            where = ("--client", sink.address, "--port", str(_STREAM_PORT), "--connect-timeout", "5000")
-            told = json.loads(source.run(iperf, *where, "--bytes", str(size), "--json"))
-            return float(told["end"]["sum_received"]["seconds"])
-        finally:
-            server.kill()
 
 
 class Host:
@@ -181,7 +65,7 @@ class Host:
         """Before a command, has it run on this host; not `ip netns exec`, which gives each its own mounts too."""
         return ("nsenter", f"--net=/run/netns/{self.name}")
 
-    def run(self, *command: str, timeout_s: float = _COMMAND_S) -> str:
+    def run(self, *command: str, timeout_s: float = COMMAND_S) -> str:
         """Run a command on this host."""
         return run(*self.enter, *command, timeout_s=timeout_s)
 
@@ -198,7 +82,7 @@ class Host:
             **self._bed.coordination(self),
             **flags,
         }
-        command = [*find_dscli(), "start", "-d", str(self.home), "-w"]
+        command = [*find_dscli(), "start", "-t", _START_S, "-d", str(self.home), "-w"]
         for name, value in given.items():
             command += [f"--{name}", str(value)]
         for attempts_left in reversed(range(_START_ATTEMPTS)):
@@ -207,7 +91,8 @@ class Host:
             try:
                 self.run(*command)
                 return
-            except RuntimeError:  # one that comes back at once may exit: the others still know the one before
+            except RuntimeError:  # one that comes back at once may exit, or wait: the others still know the one before
+                self.kill_worker()
                 if not attempts_left:
                     raise
 
@@ -260,7 +145,7 @@ class Host:
 
     def kill_worker(self) -> None:
         """Kill its worker, and keep what else runs on it."""
-        psutil.wait_procs(self.signal_worker(signal.SIGKILL), timeout=_GONE_S)
+        psutil.wait_procs(self.signal_worker(signal.SIGKILL), timeout=GONE_S)
 
     def stop_worker(self) -> None:
         self.run(*find_dscli(), "stop", "--worker_address", self.worker)
@@ -272,7 +157,7 @@ class Host:
         for each in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.send_signal(signal.SIGKILL)
-        psutil.wait_procs(found, timeout=_GONE_S)
+        psutil.wait_procs(found, timeout=GONE_S)
 
     def received_bytes(self) -> int:
         """By its link, since it was made."""
@@ -347,7 +232,7 @@ class Bed:
         """What it has written stays."""
         for daemon in self._daemons:
             daemon.kill()
-            daemon.wait(_GONE_S)
+            daemon.wait(GONE_S)
 
     def start_etcd(self) -> None:
         host = self.etcd
@@ -375,9 +260,9 @@ class Bed:
             guest.close()
         for name in namespaces():
             if name.startswith(f"{self._tag}-"):
-                _end(name)
+                end(name)
         for daemon in self._daemons:
-            daemon.wait(_GONE_S)
+            daemon.wait(GONE_S)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def __enter__(self) -> Bed:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from chaos.hosts.bed import ANSWER_S, Bed, Host
 from chaos.workers import Count, Workers, counts_in
-from yr_fastload_native.errors import FastLoadError
+from yr_fastload_native.errors import FastLoadError, UnavailableError
 from yr_fastload_native.measuring.child_process import Process
 
 if TYPE_CHECKING:
@@ -39,15 +39,26 @@ class Cluster(Workers):
         return self.bed.hosts[int(where) - 1]
 
     def restart(self, where: str) -> None:
-        """Start the worker of a host that has none."""
-        self._lives[where] += 1
-        self.host(where).start_worker(_POOL_MB)
+        """Start the worker of a host that has none.
 
-    def revive(self) -> None:
-        """Start workers that have ended, as deploy/systemd does: one that reaches no etcd for long ends itself."""
-        for host in self.bed.hosts:
-            if not host.up_s:
-                self.restart(str(host.number))
+        Raises:
+            UnavailableError: It does not start.
+        """
+        self._lives[where] += 1
+        try:
+            self.host(where).start_worker(_POOL_MB)
+        except RuntimeError as error:
+            raise UnavailableError(f"the worker of host {where}: {error}", op="chaos") from error
+
+    def revive(self) -> bool:
+        """Start workers that have ended, as deploy/systemd does; whether there were any.
+
+        One that reaches no etcd for long ends itself, and may do so only after that can be reached again.
+        """
+        ended = [host for host in self.bed.hosts if not host.up_s]
+        for host in ended:
+            self.restart(str(host.number))
+        return bool(ended)
 
     @property
     def life(self) -> object:

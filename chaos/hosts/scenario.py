@@ -11,11 +11,13 @@ from chaos.processes import Node
 from chaos.scenario import Scenario
 from chaos.schedule import Part
 
-__all__ = ["HostScenario"]
+__all__ = ["UNHURRIED", "HostScenario"]
 
-_RECOVERY_S = 2 * NODE_DEAD_TIMEOUT_S + 10
+_RECOVERY_S = 2 * NODE_DEAD_TIMEOUT_S + 20  # of three workers, etcd and all processes on a machine of two cores
+_FLAPPING_S = 60.0  # how much longer, if workers end meanwhile
 _ANSWER_S = 20.0
 _PAUSE_S = 0.2
+UNHURRIED = {"source_stall_s": 5.0, "rpc_timeout_s": 5.0, "connect_timeout_s": 5.0}  # while nothing is wrong
 _HELD = {"live", "lost"}  # of what was lost with a worker, its holder means to publish it again
 
 
@@ -53,8 +55,10 @@ class HostScenario(Scenario):
             return
         guest = self._guest()
         end, tries = time.monotonic() + _RECOVERY_S, []
+        last = end + _FLAPPING_S
         while time.monotonic() < end:
-            self.cluster.revive()
+            if self.cluster.revive():
+                end = min(last, time.monotonic() + _RECOVERY_S)
             self._start_load(guest, self.spec.contents[:1])
             answer = self._finish(guest, self.spec.deadline_s)
             if "transport" in answer or "seconds" not in answer:
@@ -63,10 +67,10 @@ class HostScenario(Scenario):
             tries.append(f"{answer.get('error')}: {answer.get('message')}")
             time.sleep(_PAUSE_S)
         told = [f"{node.name} on host {node.where}:\n{node.tail()}" for node in (*holders, guest)]
-        self._verdict.lost("\n".join([f"held by {len(holders)}; {tries[-1]}", *told]))
+        self._verdict.lost("\n".join([f"held by {len(holders)}; {tries[-1:]}", *told]))
 
     def _guest(self) -> Node:
         """A reader that keeps nothing."""
         part = self.spec.readers[0]
         where = self.spec.rng.choice([host.number for host in self.cluster.bed.hosts])
-        return self._take(Part(part.framework, {**part.settings, "hold": False}, str(where)))
+        return self._take(Part(part.framework, {**part.settings, **UNHURRIED, "hold": False}, str(where)))

@@ -11,7 +11,7 @@ from chaos import schedule
 from chaos.hosts.bed import Bed
 from chaos.hosts.cluster import Cluster
 from chaos.hosts.faults import KINDS
-from chaos.hosts.scenario import HostScenario
+from chaos.hosts.scenario import UNHURRIED, HostScenario
 from chaos.processes import Nodes
 from chaos.schedule import Part, Round
 from chaos.site import Site
@@ -21,7 +21,6 @@ __all__ = ["Hosts"]
 
 _HOSTS = ("1", "2", "3")
 _HOLDER = 0.7  # share of the rounds in which somebody else has a copy before anything goes wrong
-_UNHURRIED = {"source_stall_s": 5.0, "rpc_timeout_s": 5.0, "connect_timeout_s": 5.0}  # nothing is wrong yet
 _DEADLINE_S = (3.0, 7.0)
 
 
@@ -50,5 +49,5 @@ class Hosts(Site):
         spec.readers = [attrs.evolve(part, where=rng.choice([second, third])) for part in spec.readers]
         if rng.random() < _HOLDER:
             part = spec.readers[0]
-            spec.holders = [Part(part.framework, {**part.settings, **_UNHURRIED, "hold": True}, second)]
+            spec.holders = [Part(part.framework, {**part.settings, **UNHURRIED, "hold": True}, second)]
         return spec

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from chaos.hosts.bed import Bed, why_not
+from chaos.hosts.bed import Bed
+from chaos.hosts.namespaces import why_not
 
 
 @pytest.fixture(scope="session")

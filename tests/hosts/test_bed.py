@@ -7,7 +7,9 @@ import subprocess
 
 import psutil
 import pytest
-from chaos.hosts.bed import ANSWER_S, PREFIX, Bed, clean_up, namespaces, run, stream
+from chaos.hosts.bed import ANSWER_S, Bed
+from chaos.hosts.namespaces import PREFIX, clean_up, namespaces, run
+from chaos.hosts.stream import stream
 
 from ..waiting import wait_until
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chaos.hosts.bed import ANSWER_S, NODE_DEAD_TIMEOUT_S, Bed, why_no_etcd
+from chaos.hosts.bed import ANSWER_S, NODE_DEAD_TIMEOUT_S, Bed
+from chaos.hosts.namespaces import why_no_etcd
 
 from yr_fastload_native.measuring.child_process import Process
 

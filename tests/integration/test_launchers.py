@@ -318,11 +318,11 @@ def node_of(pid: int) -> int:
 
 
 @pytest.mark.long
-def test_nodes_have_as_many_each_and_another_takes_over(serve: Serve, ray_nodes: RayNodes) -> None:
+def test_nodes_have_as_many_each_and_another_takes_over(ray_nodes: RayNodes, serve: Serve) -> None:
     service = serve("ray", ray_nodes.address, instances=3)
     service.client.post("/scaleout", json={"count": 2})
     nodes = {node_of(each["pid"]) for each in service.until_ready(3)}
-    assert len(nodes) == 3
+    assert len(nodes) == 3, service.status()
     ray_nodes.lose_one()
     until(lambda: sum(each["restarts"] for each in service.instances("ready")) == 1, "it is not started elsewhere")
     left = {node_of(each["pid"]) for each in service.until_ready(3)}

@@ -89,7 +89,7 @@ class RayLauncher:
         with self._spread.place(_room(asked)) as node:
 
             def make() -> _RayActor:
-                made = ray.remote(ServerActor).options(**options, scheduling_strategy=_preferring(node))
+                made = ray.remote(ServerActor).options(**options, scheduling_strategy=_preferring(node, asked))
                 handle = made.remote(self._logs, ray.util.get_node_ip_address, _machine)
                 return _RayActor(handle, functools.partial(self._spread.avoid, node or ""))
 
@@ -141,11 +141,11 @@ def _room(asked: Mapping[str, float]) -> dict[str, float]:
     return {}
 
 
-def _preferring(machine: str | None) -> Any:
+def _preferring(machine: str | None, asked: Mapping[str, float]) -> Any:
     """Another one if that one is gone, or has given to others what is asked for."""
     if machine is None:
         return "SPREAD"
-    return NodeAffinitySchedulingStrategy(node_id=machine, soft=True, _spill_on_unavailable=True)
+    return NodeAffinitySchedulingStrategy(node_id=machine, soft=True, _spill_on_unavailable=bool(asked))
 
 
 def _template_on(machine: str) -> _RayActor:
