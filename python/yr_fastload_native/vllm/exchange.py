@@ -444,7 +444,7 @@ class Exchange:
         elif self._stage == "raw":
             started = time.perf_counter()
             self._raw = RawWeights(self._source(), tensors)
-            self._raw.before_processing()
+            self._raw.before_processing(model)
             self._outcome["publish_s"] += time.perf_counter() - started
 
     def _unlike_fingerprint(self, reading: Watch, model: Any, model_config: Any) -> str:
