@@ -360,6 +360,64 @@ class Commands:
             "shares": target.part.data_ptr() == target.table.data_ptr() + 16,
         }
 
+    def process_model(self, model, layers, size, replaces, settings=None):
+        """Load a model of layers, have them processed as vLLM does, and publish it: the most device memory taken."""
+        import torch
+
+        from yr_fastload_native import sim
+        from yr_fastload_native.vllm import publishing
+        from yr_fastload_native.vllm.settings import Settings
+
+        class Method:
+            def process_weights_after_loading(self, layer):
+                if replaces:
+                    fresh = torch.empty_like(layer.weight)
+                    fresh.copy_(layer.weight)
+                    layer.weight = torch.nn.Parameter(fresh, requires_grad=False)
+
+        made = torch.nn.Module()
+        for number in range(layers):
+            layer = torch.nn.Module()
+            bytes_ = torch.full((size,), number % 100, dtype=torch.int8)
+            layer.weight = torch.nn.Parameter(bytes_.to("npu"), requires_grad=False)
+            layer.quant_method = Method()
+            made.add_module(str(number), layer)
+        raw, outcome = None, {}
+        if settings is not None:
+            given = Settings.of({"worker": os.environ["NODE_WORKER"], "publish": "background", **settings})
+            self.loaders.append(self.fl.FastLoader(given.transfer))
+            source = publishing.Source(self.loaders[-1], {"model": model}, given)
+            raw = publishing.RawWeights(source, dict(made.named_parameters()))
+            raw.before_processing(made)
+        for layer in made.children():
+            layer.quant_method.process_weights_after_loading(layer)
+        if raw is not None:
+            raw.after_processing(made, outcome)
+            publishing.wait(60)
+            self.publications[model] = self.loaders[-1].publication({"model": model})
+            outcome["by"] = "+".join(self.publications[model].transports)
+        self.source = dict(made.named_parameters())
+        return {"peak": max(sim.counters()["device_peak_bytes"].values()), **outcome}
+
+    def start_kv_cache(self):
+        from kv_cache import KvCache
+
+        self.kv_cache = KvCache(os.environ["NODE_WORKER"], int(os.environ["NODE_DEVICE"]))
+        return {}
+
+    def stop_kv_cache(self):
+        return self.kv_cache.stop()
+
+    def load_layers(self, model, layers, size):
+        """What `process_model` published of one: whether it is right, and by what it came."""
+        import torch
+
+        blank = torch.zeros(size, dtype=torch.int8)
+        target = {f"{number}.weight": blank.to("npu") for number in range(layers)}
+        report = self._loader({"hold": False}).load(target, {"model": model})
+        right = all(bool((value.cpu() == int(name.split(".")[0]) % 100).all()) for name, value in target.items())
+        return {"right": right, "by": report.transport}
+
     def publish_cpu_tensors(self, model):
         try:
             self._loader({"transport": "d2d"}).publish(self.weights(1, 1, 100), {"model": model})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,46 @@ def test_cpu_tensors_beside_a_device_s_travel_as_copies_there(npu, model):
         "part": [3, 4],
         "shares": True,
     }
+
+
+POOL = 100 << 20  # of openYuanrong, on the device, however large the model
+LAYERS = {"layers": 64, "size": 4 << 20}
+
+
+def test_weights_that_processing_replaces_are_not_kept_beside_their_successors(npu, model):
+    """They are copied to the worker while layers are processed; a reader holds none of them."""
+    plain = npu("plain").call("process_model", model=model, replaces=True, **LAYERS)
+    first = npu("first")
+    settings = {"publish_device_bytes": 1 << 20, "copy_threads": 1}
+    ours = first.call("process_model", model=model, replaces=True, settings=settings, **LAYERS)
+    assert (ours["published"], ours["by"]) == ("inline", "staged")
+    assert ours["peak"] - POOL <= 1.05 * plain["peak"], (ours, plain)
+    assert npu("second").call("load_layers", model=model, **LAYERS) == {"right": True, "by": "staged"}
+
+
+def test_weights_that_stay_are_published_by_reference(npu, model):
+    first = npu("first")
+    made = first.call("process_model", model=model, replaces=False, settings={}, layers=4, size=1 << 20)
+    assert (made["published"], made["by"]) == ("background", "d2d")
+    assert npu("second").call("load_layers", model=model, layers=4, size=1 << 20) == {"right": True, "by": "d2d"}
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.long)])
+def test_beside_a_kv_cache_of_openyuanrong_s_own_client(npu, model, seconds):
+    """On the same worker and devices, in the same processes, while weights are published, pulled and held."""
+    source, reader = npu("source"), npu("reader")
+    for each in (source, reader):
+        each.call("start_kv_cache")
+    end, rounds = time.monotonic() + seconds, 0
+    while time.monotonic() < end or rounds < 2:
+        transport = ("d2d", "staged")[rounds % 2]
+        name = f"{model}{rounds}"
+        assert source.call("publish", model=name, count=3, settings={"publish_as": transport})["settled"]
+        answer = reader.call("load", model=name, count=3)
+        assert (answer["equal"], answer["transport"]) == (True, transport)
+        reader.call("spoil")
+        rounds += 1
+    for each in (source, reader):
+        kept = each.call("stop_kv_cache")
+        assert (kept["wrong"], kept["error"]) == (0, None)
+        assert kept["rounds"] > 1

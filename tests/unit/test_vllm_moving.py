@@ -84,7 +84,7 @@ def published(how: str, moves: str | None, **extra: Any) -> list[str | None]:
         publish_final(source, Live.of(model), {})
     else:
         raw = RawWeights(source, dict(model.named_parameters()))
-        raw.before_processing()
+        raw.before_processing(model)
         raw.after_processing(model, {})
     assert publishing.wait(10)
     return fast.named

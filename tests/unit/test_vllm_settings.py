@@ -49,6 +49,7 @@ def test_keys_go_where_they_belong() -> None:
         "verify_files": "background",
         "on_wrong": "log",
         "patch": False,
+        "publish_device_bytes": 0,
         "wait_for_publisher_s": 120.0,
         "share_caches": "auto",
         "share_caches_bytes": 1 << 30,

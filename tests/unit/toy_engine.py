@@ -111,6 +111,7 @@ class FileLoader(Loader):
 
 class Publication:
     by_reference = False
+    transports = ("host",)
     digest = None
     seconds = 0.0
 

@@ -70,6 +70,7 @@ class Publication:
 
     Attributes:
         generation: Name of this version of the weights; every publish of changed weights makes a new one.
+        transports: By which readers can have it.
         joined: Whether the same bytes were published already, and this process only became one more source.
         seconds: Wall time of the publish.
         files: SHA-256 sums of files that it was read from, by name, as far as it told them; None if it told nothing.
@@ -93,6 +94,7 @@ class Publication:
         self._digests = generation.digests
         self.files = generation.files
         self.generation = generation.manifest.generation
+        self.transports = generation.transports
         self.joined = parts.joined
         self.bytes = parts.size
         self.tensors = len(generation.manifest.tensors)

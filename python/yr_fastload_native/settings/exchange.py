@@ -84,6 +84,14 @@ class ExchangeConfig:
         "both versions would be in memory. A checkpoint is loaded from the worker's memory while it is being "
         "published, or with `inline` afterwards.",
     )
+    publish_device_bytes: int = setting(
+        0,
+        number(int, 0, 1 << 50),
+        "Most device memory that weights as loaded take beside what processing has replaced them with, until they are "
+        "published. Beyond it they are copied to the worker while processing goes on. 0: a twentieth of the device's "
+        "memory.",
+        "bytes",
+    )
     wait_for_publisher_s: float = setting(
         120.0,
         number(float, 0, 86400),

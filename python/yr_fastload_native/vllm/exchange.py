@@ -391,7 +391,7 @@ class Exchange:
         elif self._stage == "raw":
             started = time.perf_counter()
             self._raw = RawWeights(weights.source(), tensors)
-            self._raw.before_processing()
+            self._raw.before_processing(model)
             self._outcome.facts["publish_s"] += time.perf_counter() - started
 
     def _check_afresh(self, model: Any) -> None:

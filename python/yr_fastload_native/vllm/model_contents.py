@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -80,7 +81,7 @@ class Live:
         if kind.__name__ in _PACKERS:
             self.opaque.append(f"{path} ({kind.__name__})")
             return
-        if id(value) in seen or depth >= _DEPTH or isinstance(value, (torch.nn.Module, type)):
+        if id(value) in seen or depth >= _DEPTH or isinstance(value, (torch.nn.Module, type, ModuleType)):
             return
         seen.add(id(value))
         for name, each in parts(value):

@@ -8,14 +8,14 @@ reference (`d2d`), the original memory must stay.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import attrs
 import torch
 
 from yr_fastload_native.checkpoints.read_files import ReadFiles
-from yr_fastload_native.devices.registry import accelerators
+from yr_fastload_native.devices.registry import accelerators, of_torch
 from yr_fastload_native.errors import FastLoadError, TransferTimeoutError, UnavailableError
 from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.publishing.publication import Publication
@@ -24,6 +24,7 @@ from yr_fastload_native.transports import registry
 from yr_fastload_native.vllm import session
 from yr_fastload_native.vllm.background import Background, Thread
 from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
+from yr_fastload_native.vllm.processing import Processing
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.verifying import tell_later
 from yr_fastload_native.vllm.weights import on_one_device
@@ -33,6 +34,7 @@ __all__ = ["RawWeights", "Source", "guard", "publish_final"]
 _log = logging.getLogger("vllm.yr_fastload")
 
 _NAMED = 3
+_DEVICE_SHARE = 20  # of a device's memory, or of the weights where that is not known: a part of so many
 
 
 _background = Background("yr-fastload-publish")
@@ -70,8 +72,9 @@ class Source:
     def say(self, publication: Publication, how: str) -> None:
         digest = publication.digest
         trust = f", content digest {digest}" if digest else ""
-        _log.info("published %s in %.2f s%s%s", size(publication.bytes), publication.seconds, how, trust)
-        what: dict[str, object] = {"bytes": publication.bytes, "seconds": publication.seconds}
+        by = "+".join(publication.transports)
+        _log.info("published %s in %.2f s by %s%s%s", size(publication.bytes), publication.seconds, by, how, trust)
+        what: dict[str, object] = {"bytes": publication.bytes, "seconds": publication.seconds, "transports": by}
         if digest:
             what["digest"] = digest
         session.record("published", what, self.settings.exchange.report)
@@ -122,18 +125,26 @@ class RawWeights:
         self._copies = {tensor.untyped_storage().data_ptr() for tensor in copies}
         self._digests: dict[str, tuple[int, ...]] = {}
         self._published = False
+        self._processing: Processing | None = None
+        self._held: dict[int, int] = {}  # bytes by address
+        self._left: set[int] = set()  # addresses of those that the model no longer uses
+        self._most_left = 0
 
-    def before_processing(self) -> None:
+    def before_processing(self, model: torch.nn.Module) -> None:
         """Publish now, or record what is there, to check later whether it stayed.
 
         It is published now if only copies can be published: kept until later, the weights would be in memory a second
-        time, beside those that vLLM repacks on a CPU.
+        time, beside those that vLLM repacks on a CPU. On a device so much of them may be for which
+        ``publish_device_bytes`` has room: once processing has replaced more, all are copied to the worker.
         """
         try:
             if self._source.settings.exchange.publish == "inline" or not _can_refer():
                 self._publish_now()
             else:
                 self._digests = self._source.fast.digests(self._tensors)
+                self._held = _by_address(self._tensors)
+                self._most_left = self._source.settings.exchange.publish_device_bytes or self._share()
+                self._processing = Processing(model, self._leave)
         except FastLoadError as error:
             self._source.refuse(str(error))
             self._tensors = {}
@@ -152,8 +163,28 @@ class RawWeights:
         self._published = True
         self._tensors = {}
 
+    def _share(self) -> int:
+        """The part of the device's memory that may be held beside the processed weights, bytes."""
+        device = next((of_torch(each.device) for each in self._tensors.values() if each.device.type != "cpu"), None)
+        there = 0 if device is None else device.kind.open_device(device.index).memory_bytes
+        return (there or sum(self._held.values())) // _DEVICE_SHARE
+
+    def _leave(self, gone: Set[int]) -> None:
+        """Of a module that was processed: what it no longer uses."""
+        self._left |= gone & self._held.keys()
+        left = sum(self._held[place] for place in self._left)
+        kept = _by_reference(self._source.settings) and self._source.moves is None
+        if not self._tensors or left <= self._most_left or kept or self._publish_as(left) != "staged":
+            return
+        try:
+            self._publish("staged", lambda done, total: None, ", while others are processed: processing replaces them")
+        except FastLoadError as error:
+            self._source.refuse(str(error))
+
     def after_processing(self, model: torch.nn.Module, outcome: dict[str, Any]) -> None:
         """Publish in the background, or update what was published already."""
+        if self._processing is not None:
+            self._processing.end()
         if self._published:
             outcome["published"] = "inline"
             guard(self._source, storages(model) | self._copies)
@@ -164,14 +195,17 @@ class RawWeights:
         outcome["published"] = "background"
         replaced = _replaced(self._tensors, storages(model) | self._copies)
         publish_as = self._publish_as(replaced)
+        why = f": processing replaced {size(replaced) if replaced else 'none'} of them"
         if publish_as == "staged":
             # At once, because the KV cache is about to get the rest of the device's memory.
             try:
-                self._publish(publish_as, lambda done, total: None)
+                self._publish(publish_as, lambda done, total: None, why)
             except FastLoadError as error:
                 self._source.refuse(str(error))
         else:
-            self._source.in_background(lambda thread: self._publish(publish_as, thread.go_on))
+            self._source.in_background(
+                lambda thread: self._publish(publish_as, thread.go_on, f", in the background{why}")
+            )
 
     def _publish_as(self, replaced: int) -> str | None:
         """How to publish what is kept, of which processing replaced so many bytes, if not as set."""
@@ -187,7 +221,7 @@ class RawWeights:
             return None
         return "staged" if any(tensor.device.type != "cpu" for tensor in self._tensors.values()) else None
 
-    def _publish(self, publish_as: str | None, progress: Callable[[int, int], None]) -> None:
+    def _publish(self, publish_as: str | None, progress: Callable[[int, int], None], how: str) -> None:
         tensors, self._tensors = self._tensors, {}
         now = self._source.fast.digests(tensors)
         changed = [name for name, digest in self._digests.items() if now.get(name) != digest]
@@ -199,17 +233,22 @@ class RawWeights:
         publication = self._source.fast.publish(
             tensors, self._source.identity, publish_as=publish_as, progress=progress, files=self._source.sums
         )
-        self._source.say(publication, ", in the background")
+        self._published = True
+        self._source.say(publication, how)
+
+
+def _by_address(tensors: dict[str, torch.Tensor]) -> dict[int, int]:
+    """Bytes of each memory that tensors lie in."""
+    return {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in tensors.values()
+        if tensor.numel()
+    }
 
 
 def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
     """Bytes of memory that the model no longer uses."""
-    gone = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in tensors.values()
-        if tensor.numel() and tensor.untyped_storage().data_ptr() not in used
-    }
-    return sum(gone.values())
+    return sum(size for place, size in _by_address(tensors).items() if place not in used)
 
 
 def guard(source: Source, used: set[int]) -> None:
