@@ -97,12 +97,14 @@ class IpcPeer(Peer):
 
     def _wait_for_readers(self, bound_s: float) -> None:
         keys = [self._who.lane_key(self.tree.token, lane) for lane in range(self.LANES)]
-        store, end = self._worker.catalogue.store, time.monotonic() + bound_s
+        store, end, read = self._worker.catalogue.store, time.monotonic() + bound_s, False
         while (left := end - time.monotonic()) > 0:
-            if not any(store.exist(keys, deadline_s=left)):
+            read = any(store.exist(keys, deadline_s=left))
+            if not read:
                 return
             time.sleep(_LOOK_S)
-        _log.warning("tensors are let go of while somebody reads them, who will find out by their digests")
+        if read:
+            _log.warning("tensors are let go of while somebody reads them, who will find out by their digests")
 
     # -- reading --------------------------------------------------------------------------------------------------
 
