@@ -15,6 +15,7 @@ from typing import Any
 
 __all__ = ["Source", "source"]
 
+_MARK = "source: "
 _READY_S = 60.0
 _ENDED_S = 20.0
 
@@ -41,7 +42,8 @@ class Source:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self._lines.put(line)
+            if line.startswith(_MARK):  # others may write there too
+                self._lines.put(line.removeprefix(_MARK))
         self._lines.put("")
 
     def hears(self, seconds: float) -> Any:
@@ -89,6 +91,11 @@ def source(
         made.process.wait(_ENDED_S)
 
 
+def _say(what: object) -> None:
+    sys.stdout.write(f"{_MARK}{json.dumps(what)}\n")
+    sys.stdout.flush()
+
+
 def _main(task: dict[str, Any]) -> None:
     import torch
 
@@ -105,8 +112,7 @@ def _main(task: dict[str, Any]) -> None:
     seconds = time.perf_counter() - started
     settled = publication.wait_settled(_READY_S)
     told = {"publish_s": seconds, "settled_s": time.perf_counter() - started, "settled": settled}
-    sys.stdout.write(json.dumps(told) + "\n")
-    sys.stdout.flush()
+    _say(told)
     if sys.stdin.readline():
         started = time.perf_counter()
         publication.close()
@@ -114,8 +120,7 @@ def _main(task: dict[str, Any]) -> None:
         weights.clear()
         del publication
         torch.cuda.empty_cache()
-        sys.stdout.write(f"{seconds}\n")
-        sys.stdout.flush()
+        _say(seconds)
         sys.stdin.readline()
     loader.close()
 

@@ -163,13 +163,20 @@ def test_a_source_that_leaves_waits_for_its_readers(process, tmp_path):
     assert gone[-1] > read[-1] - 0.5  # it did not leave long before
 
 
-def test_a_source_waits_for_no_reader_for_ever(process, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "fault", "codes"),
+    [
+        ("", "copy@20+:freeze", ("INTEGRITY", "NOT_PUBLISHED")),
+        (", verify='layout'", "copy@6+:freeze", ("PARTIAL_TRANSFER", "NOT_PUBLISHED")),
+    ],
+)
+def test_a_source_waits_for_no_reader_for_ever(process, tmp_path, settings, fault, codes):
     control = tmp_path / "control"
-    control.write_text("copy@20+:freeze")
+    control.write_text(fault)
     close = "begun = time.monotonic(); " + CLOSE + "; say(time.monotonic() - begun)"
     with (
         process(SOURCE.format(settings="publish_as='d2d'") + close) as first,
-        process(READER.format(settings="hold=False") + READING, YR_FASTLOAD_SIM_CONTROL=control) as second,
+        process(READER.format(settings="hold=False" + settings) + READING, YR_FASTLOAD_SIM_CONTROL=control) as second,
     ):
         first.heard()
         second.tell(1)
@@ -181,7 +188,7 @@ def test_a_source_waits_for_no_reader_for_ever(process, tmp_path):
     assert gone.said[-2] == [1, 0]
     assert 1 < gone.said[-1] < 5
     assert "tensors are let go of while somebody reads them" in gone.stderr
-    assert read[1][0] in ("INTEGRITY", "NOT_PUBLISHED")
+    assert read[1][0] in codes
 
 
 @pytest.mark.parametrize(("offers", "transport"), [("d2d", "host"), ("d2d+host", "host")])

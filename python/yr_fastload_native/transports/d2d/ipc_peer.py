@@ -30,6 +30,7 @@ __all__ = ["IpcPeer"]
 _log = logging.getLogger(__name__)
 
 _LOOK_S = 0.01
+_ANSWER_S = 0.2  # beside the bound: the last answer counts
 
 _Handle = Annotated[bytes, msgspec.Meta(max_length=1024)]
 _Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -97,12 +98,14 @@ class IpcPeer(Peer):
 
     def _wait_for_readers(self, bound_s: float) -> None:
         keys = [self._who.lane_key(self.tree.token, lane) for lane in range(self.LANES)]
-        store, end = self._worker.catalogue.store, time.monotonic() + bound_s
+        store, end, read = self._worker.catalogue.store, time.monotonic() + bound_s, False
         while (left := end - time.monotonic()) > 0:
-            if not any(store.exist(keys, deadline_s=left)):
+            read = any(store.exist(keys, deadline_s=left + _ANSWER_S))
+            if not read:
                 return
             time.sleep(_LOOK_S)
-        _log.warning("tensors are let go of while somebody reads them, who will find out by their digests")
+        if read:
+            _log.warning("tensors are let go of while somebody reads them, who will find out by their digests")
 
     # -- reading --------------------------------------------------------------------------------------------------
 
