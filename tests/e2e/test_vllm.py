@@ -155,7 +155,7 @@ def test_processed_weights_are_refused_where_they_are_no_tensors(make: Make, sta
             "'trasport': 'host', which is not a setting; did you mean 'transport'?",
             marks=no_load_formats,
         ),
-        ({"transport": "d2d"}, "transport='d2d' moves weights on NPUs, and this process has none"),
+        ({"transport": "d2d"}, "transport='d2d' moves weights on NPUs and on CUDA's GPUs, and this process has none"),
         pytest.param({"cold_load_format": "tensorizer"}, "cold_load_format='tensorizer'", marks=no_load_formats),
         ({"fallback": "error"}, "no live source publishes"),
     ],
