@@ -98,6 +98,12 @@ class CheckpointReader:
         self._terms = terms
         self._arriving = arriving
         self._cut = {entries[number].name: number for number in chunks.cut}
+        # What lies in one chunk, and is taken from there as it is; and the chunks that are mapped to stay.
+        self._direct: frozenset[str] = frozenset()
+        if terms.sha256 is None and not terms.window:
+            whole = (entry.name for entry in entries if entry.alias is None and entry.chunk >= 0)
+            self._direct = frozenset(whole) - self._cut.keys()
+        self._bases: dict[int, Any] = {}
         self._numbers = {entry.name: number for number, entry in enumerate(entries)}
         self._lock = RLock()
         self._chunks_held: OrderedDict[int, _Held] = OrderedDict()
@@ -114,6 +120,8 @@ class CheckpointReader:
             TransferTimeoutError: Nor in time.
         """
         entry = self.entries[name]
+        if name in self._direct and (base := self._bases.get(entry.chunk)) is not None:  # as most of thousands
+            return self._views.tensor(base, entry.offset, entry.dtype, entry.shape, entry.strides)
         with self._lock:
             try:
                 base, offset = self._place(entry)
@@ -125,6 +133,7 @@ class CheckpointReader:
         """Let go of the chunks that no tensor uses."""
         with self._lock:
             self._chunks_held.clear()
+            self._bases.clear()
 
     def _place(self, entry: TensorEntry) -> tuple[Any, int]:
         """What a tensor lies in, and the offset of its first byte there."""
@@ -152,16 +161,13 @@ class CheckpointReader:
 
     def _held(self, chunk: int) -> _Held:
         """A chunk; those that follow are asked for with it."""
-        held = self._chunks_held.get(chunk)
-        if held is not None and not self._terms.window and not isinstance(held.memory, bytearray):
-            return held
-        if held is None:
+        if chunk not in self._chunks_held:
             found = self._asked(chunk, range(chunk + 1, min(chunk + self._terms.ahead, self._plan.chunks)))
             if isinstance(found[chunk], FastLoadError):
                 found |= self._asked(chunk, ())
             for each, memory in found.items():
                 if not isinstance(memory, FastLoadError):
-                    self._chunks_held[each] = _Held(memory, self._views.base(memory))
+                    self._keep(each, _Held(memory, self._views.base(memory)))
                 elif each == chunk:
                     raise memory
         self._chunks_held.move_to_end(chunk)
@@ -170,6 +176,11 @@ class CheckpointReader:
         while len(self._chunks_held) > most:
             self._chunks_held.popitem(last=False)
         return held
+
+    def _keep(self, chunk: int, held: _Held) -> None:
+        self._chunks_held[chunk] = held
+        if not self._terms.window and not isinstance(held.memory, bytearray):
+            self._bases[chunk] = held.base
 
     def _asked(self, chunk: int, following: Iterable[int]) -> dict[int, Memory | FastLoadError]:
         if self._silent is not None:
