@@ -80,13 +80,12 @@ def _pulls(
         torch.cuda.synchronize()
         free = torch.cuda.mem_get_info()[0]
         seconds = seconds_of(lambda: reports.append(loader.load(target, identity)))
+        extra = max(extra, free - torch.cuda.mem_get_info()[0])
         assert reports[-1].transport == "d2d", reports[-1].steps
         assert _equal(weights, target), turn
         if turn:
             pulls.append(seconds)
             transfers.append(transfer_seconds(reports[-1].spans))
-        else:
-            extra = free - torch.cuda.mem_get_info()[0]
     return {
         "pull_s": statistics.median(pulls),
         "transfer_s": statistics.median(transfers),

@@ -86,10 +86,11 @@ def large(found: dict[str, Any], total: int, rounds: int, budget: Budget, note: 
             FastLoader(config) as loader,
             FastLoader(attrs.evolve(config, verify="layout")) as trusting,
         ):
+            _poison(target)
+            assert not _equal(weights, target)  # torch's own memory and kernels are there from here on
             free = torch.cuda.mem_get_info()[0]
             found["publish_s"] = seconds_of(lambda: publisher.publish(weights, identity))
             note(f"published {size / 1e9:.1f} GB in {found['publish_s']:.2f} s")
-            _poison(target)
             found["first_pull_s"] = seconds_of(lambda: loader.load(target, identity))
             found["extra_device_bytes"] = free - torch.cuda.mem_get_info()[0]
             assert _equal(weights, target)
