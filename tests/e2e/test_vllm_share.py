@@ -129,41 +129,16 @@ def pooling(directory: Path) -> Path:
     return directory
 
 
-def multimodal(directory: Path) -> Path:
-    """A model that looks at pictures, too."""
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-
-    text = {
-        "vocab_size": 320, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-        "tie_word_embeddings": False,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
-    }  # fmt: skip
-    vision = {"depth": 2, "embed_dim": 64, "hidden_size": 128, "num_heads": 4, "mlp_ratio": 2}
-    torch.manual_seed(SEED)
-    config = Qwen2VLConfig(text_config=text, vision_config=vision, image_token_id=3, video_token_id=4)
-    Qwen2VLForConditionalGeneration(config).save_pretrained(directory)
-    return directory
-
-
-@pytest.mark.parametrize(
-    ("made", "arguments"),
-    [
-        (pooling, {"runner": "pooling", "skip_tokenizer_init": True}),
-        pytest.param(multimodal, {"skip_tokenizer_init": True}, marks=pytest.mark.long),
-    ],
-)
-def test_models_of_other_kinds(
-    made: Callable[[Path], Path], arguments: dict[str, Any], worker: str, tmp_path: Path, servers: ForkServers
-) -> None:
+def test_a_model_that_embeds(worker: str, tmp_path: Path, servers: ForkServers) -> None:
     """Loaded by vLLM from files, from the checkpoint while it is published, and from it afterwards."""
-    model = made(tmp_path / "model")
+    model = pooling(tmp_path / "model")
+    arguments = {"model": str(model), "max_model_len": 128, "runner": "pooling", "skip_tokenizer_init": True}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     ways: list[dict[str, Any]] = [{"publish": "off"}, {"share": "checkpoint"}, {"share": "checkpoint"}]
     task = {
-        "instances": [{"model": str(model), "max_model_len": 128, **arguments, "settings": way} for way in ways],
+        "instances": [{**arguments, "settings": way} for way in ways],
         "settings": {"worker": worker, "lease_s": 5},
         "meet": meet,
     }
