@@ -302,8 +302,9 @@ class RayNodes:
         assert self._process.stdout.readline()
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(WAIT_S)
+        with self._process:  # closes its pipes
+            self._process.stdin.close()
+            self._process.wait(WAIT_S)
 
 
 @pytest.fixture

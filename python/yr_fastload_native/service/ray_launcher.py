@@ -142,10 +142,14 @@ def _room(asked: Mapping[str, float]) -> dict[str, float]:
 
 
 def _preferring(machine: str | None, asked: Mapping[str, float]) -> Any:
-    """Another one if that one is gone, or has given to others what is asked for."""
+    """That one alone if it has nothing to run out of: Ray takes another one too readily (2.60).
+
+    Else another one if that one is gone, or has given to others what is asked for.
+    """
     if machine is None:
         return "SPREAD"
-    return NodeAffinitySchedulingStrategy(node_id=machine, soft=True, _spill_on_unavailable=bool(asked))
+    may_run_out = bool(asked)
+    return NodeAffinitySchedulingStrategy(node_id=machine, soft=may_run_out, _spill_on_unavailable=may_run_out)
 
 
 def _template_on(machine: str) -> _RayActor:
