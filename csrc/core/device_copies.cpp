@@ -9,8 +9,6 @@ namespace {
 
 /// Small enough that a chunk keeps every part of the device busy, and large beside what a piece costs.
 constexpr std::uint64_t kPieceBytes = 8 * Digest::kBlockBytes;
-/// What a batch waits for before it is launched: small chunks share a launch.
-constexpr std::size_t kLaunchPieces = 1024;
 /// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
 constexpr double kDrainSeconds = 2.0;
 
@@ -63,7 +61,6 @@ void DeviceCopies::begin(Span<const Copy> runs) {
   chunk.runs.reserve(runs.size());
   for (const Copy& run : runs) add(run, chunk.runs.emplace_back(Run{run.bytes, 0}));
   chunk.last_batch = filling_;
-  if (batch(filling_).sum_of.size() >= kLaunchPieces) launch();
 }
 
 void DeviceCopies::add(const Copy& run, Run& digested) {

@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "core/device_copies.hpp"
+
 namespace yr_fastload {
 namespace {
 
@@ -49,7 +51,7 @@ IpcReader::IpcReader(std::shared_ptr<Device> device, std::shared_ptr<PinnedPool>
       plan_(std::move(plan)),
       there_(std::move(there)),
       addresses_(std::move(addresses)),
-      digests_(digests && device_->takes_digests() ? DeviceCopies::Digests::kTaken : DeviceCopies::Digests::kNone) {
+      digests_(digests) {
   if (there_.addresses.size() != plan_->tensors)
     throw Error(ErrorCode::kIntegrity, "load", there_.process + " describes other tensors");
   for (std::size_t i = 0; i < there_.allocations.size(); ++i) {
@@ -94,9 +96,13 @@ void IpcReader::read(Span<const std::uint64_t> chunks, const Deliver& deliver, c
 
 void IpcReader::copy(Span<const std::uint64_t> chunks, const Deliver& deliver, const CancelFlag& cancelled,
                      Deadline deadline) {
-  DeviceCopies copies(*device_, *pool_, digests_, deadline);
+  // Copies by the kernel that takes digests are quicker than those of the driver, one for each run, wanted or not.
+  DeviceCopies copies(*device_, *pool_,
+                      device_->takes_digests() ? DeviceCopies::Digests::kTaken : DeviceCopies::Digests::kNone,
+                      deadline);
   const auto take = [&] {
-    const std::optional<std::uint64_t> digest = copies.take();
+    std::optional<std::uint64_t> digest = copies.take();
+    if (!digests_) digest.reset();
     const std::uint64_t chunk = chunks[arrived_++];
     return deliver({chunk, std::make_unique<Copied>(plan_->chunk_bytes[chunk], digest)});
   };

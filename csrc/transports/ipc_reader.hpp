@@ -7,7 +7,6 @@
 
 #include "core/chunk_reader.hpp"
 #include "core/device.hpp"
-#include "core/device_copies.hpp"
 #include "core/pinned_pool.hpp"
 #include "core/plan.hpp"
 
@@ -65,7 +64,7 @@ class IpcReader final : public ChunkReader {
   const std::shared_ptr<const Plan> plan_;
   const RemoteTensors there_;
   const std::vector<std::uint64_t> addresses_;
-  const DeviceCopies::Digests digests_;
+  const bool digests_;
 
   std::vector<Opened> opened_;  ///< In the order of addresses.
   std::uint64_t arrived_ = 0;
