@@ -27,7 +27,7 @@ TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 VLLM_HERE := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")')
 VLLM_OLDER := 0.27.1 0.14.1 0.10.0
 
-.PHONY: help demo demo-vllm test test-package test-vllm-beside environments chaos chaos-hosts test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke gpu-check ptx dist site screenshot clean
+.PHONY: help demo demo-vllm test environments chaos chaos-hosts test-vllm test-vllm-matrix test-all test-asan test-tsan lint format stubs docs bench bench-smoke gpu-check ptx dist site screenshot clean
 
 help:  ## show this list
 	@echo 'usage: make TARGET [ARGS="..."]'
@@ -44,17 +44,10 @@ test: $(VENV)/.develop
 	$(BIN)/python -m pytest $(ARGS)
 else
 test: environments  ## what CI runs; ARGS="-k plan" picks of those that need no vLLM
-	@$(AGAIN) -j2 --keep-going test-package test-vllm-beside
-endif
-
-test-package:
 	$(BIN)/python -m pytest $(BESIDE) $(TWICE) -m 'not long' --ignore=$(LIFETIME)
 	@$(AGAIN) test-asan ARGS='$(BESIDE) $(TWICE) -m "not long" $(LIFETIME) $(THREADED)'
-
-# Its output comes at its end, not between the lines of what runs beside it.
-test-vllm-beside:
-	@mkdir -p build
-	@$(AGAIN) test-vllm ARGS='-m "not long"' >build/test-vllm.log 2>&1; status=$$?; cat build/test-vllm.log; exit $$status
+	@$(AGAIN) test-vllm ARGS='-m "not long"'
+endif
 
 test-all: test  ## what takes hours too: whole campaigns, everything under sanitizers, older versions of vLLM
 	$(BIN)/python -m pytest -m long

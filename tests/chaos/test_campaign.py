@@ -33,6 +33,7 @@ def test_a_short_campaign(rounds):
     assert list(result)[-6:] == ["rounds", "faults", "bytes_verified", "wrong_bytes", "stalls", "leaks"]
 
 
+@pytest.mark.long
 @pytest.mark.worker
 @pytest.mark.timeout(280)
 @pytest.mark.skipif(SANITIZED, reason="bounds of time and memory are those of a build without sanitizers")

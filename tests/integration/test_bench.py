@@ -75,6 +75,7 @@ def test_a_workload_of_the_other_kind_is_refused() -> None:
     assert "--shapes cannot be used with --transport host" in done.stderr
 
 
+@pytest.mark.long
 def test_readers_together_and_work_beside_a_reader() -> None:
     """What `make bench` asks of processes and no command does."""
     environment, _ = device_environment("d2d")

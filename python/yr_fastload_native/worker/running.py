@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import attrs
@@ -35,12 +36,20 @@ def flags_of(address: str) -> dict[str, str] | None:
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.name() != _NAME:
+            if process.name() != _NAME or not _shares_our_network(process.pid):
                 continue
             found = _parsed(process.cmdline()[1:])
             if found.get("worker_address") == address:
                 return found
     return None
+
+
+def _shares_our_network(pid: int) -> bool:
+    """False for a process of a container, whose address may be somebody else's here."""
+    try:
+        return os.path.samefile(f"/proc/{pid}/ns/net", "/proc/self/ns/net")
+    except OSError:  # another user's
+        return True
 
 
 def _parsed(words: list[str]) -> dict[str, str]:
