@@ -26,7 +26,7 @@ __all__ = ["CASES", "COMMAND", "Case", "measure"]
 
 _MIB = 1 << 20
 _START_S = 600.0
-_ORDINARY_ROUNDS = 3  # of starts that take longest and vary least, for time
+_ORDINARY_ROUNDS = 2  # of starts that take longest and vary least, for time
 _MANY = 10
 _IDLE_PERCENT, _IDLE_S, _SETTLED_S = 15.0, 1.0, 45.0
 _PROMPT, _TOKENS = "an instance that starts now", 12
