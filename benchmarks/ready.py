@@ -28,7 +28,7 @@ _MIB = 1 << 20
 _START_S = 600.0
 _ORDINARY_ROUNDS = 2  # of starts that take longest and vary least, for time
 _MANY = 10
-_IDLE_PERCENT, _IDLE_S, _SETTLED_S = 15.0, 1.0, 45.0
+_IDLE_PERCENT, _IDLE_S, _SETTLED_S = 15.0, 1.0, 15.0
 _PROMPT, _TOKENS = "an instance that starts now", 12
 # Of all fleets: caches of keys and values that are small beside the rest.
 _VLLM = ["--served-model-name", "bench", "--max-model-len", "128", "--seed", "0", "--num-gpu-blocks-override", "64"]
