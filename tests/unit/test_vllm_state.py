@@ -208,13 +208,15 @@ class Refusing(list[Any]):
     [
         lambda table: {"table": table},
         lambda table: Unfinished(table=table),
+        lambda table: [[[Unfinished(table=(table,))]]],
+        lambda table: [[[MappingProxyType({"table": (table,)})]]],
         lambda table: Refusing([table]),
         lambda table: MappingProxyType({"table": table}),
         lambda table: WeakValueDictionary({"table": table}),
         lambda table: cached(table),
         lambda table: Kept([(table,)]),
     ],
-    ids=["dict", "unfinished", "refusing", "proxy", "weak", "cache", "object"],
+    ids=["dict", "unfinished", "deep", "deep proxy", "refusing", "proxy", "weak", "cache", "object"],
 )
 def test_what_the_engine_keeps_is_found_without_running_its_code(
     monkeypatch: pytest.MonkeyPatch, keep: Callable[[torch.Tensor], Any]

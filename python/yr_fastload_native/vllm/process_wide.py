@@ -83,7 +83,9 @@ class _Walk:
             return lambda value, _: list(dict.values(value))
         if issubclass(kind, WeakValueDictionary):
             return lambda value, _: list(WeakValueDictionary.values(value))
-        if issubclass(kind, (list, tuple, set, frozenset, Mapping)) or kind is _LRU_CACHE:
+        if issubclass(kind, Mapping):
+            return lambda value, _: _values(value)
+        if issubclass(kind, (list, tuple, set, frozenset)) or kind is _LRU_CACHE:
             return lambda value, _: gc.get_referents(value)
         if issubclass(kind, type):
             return lambda value, _: list(vars(value).values()) if self._is_of_engine(value) else ()
@@ -111,6 +113,12 @@ def _attributes(value: object) -> list[Any]:
         return list(dict.values(object.__getattribute__(value, "__dict__")))
     except AttributeError:
         return []
+
+
+def _values(mapping: object) -> list[Any]:
+    """What a mapping holds, as near to it as its values are."""
+    held = _attributes(mapping) or gc.get_referents(mapping)
+    return [value for each in held for value in (dict.values(each) if isinstance(each, dict) else (each,))]
 
 
 class GivenUp:
