@@ -37,7 +37,11 @@ print(time.monotonic() - started)
 
 
 def stream(source: Host, sink: Host, size: int) -> float:
-    """Seconds that so many bytes take from one host to another, in one stream: of `iperf3`, where it is installed."""
+    """Seconds that so many bytes take from one host to another, in one stream: of `iperf3`, where it is installed.
+
+    Raises:
+        RuntimeError: They do not come.
+    """
     iperf = shutil.which("iperf3")
     receive = [sys.executable, "-c", _SINK, sink.address, str(_PORT)]
     if iperf:
@@ -50,6 +54,8 @@ def stream(source: Host, sink: Host, size: int) -> float:
                 return float(source.run(sys.executable, "-c", _SOURCE, sink.address, str(_PORT), str(size)))
             where = ("--client", sink.address, "--port", str(_PORT), "--connect-timeout", "5000")
             told = json.loads(source.run(iperf, *where, "--bytes", str(size), "--json"))
+            if "error" in told:  # with a status of 0
+                raise RuntimeError(f"iperf3: {told['error']}")
             return float(told["end"]["sum_received"]["seconds"])
         finally:
             server.kill()

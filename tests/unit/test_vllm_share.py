@@ -120,12 +120,19 @@ def test_a_publish_that_fails_half_way(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, store: MemoryStore
 ) -> None:
     """The load goes on from the files, and nothing is left."""
-    real = Growth.stored
+    real_stored, real_checkpoint, opened = Growth.stored, fl.FastLoader.checkpoint, threading.Event()
+
+    def checkpoint(*args: Any, **kwargs: Any) -> Any:
+        found = real_checkpoint(*args, **kwargs)
+        opened.set()
+        return found
 
     def stored(growth: Growth, chunks: Any) -> None:
-        real(growth, chunks[:1])
+        real_stored(growth, chunks[:1])
+        assert opened.wait(10)
         raise fl.UnavailableError("the disk is gone", op="publish")
 
+    monkeypatch.setattr(fl.FastLoader, "checkpoint", checkpoint)
     monkeypatch.setattr(Growth, "stored", stored)
     first, outcome = start("checkpoint", publish="background", deadline_s=5)
     assert first.disk_reads == 0
