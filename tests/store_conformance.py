@@ -18,6 +18,11 @@ LARGE = bytes(range(256)) * 4096
 S = 10.0
 
 
+def map_chunks(store: _core.ObjectStore, prefix: str, chunks: list[int]) -> list[_core.PrivateMemory | None]:
+    reader = _core.StoreReader(store, prefix, first_batch=1, batch=8)
+    return _core.map_chunks(reader, chunks, deadline_s=S)
+
+
 class StoreConformance:
     """A subclass brings the fixtures ``store`` and ``pass_time``, which lets TTLs run down by some seconds."""
 
@@ -167,7 +172,7 @@ class StoreConformance:
         chunks = Chunks(store, prefix, [1 << 20])
         (key,) = _core.chunk_keys(prefix, 1)
         expected = chunks.source.tobytes()
-        mine, missing = _core.map_objects(store, [key, prefix + "missing"], deadline_s=S)
+        mine, missing = map_chunks(store, prefix, [0, 1])
         assert missing is None
         assert mine is not None
         assert bytes(mine) == expected

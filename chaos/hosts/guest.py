@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import yr_fastload_native as fl
 from chaos.hosts.namespace import move_to
 from yr_fastload_native import _core
+from yr_fastload_native.checkpoints.safetensors_files import compare, scan_directory
 from yr_fastload_native.measuring.child_process import serve
 from yr_fastload_native.settings import parse_address
 
@@ -71,6 +72,19 @@ class Commands:
         self._loaded.append(target)  # so that it stays a source of them
         equal = all(np.array_equal(tensor, content(number, seed)) for number, tensor in enumerate(target.values()))
         return {"equal": equal, "seconds": report.seconds, "retried": report.chunks_retried}
+
+    def publish_files(self, directory: str) -> dict[str, Any]:
+        publication = self._loader({}).publish_checkpoint(directory)
+        return {"identity": dict(publication.identity)}
+
+    def read_checkpoint(self, identity: dict[str, Any], directory: str) -> dict[str, Any]:
+        """Tensor by tensor, each of which is let go before the next; `directory` is what they are compared with."""
+        opened = self._loader({}).checkpoint(identity)
+        wanted = scan_directory(directory)
+        equal = opened.keys() == wanted.keys() and all(
+            not compare({name: stored}, {name: opened[name]}) for name, stored in wanted.items()
+        )
+        return {"equal": equal, "from_files": opened.from_files}
 
     def state(self, model: str) -> dict[str, Any]:
         publication, _ = self._published[model]

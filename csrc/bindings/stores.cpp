@@ -47,11 +47,20 @@ std::shared_ptr<ObjectStore> connect(const Connection& connection) {
   return share_without_gil(std::move(store));
 }
 
-std::vector<std::shared_ptr<PrivateMemory>> map_objects(ObjectStore& store, const Keys& keys, double deadline_s) {
+std::vector<std::shared_ptr<PrivateMemory>> map_chunks(ChunkReader& reader, const std::vector<std::uint64_t>& chunks,
+                                                       double deadline_s) {
   std::vector<std::unique_ptr<PrivateMemory>> mapped;
   {
     const WithoutGil nogil;
-    mapped = map_private(store.fetch(keys, Deadline::after(deadline_s)));
+    std::map<std::uint64_t, std::unique_ptr<ObjectView>> came;
+    const auto take = [&](Arrival arrival) {
+      came[arrival.chunk] = std::move(arrival.view);
+      return true;
+    };
+    reader.read({chunks.data(), chunks.size()}, take, CancelFlag(), Deadline::after(deadline_s));
+    std::vector<std::unique_ptr<ObjectView>> views;
+    for (const std::uint64_t chunk : chunks) views.push_back(std::move(came[chunk]));
+    mapped = map_private(std::move(views));
   }
   std::vector<std::shared_ptr<PrivateMemory>> shared;
   for (auto& memory : mapped) shared.push_back(memory ? share_without_gil(std::move(memory)) : nullptr);
@@ -75,8 +84,6 @@ void register_private_memory(py::module_& module) {
           "Their address in the shared mapping; not to be written to.")
       .def("detach", &PrivateMemory::detach, py::call_guard<WithoutGil>(), "Copy the pages that are still shared.")
       .def("forbid", &PrivateMemory::forbid, "From now on, touching the bytes ends the process.");
-  module.def("map_objects", &map_objects, py::arg("store"), py::arg("keys"), py::kw_only(), py::arg("deadline_s"),
-             "Private memory for each object, None if it does not exist.");
 }
 
 }  // namespace
@@ -169,6 +176,8 @@ void register_stores(py::module_& module) {
                                                                      "Reads chunks that are objects of a store.")
       .def(py::init<std::shared_ptr<ObjectStore>, std::string, std::size_t, std::size_t>(), py::arg("store"),
            py::arg("key_prefix"), py::kw_only(), py::arg("first_batch"), py::arg("batch"));
+  module.def("map_chunks", &map_chunks, py::arg("reader"), py::arg("chunks"), py::kw_only(), py::arg("deadline_s"),
+             "Map these chunks privately, each once; None for one that is not there.");
   module.def(
       "ready_workers",
       [](const std::string& directory, double deadline_s) {

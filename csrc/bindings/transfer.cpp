@@ -107,6 +107,7 @@ class TensorDevice {
   std::shared_ptr<PinnedPool> pool_;
 };
 
+using GivenFiles = std::vector<std::tuple<std::uint64_t, std::uint64_t, int>>;
 using Stored = std::vector<std::tuple<std::uint64_t, std::uint64_t>>;
 using ToldStored = std::optional<py::typing::Callable<void(Stored)>>;
 
@@ -139,12 +140,15 @@ std::tuple<py::memoryview, Seconds> publish(ObjectStore& store, const Plan& plan
                                             const std::string& key_prefix, std::uint32_t ttl_s, unsigned copy_threads,
                                             unsigned chunks_in_flight, bool verify, double deadline_s,
                                             const Progress& progress, const GivenDevice& device, const GivenPool& pool,
-                                            const ToldStored& stored, const std::string& digest) {
+                                            const ToldStored& stored, const GivenFiles& files,
+                                            const std::string& digest) {
   const TensorDevice tensors(device, pool);
   const U64Array address_array(addresses, "addresses");
   check_addresses(plan, address_array, plan.blobs);
   TransferOptions options =
       options_of(copy_threads, chunks_in_flight, verify, digest, deadline_s, progress, plan.total_bytes);
+  for (const auto& [address, bytes, file] : files)
+    options.files.push_back({reinterpret_cast<const std::byte*>(address), bytes, file});
   StoredSince since;
   if (stored) {
     options.stored = [&since](std::uint64_t chunk, std::uint64_t of) { since.add(chunk, of); };
@@ -231,9 +235,11 @@ void register_transfer(py::module_& module) {
       "publish_chunks", &publish, py::arg("store"), py::arg("plan"), py::arg("addresses"), py::kw_only(),
       py::arg("key_prefix"), py::arg("ttl_s"), py::arg("copy_threads"), py::arg("chunks_in_flight"), py::arg("verify"),
       py::arg("deadline_s"), py::arg("progress") = py::none(), py::arg("device") = py::none(),
-      py::arg("pool") = py::none(), py::arg("stored") = py::none(), py::arg("digest") = kDigestNames[0],
+      py::arg("pool") = py::none(), py::arg("stored") = py::none(), py::arg("files") = GivenFiles(),
+      py::arg("digest") = kDigestNames[0],
       "Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they "
-      "can be read; returns (digest of each chunk, seconds by stage).");
+      "can be read; returns (digest of each chunk, seconds by stage). files: (address, bytes, descriptor) of mapped "
+      "ones that tensors may lie in, which are read by calls then.");
   module.def("end_transfers", &end_transfers,
              "End every transfer, including later ones, with SystemExit in the waiting thread.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),

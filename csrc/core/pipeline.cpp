@@ -59,6 +59,17 @@ class Progress {
     });
   }
 
+  /// The same for bytes of a file, whose digest is of what was read.
+  bool read(MappedFileReader& reader, const MappedFile& file, std::byte* destination, const std::byte* source,
+            std::uint64_t bytes, DigestFold* fold) {
+    Backing reached = backing(destination, bytes);
+    return slices(bytes, fold, [&](std::uint64_t done, std::size_t slice, Digest& digest) {
+      reached.reach(done + slice);
+      reader.read(file, source + done, destination + done, slice);
+      if (fold != nullptr) digest.update(destination + done, slice);
+    });
+  }
+
   bool digest_only(const std::byte* source, std::uint64_t bytes, DigestFold& fold) {
     return slices(bytes, &fold,
                   [&](std::uint64_t done, std::size_t slice, Digest& digest) { digest.update(source + done, slice); });
@@ -450,6 +461,7 @@ class Publish {
 
   void fill_all() {
     std::optional<Downloader> downloader;
+    MappedFileReader reader(options_.files);
     if (!device_.cpu_accessible()) {
       device_.bind_thread();
       downloader.emplace(device_, pool_, options_.deadline);
@@ -459,21 +471,25 @@ class Publish {
       if (turn >= plan_.chunks()) break;
       const std::uint64_t chunk = (first_ + turn) % plan_.chunks();
       const Stopwatch watch;
-      if (!(downloader ? download(chunk, *downloader) : fill(chunk))) return;
+      if (!(downloader ? download(chunk, *downloader) : fill(chunk, reader))) return;
       copy_seconds_.add(watch);
       if (!filled_.push(chunk)) return;
     }
     if (copying_.fetch_sub(1) == 1) filled_.close();
   }
 
-  bool fill(std::uint64_t chunk) {
+  bool fill(std::uint64_t chunk, MappedFileReader& reader) {
     std::byte* object = drafts_[chunk]->bytes().data();
     DigestFold fold;
     std::uint64_t end = 0;
     for (const Blob& blob : plan_.chunk(chunk)) {
       std::memset(object + end, 0, blob.chunk_offset - end);  // alignment: no stranger's bytes
-      if (!progress_.copy(object + blob.chunk_offset, at(addresses_[blob.tensor], blob.tensor_offset), blob.bytes,
-                          options_.verify ? &fold : nullptr))
+      const std::byte* const source = at(addresses_[blob.tensor], blob.tensor_offset);
+      std::byte* const to = object + blob.chunk_offset;
+      DigestFold* const taken = options_.verify ? &fold : nullptr;
+      const MappedFile* const file = reader.find(source, blob.bytes);
+      if (file != nullptr ? !progress_.read(reader, *file, to, source, blob.bytes, taken)
+                          : !progress_.copy(to, source, blob.bytes, taken))
         return false;
       end = blob.chunk_offset + blob.bytes;
     }

@@ -9,6 +9,7 @@
 #include "core/device.hpp"
 #include "core/digest.hpp"
 #include "core/error.hpp"
+#include "core/mapped_files.hpp"
 #include "core/object_store.hpp"
 #include "core/pinned_pool.hpp"
 #include "core/plan.hpp"
@@ -29,6 +30,8 @@ struct TransferOptions {
   std::function<void(std::uint64_t)> arrived;
   /// Publications only: called by the thread that sealed a chunk, with the chunk and its digest (0 without `verify`).
   std::function<void(std::uint64_t, std::uint64_t)> stored;
+  /// Publications of ordinary memory only: files that tensors may lie in, which are read by calls then.
+  std::vector<MappedFile> files;
 };
 
 /// Seconds of a publication: wall time for calls to the store, thread time for copies.

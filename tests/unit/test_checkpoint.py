@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_a_pool_that_cannot_be_mapped(
     def refuse(*_: object, **__: object) -> None:
         raise fl.DeviceError("no process that this one may look into has it open", op="load")
 
-    monkeypatch.setattr(_core, "map_objects", refuse)
+    monkeypatch.setattr(_core, "map_chunks", refuse)
     loader.publish_checkpoint(directory)
     assert_right(guest.checkpoint(directory, framework="torch"), weights())
 
@@ -159,6 +160,25 @@ def test_few_chunks_are_kept(open_loader: Opener, guest: fl.FastLoader, director
         assert mapped() - before <= 2
     opened.close()
     assert mapped() == before
+
+
+def test_a_pool_that_has_room_for_few_chunks(
+    open_loader: Opener, guest: fl.FastLoader, store: MemoryStore, directory: Path
+) -> None:
+    """Those that no tensor uses make room for others; once tensors use them all, the files are read."""
+    publication = open_loader(max_blobs=1).publish_checkpoint(directory)
+    largest = max(stored.nbytes for stored in scan_directory(directory).values())
+    store.set_faults(readable_bytes=largest + 4096)
+    opened = guest.checkpoint(directory, framework="torch")
+    for name, wanted in weights().items():
+        assert_right({name: opened[name]}, {name: wanted})
+    assert not opened.from_files
+    kept = dict(opened.items())
+    assert opened.from_files
+    assert_right(kept, weights())
+    opened = guest.checkpoint(publication.identity)
+    with pytest.raises(fl.ResourceExhaustedError):
+        dict(opened.items())
 
 
 def test_every_dtype_has_views() -> None:
@@ -255,6 +275,22 @@ def test_files_that_change_while_they_are_read(loader: fl.FastLoader, store: Mem
     assert not store.keys()
 
 
+def test_files_that_become_shorter_while_they_are_read(
+    loader: fl.FastLoader, store: MemoryStore, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would end the process if they were read where they are mapped."""
+    real = _core.publish_chunks
+
+    def shortened(*args: Any, **kwargs: Any) -> Any:
+        os.truncate(directory / "model-1.safetensors", 4096)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(_core, "publish_chunks", shortened)
+    with pytest.raises(fl.IntegrityError, match=r"model-1\.safetensors: it became shorter"):
+        loader.publish_checkpoint(directory)
+    assert not store.keys()
+
+
 def test_bytes_that_are_damaged_in_the_pool(loader: fl.FastLoader, store: MemoryStore, directory: Path) -> None:
     """What was copied is read back before anybody can see it."""
 
@@ -327,7 +363,7 @@ def test_a_chunk_is_asked_for_again(
     publication = loader.publish_checkpoint(directory)
     opened = guest.checkpoint(dict(publication.identity), framework="torch", verify="digest")
     store.set_faults(corrupt=chunk_keys(store))
-    real, asked = _core.map_objects, []
+    real, asked = _core.map_chunks, []
 
     def mapping(*args: Any, **kwargs: Any) -> Any:
         found = real(*args, **kwargs)
@@ -335,7 +371,7 @@ def test_a_chunk_is_asked_for_again(
         store.set_faults()
         return found
 
-    monkeypatch.setattr(_core, "map_objects", mapping)
+    monkeypatch.setattr(_core, "map_chunks", mapping)
     assert_right(opened, weights())
     assert asked[0] > 1
     assert not opened.from_files

@@ -10,7 +10,7 @@ import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.testing import MemoryStore
 
-from ..store_conformance import Chunks, StoreConformance
+from ..store_conformance import Chunks, StoreConformance, map_chunks
 
 
 class TestMemoryStore(StoreConformance):
@@ -22,7 +22,7 @@ class TestMemoryStore(StoreConformance):
 def test_it_forgets_as_a_worker_that_was_started_anew(store: MemoryStore) -> None:
     store.set("key", b"value", ttl_s=60, deadline_s=1)
     chunks = Chunks(store, "chunk-", [1 << 20])
-    (mapped,) = _core.map_objects(store, ["chunk-0"], deadline_s=1)
+    (mapped,) = map_chunks(store, "chunk-", [0])
     store.clear()
     assert store.keys() == []
     assert store.get("key", deadline_s=1) is None
@@ -41,7 +41,7 @@ def test_one_that_cannot_be_reached_answers_no_call(store: MemoryStore) -> None:
         lambda: store.exist(["key"], deadline_s=1),
         lambda: store.expire(["key"], ttl_s=60, deadline_s=1),
         lambda: store.erase(["key"], deadline_s=1),
-        lambda: _core.map_objects(store, ["key"], deadline_s=1),
+        lambda: map_chunks(store, "chunk-", [0]),
         lambda: Chunks(store, "chunk-", [1 << 20]),
     ):
         with pytest.raises(fl.UnavailableError, match="does not answer"):
@@ -54,7 +54,7 @@ def test_what_readers_hold_takes_room(store: MemoryStore) -> None:
     """As in a worker's pool: erased memory is free once nobody maps it."""
     store.set_faults(capacity_bytes=3 << 20)
     Chunks(store, "first-", [1 << 20] * 2)
-    held = _core.map_objects(store, _core.chunk_keys("first-", 2), deadline_s=1)
+    held = map_chunks(store, "first-", [0, 1])
     store.erase(_core.chunk_keys("first-", 2), deadline_s=1)
     with pytest.raises(fl.ResourceExhaustedError, match="full"):
         Chunks(store, "second-", [1 << 20] * 2)

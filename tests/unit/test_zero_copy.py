@@ -135,7 +135,7 @@ def test_a_pool_that_cannot_be_opened(
     def refuse(*_: object, **__: object) -> None:
         raise fl.DeviceError("no process that this one may look into has it open", op="load")
 
-    monkeypatch.setattr(_core, "map_objects", refuse)
+    monkeypatch.setattr(_core, "map_chunks", refuse)
     source, target = model(1), model(2)
     with open_zero_copy() as publisher, open_zero_copy() as loader:
         publisher.publish(source, identity)

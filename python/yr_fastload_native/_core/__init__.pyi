@@ -60,7 +60,7 @@ __all__: list[str] = [
     "fold_digests",
     "load_chunks",
     "make_plan",
-    "map_objects",
+    "map_chunks",
     "matrix_numbers",
     "memcpy_seconds",
     "publish_chunks",
@@ -738,11 +738,14 @@ def make_plan(
     Plan the transfer of tensors of these sizes (uint64[N], bytes; 0 does not move).
     """
 
-def map_objects(
-    store: ObjectStore, keys: collections.abc.Sequence[str], *, deadline_s: typing.SupportsFloat | typing.SupportsIndex
+def map_chunks(
+    reader: ChunkReader,
+    chunks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    *,
+    deadline_s: typing.SupportsFloat | typing.SupportsIndex,
 ) -> list[PrivateMemory]:
     """
-    Private memory for each object, None if it does not exist.
+    Map these chunks privately, each once; None for one that is not there.
     """
 
 def matrix_numbers() -> bytes:
@@ -775,10 +778,17 @@ def publish_chunks(
     device: Device | None = None,
     pool: PinnedPool | None = None,
     stored: collections.abc.Callable[[list[tuple[int, int]]], None] | None = None,
+    files: collections.abc.Sequence[
+        tuple[
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+        ]
+    ] = [],
     digest: str = "nh64-1",
 ) -> tuple[memoryview, dict[str, float]]:
     """
-    Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they can be read; returns (digest of each chunk, seconds by stage).
+    Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they can be read; returns (digest of each chunk, seconds by stage). files: (address, bytes, descriptor) of mapped ones that tensors may lie in, which are read by calls then.
     """
 
 def publish_staged(

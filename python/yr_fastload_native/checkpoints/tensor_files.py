@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from yr_fastload_native.checkpoints.mapped_file import MappedFile
 from yr_fastload_native.checkpoints.read_files import ReadFiles
 from yr_fastload_native.checkpoints.safetensors_files import StoredTensor, scan_file
 from yr_fastload_native.checkpoints.weight_files import NamedFile, named, weight_files
@@ -27,8 +28,8 @@ _TORCH = (".bin", ".pt", ".pth")
 class TensorFiles:
     """The weight files of one checkpoint, as they were when they were sampled.
 
-    A file that is cut short while it is mapped ends the process that reads the missing part, as it does with
-    safetensors' own reader; every other change is noticed by `changed`.
+    A file that is cut short while it is mapped ends the process that reads the missing part in memory, as it does with
+    safetensors' own reader; publishing does not read there but by calls. Every other change is noticed by `changed`.
 
     Attributes:
         root: Directory of the checkpoint, or its only file.
@@ -39,6 +40,7 @@ class TensorFiles:
     root: Path
     read: ReadFiles
     find: Callable[[], Sequence[NamedFile]]
+    _mapped: WeakValueDictionary[Path, MappedFile] = attrs.field(factory=WeakValueDictionary, init=False, eq=False)
 
     @classmethod
     def of(cls, path: Path, *, deadline_s: float) -> TensorFiles:
@@ -93,18 +95,35 @@ class TensorFiles:
 
     def headers(self) -> dict[str, NDArray[np.uint8]]:
         """By file name, the bytes before the first tensor's; of safetensors files."""
-        return {file.name: _header(file.path) for file in self._weight_files() if file.path.suffix == ".safetensors"}
+        return {
+            file.name: _header(self._bytes(file.path))
+            for file in self._weight_files()
+            if file.path.suffix == ".safetensors"
+        }
 
     def indexes(self) -> dict[str, NDArray[np.uint8]]:
         """By file name, the bytes of the files that only say where tensors are."""
-        return {file.name: _bytes(file.path) for file in self.read.files if file.path.suffix == ".json"}
+        return {file.name: self._bytes(file.path) for file in self.read.files if file.path.suffix == ".json"}
+
+    @property
+    def mapped(self) -> list[MappedFile]:
+        """What the arrays that were given, and are still in use, lie in."""
+        return list(self._mapped.values())
+
+    def _bytes(self, path: Path) -> NDArray[np.uint8]:
+        mapped = self._mapped.get(path)
+        if mapped is None:
+            if not path.stat().st_size:
+                return np.empty(0, np.uint8)
+            mapped = self._mapped[path] = MappedFile(path)
+        return np.frombuffer(mapped, np.uint8)
 
     def _weight_files(self) -> list[NamedFile]:
         return [file for file in self.read.files if file.path.suffix != ".json"]
 
     def _of_file(self, file: NamedFile) -> dict[str, Any]:
         if file.path.suffix == ".safetensors":
-            return dict(_mapped(file.path))
+            return dict(_tensors(file.path, scan_file(file.path), self._bytes(file.path)))
         if file.path.suffix in _TORCH:
             return _of_torch(file.path)
         raise InvalidArgumentError(
@@ -128,23 +147,13 @@ class TensorFiles:
         return merged
 
 
-def _bytes(path: Path) -> NDArray[np.uint8]:
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return np.empty(0, np.uint8)
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    mapping.madvise(mmap.MADV_SEQUENTIAL)
-    return np.frombuffer(mapping, np.uint8)
-
-
-def _header(path: Path) -> NDArray[np.uint8]:
-    whole = _bytes(path)
+def _header(whole: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return whole[: 8 + int.from_bytes(whole[:8].tobytes(), "little")]
 
 
-def _mapped(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    stored: list[StoredTensor] = scan_file(path)
-    whole = _bytes(path)
+def _tensors(
+    path: Path, stored: Iterable[StoredTensor], whole: NDArray[np.uint8]
+) -> Iterator[tuple[str, NDArray[Any]]]:
     for tensor in stored:
         end = tensor.offset + tensor.nbytes
         if end > whole.size:

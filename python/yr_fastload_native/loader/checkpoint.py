@@ -248,11 +248,11 @@ def _check_same(files: TensorFiles, generation: Generation) -> None:
 
 def _reader(session: StoreSession, generation: Generation, framework: str, terms: ReadTerms) -> CheckpointReader:
     manifest, plan, store = generation.manifest, generation.manifest.plan(), session.catalogue.store
-    keys = [chunk.key for chunk in manifest.chunks]
+    prefix = generation.chunk_prefix
     if generation.digests is not None:
-        chunks = StoredChunks(store, keys, plan, manifest.digest, generation.digests.chunks, session.copy_threads)
+        chunks = StoredChunks(store, prefix, plan, manifest.digest, generation.digests.chunks, session.copy_threads)
         return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms)
-    digests = array("Q", bytes(8 * len(keys)))
+    digests = array("Q", bytes(8 * plan.chunks))
     arriving = Arriving(Arrivals(session.catalogue, generation), digests, terms.deadline_s)
-    chunks = StoredChunks(store, keys, plan, manifest.digest, digests, session.copy_threads)
+    chunks = StoredChunks(store, prefix, plan, manifest.digest, digests, session.copy_threads)
     return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms, arriving)

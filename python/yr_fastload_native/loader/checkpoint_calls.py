@@ -92,8 +92,8 @@ class CheckpointCalls:
             framework: Whose tensors: ``"numpy"`` (``ml_dtypes`` for what numpy has not) or ``"torch"``.
             verify: ``"digest"`` compares every chunk with its digest when it comes to this process. ``"once"`` does not
                 where its publisher has compared what lies in this very pool.
-            window: Most chunks to keep beside those that tensors use, where a host's pool is smaller than the
-                checkpoint; 0: all.
+            window: Most chunks to keep beside those that tensors use; 0: as many as the worker has room for, which are
+                few where a host's pool is smaller than the checkpoint.
             deadline_s: Bound of this call, seconds; by default ``config.deadline_s``, which also bounds each request
                 for tensors later.
             trusted_digests: Content digests (`checkpoint_digest`, `Publication.digest`); by default the config's. What

@@ -12,10 +12,9 @@ import attrs
 from yr_fastload_native.catalogue.checkpoint import FILE, HEADER, is_tensor
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.checkpoints.tensor_files import TensorFiles
-from yr_fastload_native.errors import FastLoadError, IntegrityError, InvalidArgumentError
+from yr_fastload_native.errors import IntegrityError, InvalidArgumentError
 from yr_fastload_native.publishing.growth import Growing
 from yr_fastload_native.settings import Config
-from yr_fastload_native.transports import registry
 from yr_fastload_native.transports.jobs import PublishJob
 from yr_fastload_native.transports.stored_chunks import StoredChunks
 from yr_fastload_native.weights.tensor_table import TensorTable
@@ -53,25 +52,26 @@ def check_dtypes(table: TensorTable) -> None:
 
 
 def growing(files: TensorFiles, announced: Callable[[], None]) -> Growing:
-    return Growing(functools.partial(_check_stored, files), announced)
+    return Growing(functools.partial(_check_stored, files), announced, lambda: files.mapped)
 
 
 def _check_stored(files: TensorFiles, job: PublishJob, stored: Sequence[tuple[int, int]]) -> None:
     """Refuse chunks that are not what the files hold, or do not lie in the worker's memory as they were read."""
     files.check("publish")
-    keys = registry.data_keys(job.who, job.generation, job.plan.chunks, ["host"])
     digests = array("Q", bytes(8 * job.plan.chunks))
     for chunk, digest in stored:
         digests[chunk] = digest
     chunks = StoredChunks(
-        job.worker.catalogue.store, keys, job.plan, job.chunks.digest, digests, job.worker.copy_threads
+        job.worker.catalogue.store,
+        job.who.chunk_prefix(job.generation),
+        job.plan,
+        job.chunks.digest,
+        digests,
+        job.worker.copy_threads,
     )
     wanted = [chunk for chunk, _ in stored]
     for first in range(0, len(wanted), _COMPARED_AT_ONCE):
-        some = wanted[first : first + _COMPARED_AT_ONCE]
-        for memory in chunks.open(some, compare=True, deadline_s=job.deadline.left()).values():
-            if isinstance(memory, FastLoadError):
-                raise memory
+        chunks.check(wanted[first : first + _COMPARED_AT_ONCE], deadline_s=job.deadline.left())
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from threading import RLock
@@ -19,6 +20,7 @@ from yr_fastload_native.errors import (
     FastLoadError,
     IntegrityError,
     PartialTransferError,
+    ResourceExhaustedError,
     TransferTimeoutError,
     UnavailableError,
 )
@@ -34,7 +36,9 @@ _log = logging.getLogger(__name__)
 _EMPTY_BYTES = 64
 _MOST_DIMENSIONS = 32  # of an array in numpy 1
 _CLIP = 200  # longest quote of a name in an error message
+_PATIENCE_S = 5.0  # of a call that asks for more than one chunk
 _MOST_COPIES = 4  # chunks that are kept where they cannot be mapped
+_ELSEWHERE = (PartialTransferError, IntegrityError, ResourceExhaustedError, UnavailableError, TransferTimeoutError)
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +48,7 @@ class ReadTerms:
     Attributes:
         compare: Whether the bytes of each chunk are compared with its digest when it comes to this process.
         ahead: Chunks that are asked for at once.
-        window: Most chunks that are kept beside those that tensors use; 0: all.
+        window: Most chunks that are kept beside those that tensors use; 0: as many as the worker has room for.
         deadline_s: Bound of each request, seconds.
         sha256: What each tensor that moves has to be, by name: it is copied, and compared before it is given. None: any
             will do.
@@ -96,6 +100,8 @@ class CheckpointReader:
         self._chunks = chunks
         self._views = views
         self._terms = terms
+        self._ahead = terms.ahead
+        self._is_cramped = False  # the worker had no room for as many: those of the call before make way for the next
         self._arriving = arriving
         self._cut = {entries[number].name: number for number in chunks.cut}
         # What lies in one chunk, and is taken from there as it is; and the chunks that are mapped to stay.
@@ -116,6 +122,7 @@ class CheckpointReader:
             KeyError: There is none of this name.
             PartialTransferError: A chunk is gone, and stayed so when asked for again.
             IntegrityError: A chunk is damaged, and stayed so.
+            ResourceExhaustedError: The worker has no room for a chunk of another host beside what tensors use.
             UnavailableError: The worker does not answer.
             TransferTimeoutError: Nor in time.
         """
@@ -125,7 +132,7 @@ class CheckpointReader:
         with self._lock:
             try:
                 base, offset = self._place(entry)
-            except (PartialTransferError, IntegrityError, UnavailableError, TransferTimeoutError) as error:
+            except _ELSEWHERE as error:
                 return self._from_elsewhere(name, error)
         return self._views.tensor(base, offset, entry.dtype, entry.shape, entry.strides)
 
@@ -162,10 +169,7 @@ class CheckpointReader:
     def _held(self, chunk: int) -> _Held:
         """A chunk; those that follow are asked for with it."""
         if chunk not in self._chunks_held:
-            found = self._asked(chunk, range(chunk + 1, min(chunk + self._terms.ahead, self._plan.chunks)))
-            if isinstance(found[chunk], FastLoadError):
-                found |= self._asked(chunk, ())
-            for each, memory in found.items():
+            for each, memory in self._brought(chunk).items():
                 if not isinstance(memory, FastLoadError):
                     self._keep(each, _Held(memory, self._views.base(memory)))
                 elif each == chunk:
@@ -177,26 +181,62 @@ class CheckpointReader:
             self._chunks_held.popitem(last=False)
         return held
 
+    def _brought(self, chunk: int) -> dict[int, Memory | FastLoadError]:
+        """A chunk, and of those that follow as many as there is room for.
+
+        A worker that has no room for what comes from another host says so, or does not answer in time.
+        """
+        self._await(chunk)
+        end = time.monotonic() + self._terms.deadline_s
+        while True:
+            if self._is_cramped:
+                self.drop()
+            is_least = self._ahead == 1 and not self._chunks_held
+            left_s = end - time.monotonic()
+            try:
+                return self._asked(chunk, left_s if is_least else min(left_s, _PATIENCE_S))
+            except (ResourceExhaustedError, TransferTimeoutError) as error:
+                if is_least or time.monotonic() >= end:
+                    self._note(error)
+                    raise
+                self._is_cramped = True
+                self._ahead = max(1, self._ahead // 2)
+            except UnavailableError as error:
+                self._note(error)
+                raise
+
+    def _await(self, chunk: int) -> None:
+        if self._silent is not None:
+            raise self._silent
+        if self._arriving is None:
+            return
+        try:
+            self._arriving.wait(chunk)
+        except LateError:
+            raise
+        except (UnavailableError, TransferTimeoutError) as error:
+            self._note(error)
+            raise
+
+    def _asked(self, chunk: int, deadline_s: float) -> dict[int, Memory | FastLoadError]:
+        following: Iterable[int] = range(chunk + 1, min(chunk + self._ahead, self._plan.chunks))
+        if self._arriving is not None:
+            following = filter(self._arriving.has, following)
+        ahead = [each for each in following if each not in self._chunks_held]
+        compare = self._terms.compare
+        found = self._chunks.open([chunk], ahead=ahead, compare=compare, deadline_s=deadline_s)
+        if isinstance(found[chunk], FastLoadError):
+            found |= self._chunks.open([chunk], compare=compare, deadline_s=deadline_s)
+        return found
+
+    def _note(self, error: FastLoadError) -> None:
+        if self._terms.instead is not None and not isinstance(error, ResourceExhaustedError):
+            self._silent = error
+
     def _keep(self, chunk: int, held: _Held) -> None:
         self._chunks_held[chunk] = held
         if not self._terms.window and not isinstance(held.memory, bytearray):
             self._bases[chunk] = held.base
-
-    def _asked(self, chunk: int, following: Iterable[int]) -> dict[int, Memory | FastLoadError]:
-        if self._silent is not None:
-            raise self._silent
-        terms, arriving = self._terms, self._arriving
-        try:
-            if arriving is not None:
-                arriving.wait(chunk)
-                following = filter(arriving.has, following)
-            ahead = [each for each in following if each not in self._chunks_held]
-            return self._chunks.open([chunk], ahead=ahead, compare=terms.compare, deadline_s=terms.deadline_s)
-        except LateError:
-            raise
-        except (UnavailableError, TransferTimeoutError) as error:
-            self._silent = None if self._terms.instead is None else error
-            raise
 
     def _joined(self, entry: TensorEntry) -> bytearray:
         """A tensor that lies in several chunks, in memory of its own."""

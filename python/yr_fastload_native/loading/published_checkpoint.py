@@ -80,6 +80,7 @@ class PublishedCheckpoint(Mapping[str, Any]):
             KeyError: There is none of this name.
             PartialTransferError: Its bytes are gone, and stayed so when asked for again.
             IntegrityError: They are damaged, and stayed so.
+            ResourceExhaustedError: The worker has no room for them beside those of other tensors that are in use.
             UnavailableError: The worker does not answer.
             TransferTimeoutError: Nor in time.
         """

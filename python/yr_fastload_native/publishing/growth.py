@@ -12,6 +12,7 @@ from yr_fastload_native import _core
 from yr_fastload_native.catalogue.arrivals import Arrivals
 from yr_fastload_native.catalogue.catalogue import Catalogue, Generation
 from yr_fastload_native.catalogue.manifest import Taken
+from yr_fastload_native.checkpoints.mapped_file import MappedFile
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.transports.jobs import PublishJob
 
@@ -33,10 +34,12 @@ class Growing:
     Attributes:
         check: Called with chunks and their digests before a reader is told of them; raises to have all taken back.
         announced: Called once readers find it.
+        files: Says which mapped ones its tensors lie in.
     """
 
     check: Callable[[PublishJob, Sequence[tuple[int, int]]], None]
     announced: Callable[[], None]
+    files: Callable[[], Sequence[MappedFile]]
 
 
 class Growth:

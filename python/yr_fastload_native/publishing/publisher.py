@@ -253,7 +253,7 @@ class Publisher:
         generation, body = self._catalogue.describe(self._who, manifest, self._names, self._files)
         growth = Growth(self._catalogue, generation, body, job, growing, replace=replace)
         try:
-            digests = self._store_chunks(attrs.evolve(job, stored=growth.stored))
+            digests = self._store_chunks(attrs.evolve(job, stored=growth.stored, files=growing.files()))
             assert digests is not None
             grown = growth.complete(array("Q", digests), self._sums())
             return _Made(grown, False, None, self._digest(), growth)

@@ -63,6 +63,7 @@ class Host:
             device=job.context.device,
             pool=job.context.pool,
             stored=job.stored,
+            files=[file.place for file in job.files],
             digest=job.chunks.digest,
         )
         _log.debug("published %d chunks: %s", job.plan.chunks, seconds)

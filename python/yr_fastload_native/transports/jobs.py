@@ -10,6 +10,7 @@ from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import Catalogue, Generation
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.catalogue.manifest import Manifest
+from yr_fastload_native.checkpoints.mapped_file import MappedFile
 from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.reporting.timeline import Timeline
@@ -76,12 +77,14 @@ class PublishJob(Request):
         generation: Its name; nothing in the store tells of it yet.
         ttl_s: Life of what is stored until a lease renews it.
         stored: Called with chunks and their digests once they are stored, by a transport that copies.
+        files: Mapped ones that tensors may lie in.
     """
 
     generation: str
     plan: _core.Plan
     ttl_s: int
     stored: Callable[[Sequence[tuple[int, int]]], None] | None = None
+    files: Sequence[MappedFile] = ()
 
     @property
     def chunks(self) -> LocalChunks:

@@ -79,12 +79,13 @@ def _map_chunks(job: LoadJob, wanted: Iterable[int]) -> list[_Alias]:
         UnavailableError: The worker does not answer.
         TransferTimeoutError: Nor in time.
     """
-    manifest, sizes = job.generation.manifest, job.plan.chunk_bytes
+    sizes = job.plan.chunk_bytes
     tensors = _tensors_by_chunk(job, wanted)
     if not tensors:
         return []
-    keys = [manifest.chunks[chunk].key for chunk in tensors]
-    mapped = _core.map_objects(job.worker.catalogue.store, keys, deadline_s=job.deadline.left())
+    store, prefix = job.worker.catalogue.store, job.generation.chunk_prefix
+    reader = _core.StoreReader(store, prefix, first_batch=1, batch=job.plan.chunks)
+    mapped = _core.map_chunks(reader, list(tensors), deadline_s=job.deadline.left())
     return [
         _Alias(chunk, memory, offsets)
         for (chunk, offsets), memory in zip(tensors.items(), mapped, strict=True)
