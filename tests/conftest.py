@@ -14,9 +14,16 @@ from chaos.clock import build_library
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
+from yr_fastload_native.process.keeper import die_with_parent
 from yr_fastload_native.worker.credentials import Credentials
 
 pytest.register_assert_rewrite("tests.store_conformance")
+
+
+def pytest_configure() -> None:
+    """A process of pytest-xdist ends when the one that has started it is killed; its own then end by themselves."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        die_with_parent()
 
 
 @pytest.fixture(scope="session", autouse=True)
