@@ -45,7 +45,7 @@ test: $(VENV)/.develop
 else
 test: environments  ## what CI runs; ARGS="-k plan" picks of those that need no vLLM
 	$(BIN)/python -m pytest $(BESIDE) $(TWICE) -m 'not long' --ignore=$(LIFETIME)
-	@$(AGAIN) test-asan ARGS='$(BESIDE) $(TWICE) -m "not long" $(LIFETIME) $(THREADED)'
+	@$(AGAIN) test-asan ARGS='-n $(JOBS) $(TWICE) -m "not long" $(LIFETIME) $(THREADED)'
 	@$(AGAIN) test-vllm ARGS='-m "not long"'
 endif
 

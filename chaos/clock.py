@@ -12,10 +12,10 @@ __all__ = ["Clock", "build_library"]
 _SOURCE = Path(__file__).with_name("clock.cpp")
 
 
-def build_library(directory: Path) -> Path:
-    """Compile what is preloaded."""
-    library = directory / "clock.so"
-    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(library), str(_SOURCE), "-ldl"]
+def build_library(directory: Path, source: Path = _SOURCE) -> Path:
+    """Compile what is preloaded: the clock, or something else."""
+    library = directory / f"{source.stem}.so"
+    command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
     subprocess.run(command, check=True)
     return library
 

@@ -10,15 +10,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chaos.clock import build_library
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
+from yr_fastload_native.process.keeper import die_with_parent
 from yr_fastload_native.worker.credentials import Credentials
 
 pytest.register_assert_rewrite("tests.store_conformance")
 
-# The sanitizer runtime is for the interpreters that load the native module, not for the worker's binary.
-_PRELOAD = os.environ.get("LD_PRELOAD")
+
+def pytest_configure() -> None:
+    """A process of pytest-xdist ends when the one that has started it is killed; its own then end by themselves."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        die_with_parent()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,12 +53,17 @@ def short_tmp() -> Iterator[Path]:
 
 
 def start_worker(home: Path, memory_mb: int, port: int = 0, *, curve_key_dir: Path | None = None) -> fl.LocalWorker:
-    os.environ.pop("LD_PRELOAD", None)
-    try:
+    with pytest.MonkeyPatch.context() as environment:
+        # A sanitizer's runtime is for the interpreters that load the native module, not for the worker's binary.
+        environment.delenv("LD_PRELOAD", raising=False)
+        environment.setenv("LD_PRELOAD", str(_pauses()))
         return fl.LocalWorker(home=home, memory_mb=memory_mb, port=port, curve_key_dir=curve_key_dir).start()
-    finally:
-        if _PRELOAD:
-            os.environ["LD_PRELOAD"] = _PRELOAD
+
+
+def _pauses() -> Path:
+    """What keeps a thread of the worker from taking a core of tests with devices: pauses.cpp."""
+    library = Path(os.environ["XDG_CACHE_HOME"], "pauses.so")
+    return library if library.exists() else build_library(library.parent, Path(__file__).with_name("pauses.cpp"))
 
 
 @pytest.fixture

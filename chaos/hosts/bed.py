@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -219,8 +220,11 @@ class Bed:
         return self._etcd
 
     def start_workers(self, memory_mb: int = 512, **flags: object) -> None:
-        for host in self.hosts:
-            host.start_worker(memory_mb, **flags)
+        """Start the first host's, and then the others' at once."""
+        head, *others = self.hosts
+        head.start_worker(memory_mb, **flags)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: host.start_worker(memory_mb, **flags), others))
 
     def mend(self) -> None:
         """Have every link up, at its full rate."""

@@ -14,7 +14,14 @@ import pytest
 
 from .instances import ForkServers, Instance, Instances
 
+LONGEST = ("test_vllm_template.py", "test_vllm_caches.py", "test_vllm_share.py")
+
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: those of a file run one after the other."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

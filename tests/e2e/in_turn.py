@@ -11,7 +11,7 @@ from yr_fastload_native.measuring.vllm_process import door
 
 
 def loads(task: dict[str, Any], parent: Parent) -> None:
-    """Load by each of the arguments, and say how that went and what the tensors held."""
+    """Load by each of the arguments, and say how that went, and what the tensors held or why there are none."""
     import torch
     from vllm.config import set_current_vllm_config
     from vllm.distributed import parallel_state
@@ -23,14 +23,17 @@ def loads(task: dict[str, Any], parent: Parent) -> None:
 
     if hasattr(torch, "accelerator"):  # as vLLM's runner on a CPU does
         torch.accelerator.empty_cache = lambda: None
+    os.environ.update({"VLLM_CPU_KVCACHE_SPACE": "1", **task["environment"]})
     load_general_plugins()
     from tests.e2e import besides  # noqa: F401 - registers it
 
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     models = []  # what is published of one that is gone goes too
-    for number, arguments in enumerate(task["instances"]):
+    for number, arguments in enumerate(task["loads"]):
         settings = {**task["settings"], **arguments.pop("settings", {})}
-        config = EngineArgs(enforce_eager=True, **arguments, **door(settings)).create_engine_config()
+        before = len(session.outcomes())
+        # By a load format of vLLM's own there are settings in the environment alone.
+        exchange = {} if "load_format" in arguments else door(settings)
+        config = EngineArgs(enforce_eager=True, **arguments, **exchange).create_engine_config()
         with set_current_vllm_config(config):
             if number == 0:
                 parallel_state.init_distributed_environment(1, 0, task["meet"], local_rank=0, backend="gloo")
@@ -38,11 +41,13 @@ def loads(task: dict[str, Any], parent: Parent) -> None:
             try:
                 models.append(get_model(vllm_config=config))
             except RuntimeError as error:
-                parent.send("failed", why=str(error))
-                break
+                parent.send("loaded", why=str(error))
+                continue
         assert publishing.wait(60)
-        outcome = next(each for each in reversed(session.outcomes()) if each["event"] == "loaded")
-        parent.send("loaded", outcome=outcome, digest=_digest(models[-1]))
+        said = session.outcomes()[before:]
+        (outcome,) = (each for each in said if each["event"] == "loaded")
+        refused = [each["why"] for each in said if each["event"] == "not published"]
+        parent.send("loaded", outcome=outcome, refused=refused, digest=_digest(models[-1]))
     parent.wait()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import uuid
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from yr_fastload_native.measuring.fork_server import ForkServer
 from yr_fastload_native.vllm.reports import events, wait_until_published
 
 START_S = 240.0
+LOAD_S = 180.0
 PUBLISH_S = 60.0
 STANDARD = {"max_model_len": 128, "enforce_eager": True, "gpu_memory_utilization": 0.1, "seed": 0}
 SMALL_CACHE = {"num_gpu_blocks_override": 64}  # of keys and values: texts are short
@@ -69,6 +71,57 @@ class Instance:
 
     def kill(self) -> None:
         self._process.kill()
+
+
+class InTurn:
+    """One rank that loads models, each by vLLM, and runs none; it publishes until the end of the ``with`` block.
+
+    Args:
+        servers: It is forked from one of these.
+        worker: Address.
+        loads: Arguments of vLLM for each model; and its `settings` of the exchange.
+        simulated: Whether it has devices.
+        environment: Added to its own.
+
+    Attributes:
+        loaded: What it said of each: its `outcome`, a `digest` of its tensors, and why it `refused` to publish; or
+            `why` it failed.
+    """
+
+    def __init__(
+        self,
+        servers: ForkServers,
+        worker: str,
+        *loads: Mapping[str, Any],
+        simulated: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        task = {
+            "loads": [{"max_model_len": 128, **each, "model": str(each["model"])} for each in loads],
+            "settings": {"worker": worker, "lease_s": 5},
+            "environment": dict(environment or {}),
+            "meet": meet,
+        }
+        self._process = servers.fork("loads", task, simulated=simulated)
+        try:
+            self.loaded = [self._process.expect("loaded", LOAD_S) for _ in loads]
+        except BaseException:
+            self._process.close()
+            raise
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def __enter__(self) -> InTurn:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.close()
 
 
 class Instances:

@@ -15,7 +15,7 @@ import pytest
 
 from yr_fastload_native.vllm.compat import TESTED
 
-from .instances import ForkServers, Instance, Instances
+from .instances import ForkServers, Instance, Instances, InTurn
 
 pytestmark = pytest.mark.worker
 
@@ -83,6 +83,26 @@ def patched(
 
 @pytest.mark.parametrize("patch", patches("exchange*"), ids=lambda patch: patch.name)
 def test_a_patch_applies_and_loads(
+    make: Callable[..., Path],
+    worker: str,
+    environment_of_vllm: dict[str, str],
+    apply: Callable[[Path], None],
+    patch: Path,
+) -> None:
+    apply(patch)
+    load = {"model": make("qwen2", seed=71), "load_format": "auto"}  # which nobody else publishes
+    with contextlib.ExitStack() as stack:
+        servers = ForkServers(stack, environment_of_vllm)
+        with InTurn(servers, worker, load, load, environment={"YR_FASTLOAD_WORKER": worker}) as rank:
+            first, second = rank.loaded
+    assert first["outcome"]["fallback"] == "NOT_PUBLISHED"
+    assert (second["outcome"]["transport"], second["outcome"]["cold_load_s"]) == ("host", None)
+    assert second["digest"] == first["digest"]
+
+
+@pytest.mark.long  # the one above is quicker
+@pytest.mark.parametrize("patch", patches("exchange*"), ids=lambda patch: patch.name)
+def test_instances_with_a_patch(
     make: Callable[..., Path], patched: Callable[..., Callable[..., Instance]], patch: Path
 ) -> None:
     start = patched(patch)

@@ -28,11 +28,13 @@ no_int8 = pytest.mark.skipif(
     VERSION in ("0.10.0", "0.14.1"), reason=f"vLLM {VERSION} has no int8 on CPUs without AVX-512"
 )
 no_experts = pytest.mark.skipif(VERSION == "0.14.1", reason="vLLM 0.14.1 does not run experts on CPUs without AVX-512")
+long = pytest.mark.long  # with whole instances: test_vllm_in_turn.py has the same of one rank that only loads
 no_load_formats = pytest.mark.skipif(IS_0_10_0, reason="vLLM 0.10.0 knows no load formats but its own")
 # Experts in bfloat16 are not for every CPU there.
 DTYPE = {"qwen3_moe": "float32", "mixtral": "float32"} if IS_0_10_0 else {}
 
 
+@pytest.mark.long  # of one, the next test; of all, test_vllm_in_turn.py
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -55,7 +57,7 @@ def test_cold_then_pull(make: Make, publisher: Start, start: Start, tmp_path: Pa
     assert second.tokens == first.tokens
 
 
-@pytest.mark.long  # the next test is quicker
+@pytest.mark.long  # of processes that are forked: test_vllm_share.py
 def test_tensor_parallel(make: Make, start: Start) -> None:
     first = start(make("qwen2"), tensor_parallel_size=2)
     first.wait_until_published(ranks=2)
@@ -65,6 +67,7 @@ def test_tensor_parallel(make: Make, start: Start) -> None:
     assert second.tokens == first.tokens
 
 
+@pytest.mark.long  # also in test_vllm_share.py
 def test_forked_processes(make: Make, start: Start) -> None:
     """As on accelerators: engine and ranks are forked from a process that has registered the load format."""
     first = start(make("qwen2"), role="forked", tensor_parallel_size=2)
@@ -75,10 +78,11 @@ def test_forked_processes(make: Make, start: Start) -> None:
     assert second.tokens == first.tokens
 
 
-def test_no_byte_is_copied(make: Make, publisher: Start, start: Start) -> None:
+def test_no_byte_is_copied(make: Make, publisher: Start, start: Start, tmp_path: Path) -> None:
     """vLLM's parameters are the worker's memory itself; what processing writes is the instance's own."""
     first = publisher(make("qwen2"), dtype="auto")
-    second = start(make("qwen2"))
+    assert_cold(first)
+    second = start(shutil.copytree(make("qwen2"), tmp_path / "another-name"), max_model_len=256)
     assert_pulled(second, "host")
     assert second.loaded["bytes_aliased"] == second.loaded["bytes"]
     assert second.tokens == first.tokens
@@ -88,6 +92,7 @@ def test_no_byte_is_copied(make: Make, publisher: Start, start: Start) -> None:
     assert third.tokens == first.tokens
 
 
+@long
 def test_a_vouched_fingerprint_needs_no_weights(make: Make, start: Start, tmp_path: Path) -> None:
     first = start(make("qwen2"), extra={"fingerprint": "v1"})
     first.wait_until_published()
@@ -98,6 +103,7 @@ def test_a_vouched_fingerprint_needs_no_weights(make: Make, start: Start, tmp_pa
     assert second.tokens == first.tokens
 
 
+@long
 def test_other_weights_of_the_same_shapes_never_mix(make: Make, start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     shutil.copytree(make("qwen2", seed=18), folder)  # which nobody else publishes
@@ -111,6 +117,7 @@ def test_other_weights_of_the_same_shapes_never_mix(make: Make, start: Start, tm
     assert second.loaded["identity"]["checkpoint"] != first.loaded["identity"]["checkpoint"]
 
 
+@long
 def test_the_worker_is_down(make: Make, start: Start) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -119,6 +126,7 @@ def test_the_worker_is_down(make: Make, start: Start) -> None:
     assert_cold(instance, "UNAVAILABLE")
 
 
+@long
 def test_the_patch_leaves_the_load_format_alone(make: Make, start: Start) -> None:
     model, patched = make("qwen2", seed=2), {"YR_FASTLOAD_PATCH": "1"}  # which nobody else publishes
     first = start(model, load_format="auto", environment=patched)
@@ -132,6 +140,7 @@ def test_the_patch_leaves_the_load_format_alone(make: Make, start: Start) -> Non
     assert third.tokens == first.tokens
 
 
+@long
 def test_processed_weights_are_refused_where_they_are_no_tensors(make: Make, start: Start) -> None:
     """Newer versions pack weights into handles on a CPU: the second instance would answer rubbish."""
     instance = start(make("qwen2"), extra={"stage": "final"}, dtype="float32")
@@ -155,9 +164,15 @@ def test_processed_weights_are_refused_where_they_are_no_tensors(make: Make, sta
             "'trasport': 'host', which is not a setting; did you mean 'transport'?",
             marks=no_load_formats,
         ),
-        ({"transport": "d2d"}, "transport='d2d' moves weights on NPUs and on CUDA's GPUs, and this process has none"),
-        pytest.param({"cold_load_format": "tensorizer"}, "cold_load_format='tensorizer'", marks=no_load_formats),
-        ({"fallback": "error"}, "no live source publishes"),
+        pytest.param(
+            {"transport": "d2d"},
+            "transport='d2d' moves weights on NPUs and on CUDA's GPUs, and this process has none",
+            marks=long,
+        ),
+        pytest.param(
+            {"cold_load_format": "tensorizer"}, "cold_load_format='tensorizer'", marks=[long, no_load_formats]
+        ),
+        pytest.param({"fallback": "error"}, "no live source publishes", marks=long),
     ],
     ids=["unknown key", "transport", "cold load format", "fallback"],
 )
@@ -169,6 +184,7 @@ def test_starts_that_fail_say_why(
     assert says in str(caught.value) + capfd.readouterr().err
 
 
+@long
 def test_what_a_report_says(make: Make, start: Start) -> None:
     instance = start(make("qwen2"), extra={"publish": "off"})
     assert instance.loaded["published"] == "no"
@@ -180,6 +196,7 @@ def test_what_a_report_says(make: Make, start: Start) -> None:
     assert str(make("qwen2").parent) not in json.dumps(identity)
 
 
+@long
 def test_two_that_start_together(make: Make, start: Start) -> None:
     """Whoever comes first reads the disk; the other waits for it and pulls."""
     model = make("llama", seed=1)  # once, and not by both threads at a time

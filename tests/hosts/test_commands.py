@@ -77,19 +77,21 @@ def test_two_commands(bed: Bed, tmp_path: Path) -> None:
     assert not [each for host in (head, member) for each in host.processes() if each.name() == "datasystem_worker"]
 
 
-def test_in_the_foreground_it_ends_with_its_worker(bed: Bed) -> None:
+@pytest.mark.parametrize(
+    ("how", "status"), [(signal.SIGTERM, 0), pytest.param(signal.SIGKILL, 1, marks=pytest.mark.long)]
+)
+def test_in_the_foreground_it_ends_with_its_worker(bed: Bed, how: signal.Signals, status: int) -> None:
     host = bed.hosts[0]
     place = ("--address", host.worker, "--head", "--insecure", "--memory-mb", MEMORY_MB, "--home", str(host.home))
     command = [*host.enter, *YR_FASTLOAD, "worker", "start", *place, "--foreground", "--json"]
-    for how, status in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            running = json.loads(process.stdout.readline())
-            if how == signal.SIGTERM:
-                process.terminate()
-            else:
-                psutil.Process(running["pid"]).kill()
-            _, errors = process.communicate(timeout=60)
-            assert process.returncode == status, errors
-            assert "warning: whoever reaches" in errors
-            assert wait_until(lambda pid=running["pid"]: start_ticks(pid) is None)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        running = json.loads(process.stdout.readline())
+        if how == signal.SIGTERM:
+            process.terminate()
+        else:
+            psutil.Process(running["pid"]).kill()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status, errors
+        assert "warning: whoever reaches" in errors
+        assert wait_until(lambda: start_ticks(running["pid"]) is None)

@@ -51,11 +51,13 @@ def test_the_rate_of_a_link_is_measured(cluster: Bed) -> None:
 
 
 def test_what_is_not_well(bed: Bed) -> None:
-    bed.start_workers(node_timeout_s=60, node_dead_timeout_s=300)
-    found = doctor(bed.hosts[0])
+    host, other = bed.hosts[:2]
+    for each in (host, other):
+        each.start_worker(node_timeout_s=60, node_dead_timeout_s=300)
+    found = doctor(host)
     assert (found["node timeouts"]["level"], found["cluster"]["level"]) == ("note", "ok")
     assert "300 s" in found["node timeouts"]["what"]
-    bed.hosts[2].cut()
-    found = doctor(bed.hosts[0])
+    other.cut()
+    found = doctor(host)
     assert found["cluster"]["level"] == "wrong"
-    assert bed.hosts[2].worker in found["cluster"]["what"]
+    assert other.worker in found["cluster"]["what"]

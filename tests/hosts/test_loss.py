@@ -49,6 +49,7 @@ def test_a_worker_that_is_restarted_gets_back_what_it_had(bed: Bed, model: str) 
     assert ask(source, "state", model=model)["state"] == "live"
 
 
+@pytest.mark.long
 def test_a_host_that_dies_takes_nothing_of_others_along(bed: Bed, model: str) -> None:
     """Though it kept track of part of their keys."""
     bed.start_workers()

@@ -116,9 +116,9 @@ def test_a_link_that_comes_back_in_time_costs_no_load(cluster: Bed, nodes: list[
 
 
 def test_a_pool_smaller_than_the_model_takes_it_piece_by_piece(bed: Bed, model: str) -> None:
-    bed.hosts[0].start_worker(1024)
+    bed.hosts[0].start_worker(512)
     bed.hosts[1].start_worker(192)
     source, reader = bed.hosts[0].guest(), bed.hosts[1].guest()
-    ask(source, "publish", model=model, size_mb=384)
-    answer = ask(reader, "load", model=model, size_mb=384)
+    ask(source, "publish", model=model, size_mb=256)
+    answer = ask(reader, "load", model=model, size_mb=256)
     assert answer.get("equal"), answer

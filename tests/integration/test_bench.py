@@ -55,7 +55,11 @@ def test_devices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("transport", "more"), [("d2d", ("--baseline", "per-parameter", "--readers", "2")), ("staged", ())]
+    ("transport", "more"),
+    [
+        pytest.param("d2d", ("--baseline", "per-parameter", "--readers", "2"), marks=pytest.mark.long),
+        ("staged", ()),
+    ],
 )
 def test_memory_that_only_a_device_reaches(transport: str, more: tuple[str, ...]) -> None:
     """As that of a real device: a process that touches it as its own ends there."""

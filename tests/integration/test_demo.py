@@ -126,7 +126,7 @@ def test_own_model_and_worker(environment, tmp_path, short_home):
     assert {path: path.stat().st_mtime_ns for path in model.iterdir()} == before
 
 
-@pytest.mark.parametrize("transport", ["d2d", "staged"])
+@pytest.mark.parametrize("transport", ["d2d", pytest.param("staged", marks=pytest.mark.long)])
 def test_tensors_in_memory_of_a_device(environment, tmp_path, transport):
     """Which the CPU cannot reach, unless told otherwise."""
     model = make_qwen2(tmp_path / "model", size_mb=16)
@@ -157,8 +157,15 @@ def test_worker_that_is_not_there(environment):
     assert stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("ready", ["worker", "source"])
+@pytest.mark.parametrize(
+    ("ready", "number", "expected"),
+    [
+        ("worker", signal.SIGTERM, 143),
+        ("source", signal.SIGINT, 130),
+        pytest.param("worker", signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param("source", signal.SIGTERM, 143, marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_ends_everything_in_order(environment, tmp_path, number, expected, ready):
     process = start(environment, "--size-mb", "256")
     deadline = time.monotonic() + 60

@@ -105,13 +105,14 @@ def serve(tmp_path: Path, ray_files: dict[str, str]) -> Iterator[Serve]:
         service.end()
 
 
-@pytest.fixture(params=["ray", "yr"])
-def anywhere(request: pytest.FixtureRequest, serve: Serve) -> Callable[..., Service]:
-    """Starts a service by either."""
-    address = request.getfixturevalue("ray_address") if request.param == "ray" else ""
-    return lambda **limits: serve(request.param, address, **limits)
+@pytest.fixture
+def anywhere(launcher: str, request: pytest.FixtureRequest, serve: Serve) -> Callable[..., Service]:
+    """Starts a service by a launcher."""
+    address = request.getfixturevalue("ray_address") if launcher == "ray" else ""
+    return lambda **limits: serve(launcher, address, **limits)
 
 
+@pytest.mark.parametrize("launcher", ["ray", "yr"])
 def test_out_in_and_again(anywhere: Callable[..., Service]) -> None:
     service = anywhere(instances=2)
     (first,) = service.until_ready(1)
@@ -131,13 +132,21 @@ def test_out_in_and_again(anywhere: Callable[..., Service]) -> None:
     assert (service.directory / "logs" / "instance-1.log").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        ("ray", signal.SIGKILL),
+        ("yr", signal.SIGTERM),
+        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("yr", signal.SIGKILL, marks=pytest.mark.long),
+    ],
+)
 def test_no_process_survives_the_service(anywhere: Callable[..., Service], number: signal.Signals) -> None:
     service = anywhere(instances=2)
     assert service.end_with_two(number) == -number
 
 
-@pytest.mark.parametrize("launcher", ["ray", "yr"])
+@pytest.mark.parametrize("launcher", ["ray", pytest.param("yr", marks=pytest.mark.long)])
 def test_a_machine_s_template_forks_them(request: pytest.FixtureRequest, serve: Serve, launcher: str) -> None:
     """One for all actors there; one that is killed costs one ordinary start, and nobody is left behind."""
     address = request.getfixturevalue("ray_address") if launcher == "ray" else ""
@@ -208,6 +217,7 @@ def test_an_actor_that_dies_is_an_instance_that_ended(serve: Serve, ray_address:
     assert len(service.left()) == 2
 
 
+@pytest.mark.long
 def test_a_ray_of_its_own_goes_with_it(serve: Serve) -> None:
     service = serve("ray")
     service.until_ready(1)

@@ -34,6 +34,25 @@ def browser() -> Iterator[Browser]:
             yield launched
 
 
+@pytest.fixture(scope="module")
+def well(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with an instance that is ready, which no test changes."""
+    service = Service(tmp_path_factory.mktemp("well"), limits={})
+    try:
+        service.until_ready(1)
+        yield service
+    finally:
+        service.end()
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose instance has failed, and says so in markup."""
+    service = Service(tmp_path_factory.mktemp("failed"), "crash", limits={"restarts": 0})
+    yield service
+    service.end()
+
+
 class Shown:
     """The page of one service, as somebody sees it, and all that it asked and complained of."""
 
@@ -91,10 +110,9 @@ def show(browser: Browser) -> Iterator[Callable[..., Shown]]:
         assert all(url.startswith((each.url, "data:")) for url in each.asked), each.asked
 
 
-def test_a_start_is_shown_phase_by_phase(serve: Callable[..., Service], show: Callable[..., Shown]) -> None:
-    service = serve()
-    (instance,) = service.until_ready(1)
-    shown = show(service)
+def test_a_start_is_shown_phase_by_phase(well: Service, show: Callable[..., Shown]) -> None:
+    (instance,) = well.instances("ready")
+    shown = show(well)
     shown.open()
     cell = shown.cell("instance-1", 3)
     parts = cell.locator(".start > div")
@@ -164,8 +182,8 @@ def test_a_refusal_is_shown_until_the_next_wish(serve: Callable[..., Service], s
     expect(refused).to_have_count(0)
 
 
-def test_what_the_service_says_is_text(serve: Callable[..., Service], show: Callable[..., Shown]) -> None:
-    shown = show(serve("crash", restarts=0))
+def test_what_the_service_says_is_text(failed: Service, show: Callable[..., Shown]) -> None:
+    shown = show(failed)
     expect(shown.cell("instance-1", 1)).to_contain_text(f"no weights here {MARKUP}")
     shown.page.evaluate("name => ask('scalein', { ids: [name] })", MARKUP)
     expect(shown.page.locator("#refused")).to_contain_text(f"no instance '{MARKUP}'")
@@ -203,11 +221,9 @@ def changed(**fields: Any) -> Callable[[Page], object]:
     ],
 )
 def test_a_row_says_what_the_status_has(
-    serve: Callable[..., Service], show: Callable[..., Shown], fields: dict[str, Any], number: int, text: str
+    well: Service, show: Callable[..., Shown], fields: dict[str, Any], number: int, text: str
 ) -> None:
-    service = serve()
-    service.until_ready(1)
-    shown = show(service, changed(**fields))
+    shown = show(well, changed(**fields))
     shown.expect_rows(1)
     expect(shown.page.locator("tbody td").nth(number)).to_have_text(text)
     expect(shown.page.locator("tbody :is(img, b)")).to_have_count(0)
@@ -253,9 +269,8 @@ def test_a_service_that_is_gone(serve: Callable[..., Service], show: Callable[..
     shown.expect_rows(1)
 
 
-def test_no_other_site_shows_it(serve: Callable[..., Service], show: Callable[..., Shown]) -> None:
-    service = serve()
-    shown = show(service)
+def test_no_other_site_shows_it(well: Service, show: Callable[..., Shown]) -> None:
+    shown = show(well)
     other = shown.page.context.new_page()
     complaints = []
     other.on("console", lambda said: complaints.append(said.text))
@@ -266,14 +281,12 @@ def test_no_other_site_shows_it(serve: Callable[..., Service], show: Callable[..
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
-def test_it_fits_and_can_be_read(
-    serve: Callable[..., Service], show: Callable[..., Shown], scheme: str, width: int
-) -> None:
+def test_it_fits_and_can_be_read(failed: Service, show: Callable[..., Shown], scheme: str, width: int) -> None:
     def prepare(page: Page) -> None:
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme)
 
-    shown = show(serve("crash", restarts=0), prepare)
+    shown = show(failed, prepare)
     expect(shown.cell("instance-1", 1)).to_contain_text("no weights here")
     assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
     for selector in ("h1", "#summary", ".failed", ".error", "#in", "#out", "td button"):

@@ -175,6 +175,7 @@ def test_killed_user_leaves_it_to_the_others(running, user):
     assert LocalWorker.status(running.home) == running
 
 
+@pytest.mark.long
 def test_forked_child_does_not_stop_the_worker_of_its_parent(home):
     run_python(
         "import os; from yr_fastload_native.worker import LocalWorker\n"
@@ -214,6 +215,7 @@ def test_larger_pool_than_the_running_worker_has_is_logged(running, caplog):
         assert f"has {MEMORY_MB} MiB, not {MEMORY_MB + 1}" in caplog.text
 
 
+@pytest.mark.long  # unit/test_worker.py has it without openYuanrong
 def test_who_joins_one_whose_directory_was_removed_is_told(home, caplog):
     with LocalWorker(home=home, memory_mb=MEMORY_MB) as worker:
         pid = LocalWorker.status(home).pid
@@ -300,6 +302,7 @@ def test_worker_that_is_not_ready_in_time_is_ended(home):
     assert strays(Home(home).ready) == []
 
 
+@pytest.mark.long
 def test_a_worker_with_enough_clients_says_so(home, monkeypatch):
     monkeypatch.setitem(launch._FLAGS, "max_client_num", "1")
     with LocalWorker(home=home, memory_mb=MEMORY_MB) as worker:
@@ -316,6 +319,7 @@ def test_worker_that_dies_says_why(home, monkeypatch):
     assert strays(Home(home).ready) == []
 
 
+@pytest.mark.long
 def test_ports_lost_to_somebody_else_are_picked_again(home, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]

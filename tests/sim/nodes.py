@@ -170,7 +170,7 @@ def simulated(kind="ascend"):
 
 def _server(kind):
     if _FORKS and kind not in _servers:
-        _servers[kind] = ForkServer(["torch"], simulated(kind))
+        _servers[kind] = ForkServer(["torch", "attrs", "ml_dtypes", "msgspec", "psutil"], simulated(kind))
     return _servers.get(kind)
 
 

@@ -67,9 +67,19 @@ def test_numpy_arrays_are_loaded_through_landing_memory(node, model):
     assert reader.call("load", model=model, numpy=True)["equal"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-@pytest.mark.parametrize("delay_s", [0.0, 0.3], ids=["before", "during"])
-@pytest.mark.parametrize("stand_ins", [STAND_INS, {}], ids=["straight", "landing"])
+@pytest.mark.parametrize(
+    ("stand_ins", "delay_s", "number"),
+    [
+        pytest.param(STAND_INS, 0.3, signal.SIGKILL, id="straight-during-killed"),
+        pytest.param({}, 0.3, signal.SIGSTOP, id="landing-during-frozen"),
+        pytest.param({}, 0.0, signal.SIGKILL, id="landing-before-killed"),
+        pytest.param(STAND_INS, 0.0, signal.SIGSTOP, id="straight-before-frozen", marks=pytest.mark.long),
+        pytest.param(STAND_INS, 0.0, signal.SIGKILL, id="straight-before-killed", marks=pytest.mark.long),
+        pytest.param(STAND_INS, 0.3, signal.SIGSTOP, id="straight-during-frozen", marks=pytest.mark.long),
+        pytest.param({}, 0.3, signal.SIGKILL, id="landing-during-killed", marks=pytest.mark.long),
+        pytest.param({}, 0.0, signal.SIGSTOP, id="landing-before-frozen", marks=pytest.mark.long),
+    ],
+)
 def test_a_load_ends_in_time_and_writes_nothing_later(node, model, number, delay_s, stand_ins):
     source, reader = node("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1"), node("reader", **stand_ins)
     source.call("publish", model=model, settings=SMALL_CHUNKS)
@@ -90,8 +100,12 @@ def test_a_load_ends_in_time_and_writes_nothing_later(node, model, number, delay
 
 @pytest.mark.parametrize(
     "fault",
-    ["send@5+:fail", "send@5+:freeze", "send@5:drop", "link:gbps=0.008"],
-    ids=["fails", "freezes", "drops", "slow"],
+    [
+        pytest.param("send@5+:fail", id="fails", marks=pytest.mark.long),
+        pytest.param("send@5+:freeze", id="freezes"),
+        pytest.param("send@5:drop", id="drops", marks=pytest.mark.long),
+        pytest.param("link:gbps=0.008", id="slow"),
+    ],
 )
 def test_faults_of_the_only_source(node, model, fault):
     source, reader = node("source"), node("reader")
@@ -103,7 +117,7 @@ def test_faults_of_the_only_source(node, model, fault):
     source.faults()
 
 
-@pytest.mark.parametrize("publish_as", ["d2d", "staged"])
+@pytest.mark.parametrize("publish_as", ["d2d", pytest.param("staged", marks=pytest.mark.long)])
 def test_a_device_that_gives_no_memory_keeps_no_load(node, model, publish_as):
     source, reader = node("source"), node("reader", **STAND_INS)
     source.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": publish_as})
@@ -114,7 +128,9 @@ def test_a_device_that_gives_no_memory_keeps_no_load(node, model, publish_as):
     reader.faults()
 
 
-@pytest.mark.parametrize("fault", ["copy@2+:freeze", "copy@2+:corrupt=1", "copy@2+:fail"])
+@pytest.mark.parametrize(
+    "fault", ["copy@2+:freeze", "copy@2+:corrupt=1", pytest.param("copy@2+:fail", marks=pytest.mark.long)]
+)
 def test_copies_from_staging_memory_that_go_wrong(node, model, fault):
     """After a chunk was verified in staging memory its last step can still fail, hang, or damage it."""
     source, reader = node("source"), node("reader", **STAND_INS)

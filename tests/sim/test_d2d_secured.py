@@ -45,7 +45,7 @@ def secured_node(guarded, tmp_path):
         each.close()
 
 
-@pytest.mark.parametrize("transport", ["d2d", "staged"])
+@pytest.mark.parametrize("transport", ["d2d", pytest.param("staged", marks=pytest.mark.long)])
 def test_weights_move_within_a_tenant_and_to_no_other(guarded, secured_node, model, transport):
     _, tenant = guarded
     source, reader, other, stranger = (secured_node(name) for name in ("source", "reader", "other", "stranger"))

@@ -21,7 +21,7 @@ def pin_of(model, seed=1):
     return fl.content_digest(Commands.weights(seed, 0, 0), {"model": model})  # one tensor of every kind
 
 
-@pytest.mark.parametrize("transport", ["d2d", "staged"])
+@pytest.mark.parametrize("transport", ["d2d", pytest.param("staged", marks=pytest.mark.long)])
 def test_what_is_trusted_arrives_and_nothing_else(node, model, transport):
     source, reader, late = node("source"), node("reader"), node("late")
     published = source.call("publish", model=model, count=0, settings={**SUMS, "publish_as": transport})

@@ -12,7 +12,13 @@ PATTERN = 0x77
 
 
 @pytest.mark.parametrize(
-    ("transport", "verify"), [("d2d", "digest"), ("d2d", "layout"), ("staged", "digest"), ("host", "layout")]
+    ("transport", "verify"),
+    [
+        ("d2d", "digest"),
+        ("host", "layout"),
+        pytest.param("d2d", "layout", marks=pytest.mark.long),
+        pytest.param("staged", "digest", marks=pytest.mark.long),
+    ],
 )
 def test_unfinished_writes_are_waited_for(node, model, transport, verify):
     """A source would hand out what was there before; into a target late writes would come over what was loaded."""

@@ -16,7 +16,7 @@ from ..waiting import wait_until
 pytestmark = pytest.mark.worker
 
 LIVES = Path(__file__).with_name("lives.py")
-TRANSPORTS = ["host", "staged", "d2d"]
+TRANSPORTS = ("host", "staged", "d2d")
 STATUS = {"exits_by_an_exception_during_a_load": 5}
 SMALL_CHUNKS = {"chunk_bytes": 1 << 20, "hold": False}
 
@@ -30,11 +30,6 @@ def live(worker, model, transport, what):
         assert word not in done.stderr, done.stderr[-4000:]
 
 
-@pytest.fixture(params=TRANSPORTS)
-def transport(request):
-    return request.param
-
-
 @pytest.fixture
 def source(node, model, transport):
     """Publishes, at a speed that leaves time for something to happen."""
@@ -43,31 +38,43 @@ def source(node, model, transport):
     return made
 
 
-READERS = [
-    "drops_tensors_of_a_load",
-    "closes_a_loader_during_a_load",
-    "exits_during_a_load",
-    "exits_by_an_exception_during_a_load",
-    "exits_after_a_load_that_serves_others",
-]
+def by_one_transport(lives):
+    """Each life by one of them, and by the others where there is time."""
+    return pytest.mark.parametrize(
+        ("what", "transport"),
+        [
+            pytest.param(what, transport, marks=() if transport == one else pytest.mark.long)
+            for what, one in lives.items()
+            for transport in TRANSPORTS
+        ],
+    )
 
 
-@pytest.mark.parametrize("what", READERS)
+READERS = {
+    "drops_tensors_of_a_load": "d2d",
+    "closes_a_loader_during_a_load": "staged",
+    "exits_during_a_load": "host",
+    "exits_by_an_exception_during_a_load": "d2d",
+    "exits_after_a_load_that_serves_others": "d2d",
+}
+
+
+@by_one_transport(READERS)
 def test_readers(worker, source, model, transport, what):
     live(worker, model, transport, what)
     assert source.call("states") == {"states": ["live"]}
 
 
-PUBLISHERS = [
-    "drops_tensors_of_a_publication",
-    "closes_a_loader_during_a_publish",
-    "closes_a_publication_that_is_read",
-    "exits_during_a_publish",
-    "exits_with_an_open_publication",
-]
+PUBLISHERS = {
+    "drops_tensors_of_a_publication": "d2d",
+    "closes_a_loader_during_a_publish": "host",
+    "closes_a_publication_that_is_read": "d2d",
+    "exits_during_a_publish": "staged",
+    "exits_with_an_open_publication": "d2d",
+}
 
 
-@pytest.mark.parametrize("what", PUBLISHERS)
+@by_one_transport(PUBLISHERS)
 def test_publishers(worker, model, transport, what):
     live(worker, model, transport, what)
     with fl.FastLoader(fl.Config(worker=worker)) as guest:

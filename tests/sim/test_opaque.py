@@ -85,7 +85,7 @@ def test_a_malformed_setting_is_refused(name, value):
 
 
 @pytest.mark.worker
-@pytest.mark.parametrize("transport", ["host", "staged", "d2d"])
+@pytest.mark.parametrize("transport", ["host", "staged", pytest.param("d2d", marks=pytest.mark.long)])
 def test_tensors_of_every_kind_move_and_are_verified(node, model, transport):
     """`host` too: the CPU reads copies that the device made, and no address of the device's."""
     source, reader = node("source"), node("reader")
@@ -95,7 +95,7 @@ def test_tensors_of_every_kind_move_and_are_verified(node, model, transport):
 
 
 @pytest.mark.worker
-@pytest.mark.parametrize("transport", ["host", "staged", "d2d"])
+@pytest.mark.parametrize("transport", ["host", pytest.param("staged", marks=pytest.mark.long), "d2d"])
 def test_chunks_are_verified_in_staging_memory_first(node, model, transport):
     source, reader = node("source"), node("reader")
     source.call("publish", model=model, count=0, settings={"publish_as": transport, "chunk_bytes": 1 << 20})
@@ -110,7 +110,7 @@ def test_chunks_are_verified_in_staging_memory_first(node, model, transport):
 
 
 @pytest.mark.worker
-@pytest.mark.parametrize("transport", ["host", "staged", "d2d"])
+@pytest.mark.parametrize("transport", ["host", "staged", pytest.param("d2d", marks=pytest.mark.long)])
 def test_damaged_bytes_are_found_out(node, model, transport):
     """By what the device reads back from the tensors: the CPU sees nothing of them on the way."""
     source, reader = node("source"), node("reader")

@@ -26,7 +26,10 @@ def npu(node):
     return lambda name, **environment: node(name, NODE_TORCH_NPU=str(FOLDER), **environment)
 
 
-@pytest.mark.parametrize("transport", ["d2d", "staged", "host"])
+MORE = [pytest.param(each, marks=pytest.mark.long) for each in ("staged", "host")]  # also in test_opaque.py
+
+
+@pytest.mark.parametrize("transport", ["d2d", *MORE])
 def test_tensors_of_every_kind_move(npu, model, transport):
     source, reader = npu("source"), npu("reader")
     settings = {"publish_as": transport}
@@ -44,7 +47,7 @@ def test_they_and_arrays_of_others_are_the_same_model(npu, node, model):
     assert (answer["equal"], answer["transport"]) == (True, "d2d")
 
 
-@pytest.mark.parametrize("how", ["other", "moved", "same"])
+@pytest.mark.parametrize("how", ["other", pytest.param("moved", marks=pytest.mark.long), "same"])
 def test_a_write_to_what_is_published_is_noticed(npu, model, how):
     source = npu("source")
     source.call("publish", model=model, settings={"chunk_bytes": 1 << 20})
@@ -69,7 +72,7 @@ def test_a_killed_source_leaves_no_late_write(npu, model):
     assert reader.call("unchanged") == {"unchanged": True}
 
 
-@pytest.mark.parametrize("verify", ["digest", "layout"])
+@pytest.mark.parametrize("verify", ["digest", pytest.param("layout", marks=pytest.mark.long)])
 def test_what_torch_has_asked_of_its_stream_is_waited_for(npu, model, verify):
     lags = {"YR_FASTLOAD_SIM_STREAM_LAG_MS": str(LAG_S * 1000)}
     source, reader = npu("source", **lags), npu("reader", **lags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -124,6 +125,25 @@ def test_all_kinds_of_faults_are_documented(section: str, source: str, least: in
     kinds = re.findall(r'^    "([a-z.]+)": \w+,$', (ROOT / source).read_text(), re.MULTILINE)
     assert len(kinds) >= least
     assert sorted(documented) == sorted(kinds)
+
+
+def is_long(test: str) -> bool:
+    """Whether only `make test-all` runs a test, whatever its parameters."""
+    path, _, name = test.partition("::")
+    tree = ast.parse((ROOT / path).read_text())
+    marks = [each.value for each in tree.body if isinstance(each, ast.Assign) and "pytestmark" in ast.unparse(each)]
+    for each in tree.body:
+        if isinstance(each, ast.FunctionDef) and each.name == name:
+            marks += [mark for mark in each.decorator_list if "parametrize" not in ast.unparse(mark)]
+    return any("mark.long" in ast.unparse(mark) for mark in marks)
+
+
+def test_each_promise_has_a_test_that_is_not_long() -> None:
+    page = (ROOT / "docs/reliability.md").read_text().partition("\n## Promises\n")[2].partition("\n## ")[0]
+    rows = [line for line in page.splitlines() if "`tests/" in line]
+    assert len(rows) > 20
+    for row in rows:
+        assert not all(is_long(test) for test in re.findall(r"`(tests/\S+::\w+)`", row)), row
 
 
 def test_tables_say_what_committed_results_say() -> None:

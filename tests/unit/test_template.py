@@ -212,18 +212,16 @@ def test_what_servers_import_is_what_the_next_template_does(fleet: Callable[...,
     assert server.ended() is None
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("MARKED", "another"), ("OMP_NUM_THREADS", "3"), ("LD_LIBRARY_PATH", "/nowhere")]
-)
-def test_another_environment_is_an_ordinary_start(fleet: Callable[..., Fleet], name: str, value: str) -> None:
+def test_another_environment_is_an_ordinary_start(fleet: Callable[..., Fleet]) -> None:
     servers = fleet()
     servers.forked("a")
-    other = servers.launch("b", **{name: value})
-    assert not other.from_template
-    assert other.not_forked == f"the environment differs by {name}"
-    said = servers.said("b")
-    assert said["environment"][name] == value
-    assert said["marked"] is None
+    for name, value in (("MARKED", "another"), ("OMP_NUM_THREADS", "3"), ("LD_LIBRARY_PATH", "/nowhere")):
+        other = servers.launch(name, **{name: value})
+        assert not other.from_template
+        assert other.not_forked == f"the environment differs by {name}"
+        said = servers.said(name)
+        assert said["environment"][name] == value
+        assert said["marked"] is None
     servers.forked("c")
 
 

@@ -20,7 +20,8 @@ from yr_fastload_native.errors import IntegrityError, UnavailableError
 from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.measuring.child_process import Parent, main
 from yr_fastload_native.measuring.device_tensors import Arrays, DeviceTensors, made
-from yr_fastload_native.settings import Config, parse_address
+from yr_fastload_native.measuring.moves import Move
+from yr_fastload_native.settings import parse_address
 
 __all__ = ["Plan"]
 
@@ -30,21 +31,16 @@ _REPORTED = ("bytes", "tensors", "chunks", "transport", "stages", "steps", "veri
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class Plan(Move):
     """What all processes work on.
 
     Attributes:
         shapes: A workload of `sizes_of`.
         scale: Of the shapes: 1.0 is the model's own size.
-        chunk_bytes: As in the settings.
     """
 
-    worker: str
-    transport: str
     shapes: str
     scale: float
-    deadline_s: float
-    chunk_bytes: int = 0
 
     def at(self, worker: str) -> Plan:
         """The same, with that worker."""
@@ -53,17 +49,6 @@ class Plan:
     def sizes(self) -> Mapping[str, int]:
         """Names and bytes of the tensors."""
         return sizes_of(self.shapes, self.scale)
-
-    def config(self, *, hold: bool, device: int) -> Config:
-        return Config(
-            device_index=device,
-            worker=self.worker,
-            transport=self.transport,
-            deadline_s=self.deadline_s,
-            publish_deadline_s=self.deadline_s,
-            chunk_bytes=self.chunk_bytes,
-            hold=hold,
-        )
 
 
 def _arrays(plan: Plan, seed: int | None) -> Arrays:

@@ -19,9 +19,9 @@ from yr_fastload_native.devices.npu import NPU
 from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.measuring.child_process import serve
 from yr_fastload_native.measuring.device_arrays import DeviceArray, upload
+from yr_fastload_native.measuring.moves import Move
 from yr_fastload_native.measuring.symbols import missing, needs_of
 from yr_fastload_native.publishing.publication import Publication
-from yr_fastload_native.settings import Config
 
 __all__ = ["Trial"]
 
@@ -33,20 +33,17 @@ _TENSORS = 8
 
 
 @attrs.frozen(kw_only=True)
-class Trial:
+class Trial(Move):
     """What all processes work on.
 
     Attributes:
-        transport: By which bytes move.
+        identity: Of what they publish and load.
         bytes: Of the tensors.
         device: Number of the process's NPU.
     """
 
-    worker: str
-    transport: str
     identity: str
     bytes: int
-    deadline_s: float
     device: int = 0
 
 
@@ -112,16 +109,7 @@ class _Commands:
 
     def _connected(self) -> FastLoader:
         if self._loader is None:
-            trial = self._trial
-            config = Config(
-                device_index=trial.device,
-                worker=trial.worker,
-                transport=trial.transport,
-                deadline_s=trial.deadline_s,
-                publish_deadline_s=trial.deadline_s,
-                hold=False,
-            )
-            self._loader = FastLoader(config)
+            self._loader = FastLoader(self._trial.config(hold=False, device=self._trial.device))
         return self._loader
 
     # -- rates ----------------------------------------------------------------------------------------------------
