@@ -12,34 +12,45 @@ import yr_fastload_native as fl
 from yr_fastload_native import sim
 
 from ..waiting import wait_until
+from .nodes import STAND_INS
 
 pytestmark = pytest.mark.worker
 
 LIVES = Path(__file__).with_name("lives.py")
-TRANSPORTS = ["host", "staged", "d2d"]
+# By what tensors move, and whether they are where the CPU reaches them: torch's, which can be given other memory, or
+# arrays in device memory, as on real devices.
+WAYS = [
+    pytest.param(("host", STAND_INS), id="host"),
+    pytest.param(("staged", {}), id="staged"),
+    pytest.param(("d2d", {}), id="d2d"),
+    pytest.param(("staged", STAND_INS), id="staged, torch", marks=pytest.mark.long),
+    pytest.param(("d2d", STAND_INS), id="d2d, torch", marks=pytest.mark.long),
+]
 STATUS = {"exits_by_an_exception_during_a_load": 5}
 SMALL_CHUNKS = {"chunk_bytes": 1 << 20, "hold": False}
 
 
-def live(worker, model, transport, what):
+def live(worker, model, way, what):
     """Runs one of `lives.py`; its status is its own, and its standard error tells of no crash."""
+    transport, environment = way
     command = [sys.executable, "-X", "faulthandler", str(LIVES), worker, model, transport, what]
-    done = subprocess.run(command, env=sim.environment(), capture_output=True, text=True, timeout=90, check=False)
+    environment = sim.environment() | {"YR_FASTLOAD_SIM_OPAQUE": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == STATUS.get(what, 0), done.stderr[-4000:]
-    for word in ("Fatal Python error", "terminate called", "Sanitizer"):
+    for word in ("Fatal Python error", "terminate called", "Sanitizer", "use after free"):
         assert word not in done.stderr, done.stderr[-4000:]
 
 
-@pytest.fixture(params=TRANSPORTS)
-def transport(request):
+@pytest.fixture(params=WAYS)
+def way(request):
     return request.param
 
 
 @pytest.fixture
-def source(node, model, transport):
+def source(node, model, way):
     """Publishes, at a speed that leaves time for something to happen."""
     made = node("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1")
-    made.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": transport})
+    made.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": way[0]})
     return made
 
 
@@ -53,8 +64,8 @@ READERS = [
 
 
 @pytest.mark.parametrize("what", READERS)
-def test_readers(worker, source, model, transport, what):
-    live(worker, model, transport, what)
+def test_readers(worker, source, model, way, what):
+    live(worker, model, way, what)
     assert source.call("states") == {"states": ["live"]}
 
 
@@ -68,8 +79,8 @@ PUBLISHERS = [
 
 
 @pytest.mark.parametrize("what", PUBLISHERS)
-def test_publishers(worker, model, transport, what):
-    live(worker, model, transport, what)
+def test_publishers(worker, model, way, what):
+    live(worker, model, way, what)
     with fl.FastLoader(fl.Config(worker=worker)) as guest:
         # Within its lease, where it had no time to say goodbye.
         assert wait_until(lambda: not guest.is_published({"model": model}), 15)

@@ -3,6 +3,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstdint>
+
 #include "engine/blocks.hpp"
 #include "engine/codes.hpp"
 #include "engine/settings.hpp"
@@ -10,7 +12,9 @@
 namespace yr_fastload::sim {
 namespace {
 
-bool in_pages(std::size_t bytes) { return bytes > 0 && bytes % static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)) == 0; }
+std::size_t page_bytes() { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
+
+bool in_pages(std::size_t bytes) { return bytes > 0 && bytes % page_bytes() == 0; }
 
 std::uintptr_t number(const void* data) { return reinterpret_cast<std::uintptr_t>(data); }
 
@@ -21,8 +25,9 @@ void forget_freed(MemoryState& all, std::uintptr_t first, std::size_t bytes) {
 
 }  // namespace
 
-int reserve(std::size_t bytes, void** data, Reach reach) {
-  if (data == nullptr || !in_pages(bytes)) return kAclRtParamInvalid;
+int reserve(std::size_t asked, void** data, Reach reach) {
+  if (data == nullptr || asked == 0 || asked > SIZE_MAX / 2) return kAclRtParamInvalid;
+  const std::size_t bytes = (asked + page_bytes() - 1) / page_bytes() * page_bytes();
   void* const backing = reserve_addresses(bytes);
   void* const memory = reach == Reach::kOpaque && backing != nullptr ? reserve_addresses(bytes) : backing;
   if (memory == nullptr) {
