@@ -330,8 +330,8 @@ class Commands:
         """What torch_npu does to tensors of a device without a kernel: the results, by the names of the operations."""
         import torch
 
-        def on_npu_(value):
-            return torch.arange(24, dtype=torch.int32).to("npu").view(4, 6) if value is None else value.to("npu")
+        def rows():
+            return torch.arange(24, dtype=torch.int32).to("npu").view(4, 6)
 
         def event():
             first, second = torch.npu.Event(enable_timing=True), torch.npu.Event(enable_timing=True)
@@ -344,22 +344,22 @@ class Commands:
             return [first.query(), second.query(), first.elapsed_time(second) >= 0]
 
         def copied():
-            source, target = on_npu_(None), on_npu_(torch.zeros(4, 6, dtype=torch.int32))
-            target.copy_(source)
+            target = torch.zeros(4, 6, dtype=torch.int32).to("npu")
+            target.copy_(rows())
             return target.cpu().tolist()
 
         def beside():
             with torch.npu.stream(torch.npu.Stream()):
-                made = on_npu_(None).clone()
+                made = rows().clone()
             torch.npu.synchronize()
             return made.cpu().tolist()
 
         known = {
-            "view": lambda: on_npu_(None).view(-1)[5:9].cpu().tolist(),
-            "slice": lambda: on_npu_(None)[1:3].cpu().tolist(),
-            "bytes": lambda: on_npu_(None).view(torch.uint8).cpu().view(torch.int32).tolist(),
+            "view": lambda: rows().view(-1)[5:9].cpu().tolist(),
+            "slice": lambda: rows()[1:3].cpu().tolist(),
+            "bytes": lambda: rows().view(torch.uint8).cpu().view(torch.int32).tolist(),
             "copy": copied,
-            "clone": lambda: on_npu_(None).clone().cpu().tolist(),
+            "clone": lambda: rows().clone().cpu().tolist(),
             "another stream": beside,
             "events": event,
         }

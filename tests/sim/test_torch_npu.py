@@ -135,7 +135,7 @@ def test_weights_that_processing_replaces_are_not_kept_beside_their_successors(n
     assert npu("second").call("load_layers", model=model, **LAYERS) == {"right": True, "by": "staged"}
 
 
-@pytest.mark.parametrize(("publish_as", "by"), [("d2d", "d2d"), ("auto", "staged")])
+@pytest.mark.parametrize(("publish_as", "by"), [("d2d", "d2d"), pytest.param("auto", "staged", marks=pytest.mark.long)])
 def test_a_second_instance_takes_no_more_memory_either(npu, model, publish_as, by):
     """It serves what it pulled until that has been replaced; of a copy in the worker it stays one more source."""
     plain = npu("plain").call("process_model", model=model, replaces=True, **LAYERS)
