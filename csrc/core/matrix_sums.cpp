@@ -72,10 +72,26 @@ YRFL_AVX2 RowSums sums_avx2(const std::byte* row, std::size_t bytes) noexcept {
 }
 
 YRFL_VNNI RowSums sums_vnni(const std::byte* row, std::size_t bytes) noexcept {
+  constexpr std::size_t kParts = 4;
   __m512i totals[kColumns];
 #pragma GCC unroll 16
   for (std::size_t column = 0; column < kColumns; ++column) totals[column] = _mm512_setzero_si512();
-  for (std::size_t offset = 0; offset < bytes; offset += kShift) {
+  std::size_t offset = 0;
+  // Column c of part p takes the numbers that column c - 1 of part p + 1 takes: of four parts they are loaded once.
+  for (; bytes - offset >= kParts * kShift; offset += kParts * kShift) {
+    __m512i values[kParts];
+#pragma GCC unroll 4
+    for (std::size_t part = 0; part < kParts; ++part) values[part] = _mm512_loadu_si512(row + offset + kShift * part);
+#pragma GCC unroll 13
+    for (std::size_t place = 0; place < kParts + kColumns - 1; ++place) {
+      const __m512i numbers = _mm512_load_si512(kNumbers.data() + offset + kShift * place);
+#pragma GCC unroll 4
+      for (std::size_t part = 0; part < kParts; ++part)
+        if (place >= part && place - part < kColumns)
+          totals[place - part] = _mm512_dpbusd_epi32(totals[place - part], numbers, values[part]);
+    }
+  }
+  for (; offset < bytes; offset += kShift) {
     const std::size_t left = bytes - offset;
     const __mmask64 there = left >= kShift ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
     const __m512i values = _mm512_maskz_loadu_epi8(there, row + offset);
@@ -86,11 +102,8 @@ YRFL_VNNI RowSums sums_vnni(const std::byte* row, std::size_t bytes) noexcept {
   }
   RowSums sums;
 #pragma GCC unroll 16
-  for (std::size_t column = 0; column < kColumns; ++column) {
-    alignas(64) std::int32_t lanes[16];
-    _mm512_store_si512(lanes, totals[column]);
-    for (const std::int32_t lane : lanes) sums.values[column] += lane;
-  }
+  for (std::size_t column = 0; column < kColumns; ++column)
+    sums.values[column] = _mm512_reduce_add_epi32(totals[column]);
   return sums;
 }
 

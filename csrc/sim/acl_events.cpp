@@ -27,6 +27,7 @@ YRFL_SIM_API int aclrtCreateEvent(void** handle) {
   return kAclSuccess;
 }
 
+YRFL_SIM_API int aclrtCreateEventWithFlag(void** handle, std::uint32_t) { return aclrtCreateEvent(handle); }
 YRFL_SIM_API int aclrtCreateEventExWithFlag(void** handle, std::uint32_t) { return aclrtCreateEvent(handle); }
 
 YRFL_SIM_API int aclrtDestroyEvent(void* handle) {

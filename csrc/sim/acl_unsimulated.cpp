@@ -1,4 +1,4 @@
-// What torch_npu links and nothing here implements: operators, kernels, expandable segments, dumps, profiling.
+// What torch_npu links and nothing here implements: operators, kernels, memory of other processes, dumps, profiling.
 #include "unimplemented.hpp"
 
 YRFL_SIM_UNIMPLEMENTED(MsprofGetHashId)
@@ -36,16 +36,10 @@ YRFL_SIM_UNIMPLEMENTED(aclopSetAttrListListInt)
 YRFL_SIM_UNIMPLEMENTED(aclopSetAttrString)
 YRFL_SIM_UNIMPLEMENTED(aclrtBinaryGetFunction)
 YRFL_SIM_UNIMPLEMENTED(aclrtBinaryLoadFromData)
-YRFL_SIM_UNIMPLEMENTED(aclrtFreePhysical)
 YRFL_SIM_UNIMPLEMENTED(aclrtGetFunctionAddr)
-YRFL_SIM_UNIMPLEMENTED(aclrtMallocPhysical)
-YRFL_SIM_UNIMPLEMENTED(aclrtMapMem)
 YRFL_SIM_UNIMPLEMENTED(aclrtMemExportToShareableHandle)
 YRFL_SIM_UNIMPLEMENTED(aclrtMemImportFromShareableHandle)
 YRFL_SIM_UNIMPLEMENTED(aclrtMemSetPidToShareableHandle)
-YRFL_SIM_UNIMPLEMENTED(aclrtReleaseMemAddress)
-YRFL_SIM_UNIMPLEMENTED(aclrtReserveMemAddress)
-YRFL_SIM_UNIMPLEMENTED(aclrtUnmapMem)
 YRFL_SIM_UNIMPLEMENTED(rtDevBinaryRegister)
 YRFL_SIM_UNIMPLEMENTED(rtFunctionRegister)
 YRFL_SIM_UNIMPLEMENTED(rtGetC2cCtrlAddr)

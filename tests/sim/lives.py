@@ -14,12 +14,13 @@ import time
 
 import psutil
 import torch
-from nodes import Commands
+from nodes import Commands, memory_of, placed, same_bytes
 
 import yr_fastload_native as fl
 
 COUNT, SIZE = 12, 1 << 20
-_OF_A_READER = {"hold": False, "device_index": 1}  # in the same process, it stands for another
+_OTHER = 1  # device, of a reader in the same process that stands for another
+_OF_A_READER = {"hold": False, "device_index": _OTHER}
 PATTERN = 0x5A
 
 
@@ -27,9 +28,13 @@ def weights():
     return Commands.weights(1, COUNT, SIZE)
 
 
-def filled(value):
-    """As many tensors of the same sizes."""
-    return {name: torch.full_like(tensor, value) for name, tensor in weights().items()}
+def filled(value, index=None):
+    """As many tensors of the same sizes, on the first device or another."""
+    return placed({name: torch.full_like(tensor, value) for name, tensor in weights().items()}, index)
+
+
+def right(target):
+    return all(same_bytes(target[name], value) for name, value in weights().items())
 
 
 class StopError(Exception):
@@ -62,7 +67,7 @@ class Life:
         return self.loader.load(target, {"model": self.model}, progress=progress)
 
     def publish(self, progress=None):
-        return self.loader.publish(weights(), {"model": self.model}, progress=progress)
+        return self.loader.publish(placed(weights()), {"model": self.model}, progress=progress)
 
     def wait_for_publish(self, moment):
         """Until it is under way. Only copies into shared memory tell how far they are."""
@@ -86,7 +91,7 @@ class Life:
             gc.collect()
             heirs = filled(PATTERN)
             time.sleep(0.3)
-            assert all(bool((heir == PATTERN).all()) for heir in heirs.values())
+            assert all(bool((memory_of(heir) == PATTERN).all()) for heir in heirs.values())
 
     def drops_tensors_of_a_publication(self):
         """What was published is served all the same."""
@@ -95,9 +100,9 @@ class Life:
         heirs = filled(PATTERN)
         assert publication.wait_settled(30)
         reader = fl.FastLoader(fl.Config(**self.settings | _OF_A_READER))
-        target = filled(0)
+        target = filled(0, _OTHER)
         reader.load(target, {"model": self.model})
-        assert all(torch.equal(target[name], value) for name, value in weights().items())
+        assert right(target)
         del heirs
 
     # -- loaders ------------------------------------------------------------------------------------------------
@@ -135,12 +140,12 @@ class Life:
         """Its reader, in the same process, ends with all bytes right or a typed error."""
         publication = self.publish()
         reader = fl.FastLoader(fl.Config(**self.settings | _OF_A_READER))
-        moment, ended, target = Moment(), [], filled(0)
+        moment, ended, target = Moment(), [], filled(0, _OTHER)
 
         def load():
             try:
                 reader.load(target, {"model": self.model}, progress=moment, deadline_s=10)
-                ended.append(all(torch.equal(target[name], value) for name, value in weights().items()))
+                ended.append(right(target))
             except fl.FastLoadError:
                 ended.append(True)
 

@@ -8,6 +8,7 @@ Torch is imported once, by a process that they are forked from.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import sys
@@ -54,8 +55,8 @@ def same_bytes(one, other):
     return bool((memory_of(one) == memory_of(other)).all())
 
 
-def on_device(tensors):
-    """Copies in the memory of the thread's device; what shares memory does so there."""
+def on_device(tensors, index=None):
+    """Copies in the memory of a device, by default the thread's; what shares memory does so there."""
     import ml_dtypes
     import numpy as np
 
@@ -65,7 +66,7 @@ def on_device(tensors):
     from yr_fastload_native.measuring.device_arrays import DeviceArray
 
     kind = CUDA if sim.active("cuda") else NPU
-    device, blocks, made = kind.at(max(0, kind.current())), {}, {}
+    device, blocks, made = kind.at(max(0, kind.current()) if index is None else index), {}, {}
     native = kind.open_device(device.index)
     for name, value in tensors.items():
         storage = value.untyped_storage()
@@ -94,13 +95,13 @@ def on_npu(tensors):
     return made
 
 
-def placed(tensors):
-    """The same bytes where this process's device has them."""
+def placed(tensors, index=None):
+    """The same bytes where this process's device has them, or where the one of this number has."""
     from yr_fastload_native import sim
 
     if "torch_npu" in sys.modules:
         return on_npu(tensors)
-    return on_device(tensors) if sim.opaque() else tensors
+    return on_device(tensors, index) if sim.opaque() else tensors
 
 
 class Node:
@@ -325,6 +326,45 @@ class Commands:
         self.capturing.join()
         return {"results": self.capture_results}
 
+    def operate(self, what):
+        """What torch_npu does to tensors of a device without a kernel: the results, by the names of the operations."""
+        import torch
+
+        def rows():
+            return torch.arange(24, dtype=torch.int32).to("npu").view(4, 6)
+
+        def event():
+            first, second = torch.npu.Event(enable_timing=True), torch.npu.Event(enable_timing=True)
+            side = torch.npu.Stream()
+            first.record()
+            side.wait_event(first)
+            second.record(side)
+            second.synchronize()
+            torch.npu.synchronize()
+            return [first.query(), second.query(), first.elapsed_time(second) >= 0]
+
+        def copied():
+            target = torch.zeros(4, 6, dtype=torch.int32).to("npu")
+            target.copy_(rows())
+            return target.cpu().tolist()
+
+        def beside():
+            with torch.npu.stream(torch.npu.Stream()):
+                made = rows().clone()
+            torch.npu.synchronize()
+            return made.cpu().tolist()
+
+        known = {
+            "view": lambda: rows().view(-1)[5:9].cpu().tolist(),
+            "slice": lambda: rows()[1:3].cpu().tolist(),
+            "bytes": lambda: rows().view(torch.uint8).cpu().view(torch.int32).tolist(),
+            "copy": copied,
+            "clone": lambda: rows().clone().cpu().tolist(),
+            "another stream": beside,
+            "events": event,
+        }
+        return {name: known[name]() for name in what}
+
     def mixed_model(self, model):
         """One with a weight on the device and a table in CPU memory, with a view of it: published, and pulled anew."""
         import torch
@@ -360,13 +400,10 @@ class Commands:
             "shares": target.part.data_ptr() == target.table.data_ptr() + 16,
         }
 
-    def process_model(self, model, layers, size, replaces, settings=None):
-        """Load a model of layers, have them processed as vLLM does, and publish it: the most device memory taken."""
+    @staticmethod
+    def layered_model(layers, size, replaces, blank=False):
+        """A model on the device, of layers that have to be processed; ``replaces``: which makes new weights."""
         import torch
-
-        from yr_fastload_native import sim
-        from yr_fastload_native.vllm import publishing
-        from yr_fastload_native.vllm.settings import Settings
 
         class Method:
             def process_weights_after_loading(self, layer):
@@ -378,16 +415,30 @@ class Commands:
         made = torch.nn.Module()
         for number in range(layers):
             layer = torch.nn.Module()
-            bytes_ = torch.full((size,), number % 100, dtype=torch.int8)
+            bytes_ = torch.full((size,), -1 if blank else number % 100, dtype=torch.int8)
             layer.weight = torch.nn.Parameter(bytes_.to("npu"), requires_grad=False)
             layer.quant_method = Method()
             made.add_module(str(number), layer)
+        return made
+
+    def source_of(self, model, settings):
+        """A model's source, as vLLM's plugin has one."""
+        from yr_fastload_native.vllm.publishing import Source
+        from yr_fastload_native.vllm.settings import Settings
+
+        given = Settings.of({"worker": os.environ["NODE_WORKER"], "publish": "background", **settings})
+        self.loaders.append(self.fl.FastLoader(given.transfer))
+        return Source(self.loaders[-1], {"model": model}, given)
+
+    def process_model(self, model, layers, size, replaces, settings=None):
+        """Load a model of layers, have them processed as vLLM does, and publish it: the most device memory taken."""
+        from yr_fastload_native import sim
+        from yr_fastload_native.vllm import publishing
+
+        made = self.layered_model(layers, size, replaces)
         raw, outcome = None, {}
         if settings is not None:
-            given = Settings.of({"worker": os.environ["NODE_WORKER"], "publish": "background", **settings})
-            self.loaders.append(self.fl.FastLoader(given.transfer))
-            source = publishing.Source(self.loaders[-1], {"model": model}, given)
-            raw = publishing.RawWeights(source, dict(made.named_parameters()))
+            raw = publishing.RawWeights(self.source_of(model, settings), dict(made.named_parameters()))
             raw.before_processing(made)
         for layer in made.children():
             layer.quant_method.process_weights_after_loading(layer)
@@ -398,6 +449,69 @@ class Commands:
             outcome["by"] = "+".join(self.publications[model].transports)
         self.source = dict(made.named_parameters())
         return {"peak": max(sim.counters()["device_peak_bytes"].values()), **outcome}
+
+    def pull_and_process(self, model, layers, size, replaces, settings):
+        """As `process_model`, but for weights that are pulled from others, and served if they stay."""
+        from yr_fastload_native import sim
+        from yr_fastload_native.vllm import publishing
+        from yr_fastload_native.vllm.model_contents import storages
+        from yr_fastload_native.vllm.pulled_weights import PulledWeights
+
+        made = self.layered_model(layers, size, replaces, blank=True)
+        source = self.source_of(model, settings)
+        report = source.fast.load(dict(made.named_parameters()), source.identity)
+        pulled = PulledWeights(source, dict(made.named_parameters()), made)
+        for layer in made.children():
+            layer.quant_method.process_weights_after_loading(layer)
+        pulled.end()
+        publishing.guard(source, storages(made))
+        publishing.wait(60)
+        weights = dict(made.named_parameters())
+        publication = source.fast.publication(source.identity)
+        return {
+            "peak": max(sim.counters()["device_peak_bytes"].values()),
+            "by": report.transport,
+            "right": all(bool((w.cpu() == int(name.split(".")[0]) % 100).all()) for name, w in weights.items()),
+            "serves": publication is not None and publication.state == "live",
+        }
+
+    def private_model(self, model, value, number, pull=False):
+        """A processed model with a weight in a private format: publish it as stage `final` does, or pull it."""
+        import torch
+        import torch_npu
+
+        from yr_fastload_native.vllm.model_contents import SCALARS, Live
+        from yr_fastload_native.vllm.publishing import publish_final
+        from yr_fastload_native.vllm.stored_form import in_stored_form
+        from yr_fastload_native.vllm.weights import Landing
+
+        made = torch.nn.Module()
+        weight = torch_npu.empty_with_format((20, 40), dtype=torch.float16, device="npu", acl_format=number)
+        made.weight = torch.nn.Parameter(weight, requires_grad=False)
+        made.again = made.weight.detach()
+        made.plain = torch.nn.Parameter(torch.full((5,), float(value)).to("npu"), requires_grad=False)
+        storage = weight.untyped_storage()
+        copy, size = ctypes.CDLL("libascendcl.so").aclrtMemcpy, ctypes.c_size_t(storage.nbytes())
+        held = ctypes.create_string_buffer(bytes((value + i) % 251 for i in range(storage.nbytes())), storage.nbytes())
+        assert copy(ctypes.c_void_p(storage.data_ptr()), size, held, size, 1) == 0
+        live, error = Live.of(made), None
+        if pull:
+            landing = Landing(made, {**live.tensors, SCALARS: live.digest()}, frozenset())
+            try:
+                self._loader({}).load(in_stored_form(landing.tensors), {"model": model})
+            except self.fl.FastLoadError as failed:
+                error = failed.code
+        else:
+            publish_final(self.source_of(model, {"publish": "inline", "stage": "final"}), live, {})
+        self.held = {"model": made}
+        assert copy(held, size, ctypes.c_void_p(storage.data_ptr()), size, 2) == 0
+        return {
+            "format": int(torch_npu.get_npu_format(made.weight)),
+            "bytes": storage.nbytes(),
+            "stored": hashlib.sha256(held.raw).hexdigest(),
+            "plain": made.plain.cpu().tolist(),
+            "error": error,
+        }
 
     def start_kv_cache(self):
         from kv_cache import KvCache

@@ -12,40 +12,51 @@ import yr_fastload_native as fl
 from yr_fastload_native import sim
 
 from ..waiting import wait_until
+from .nodes import STAND_INS
 
 pytestmark = pytest.mark.worker
 
 LIVES = Path(__file__).with_name("lives.py")
-TRANSPORTS = ("host", "staged", "d2d")
+# By what tensors move, and whether they are where the CPU reaches them: torch's, which can be given other memory, or
+# arrays in device memory, as on real devices.
+WAYS = {
+    "host": ("host", STAND_INS),
+    "staged": ("staged", {}),
+    "d2d": ("d2d", {}),
+    "staged, torch": ("staged", STAND_INS),
+    "d2d, torch": ("d2d", STAND_INS),
+}
 STATUS = {"exits_by_an_exception_during_a_load": 5}
 SMALL_CHUNKS = {"chunk_bytes": 1 << 20, "hold": False}
 
 
-def live(worker, model, transport, what):
+def live(worker, model, way, what):
     """Runs one of `lives.py`; its status is its own, and its standard error tells of no crash."""
+    transport, environment = way
     command = [sys.executable, "-X", "faulthandler", str(LIVES), worker, model, transport, what]
-    done = subprocess.run(command, env=sim.environment(), capture_output=True, text=True, timeout=90, check=False)
+    environment = sim.environment() | {"YR_FASTLOAD_SIM_OPAQUE": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == STATUS.get(what, 0), done.stderr[-4000:]
-    for word in ("Fatal Python error", "terminate called", "Sanitizer"):
+    for word in ("Fatal Python error", "terminate called", "Sanitizer", "use after free"):
         assert word not in done.stderr, done.stderr[-4000:]
 
 
 @pytest.fixture
-def source(node, model, transport):
+def source(node, model, way):
     """Publishes, at a speed that leaves time for something to happen."""
     made = node("source", YR_FASTLOAD_SIM_LINK_GBPS="0.1")
-    made.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": transport})
+    made.call("publish", model=model, settings={**SMALL_CHUNKS, "publish_as": way[0]})
     return made
 
 
-def by_one_transport(lives):
+def by_one_way(lives):
     """Each life by one of them, and by the others where there is time."""
     return pytest.mark.parametrize(
-        ("what", "transport"),
+        ("what", "way"),
         [
-            pytest.param(what, transport, marks=() if transport == one else pytest.mark.long)
+            pytest.param(what, way, id=f"{what}-{name}", marks=() if name == one else pytest.mark.long)
             for what, one in lives.items()
-            for transport in TRANSPORTS
+            for name, way in WAYS.items()
         ],
     )
 
@@ -59,9 +70,9 @@ READERS = {
 }
 
 
-@by_one_transport(READERS)
-def test_readers(worker, source, model, transport, what):
-    live(worker, model, transport, what)
+@by_one_way(READERS)
+def test_readers(worker, source, model, way, what):
+    live(worker, model, way, what)
     assert source.call("states") == {"states": ["live"]}
 
 
@@ -74,9 +85,9 @@ PUBLISHERS = {
 }
 
 
-@by_one_transport(PUBLISHERS)
-def test_publishers(worker, model, transport, what):
-    live(worker, model, transport, what)
+@by_one_way(PUBLISHERS)
+def test_publishers(worker, model, way, what):
+    live(worker, model, way, what)
     with fl.FastLoader(fl.Config(worker=worker)) as guest:
         # Within its lease, where it had no time to say goodbye.
         assert wait_until(lambda: not guest.is_published({"model": model}), 15)

@@ -46,7 +46,7 @@ def test_libraries_show_their_interface_alone(name):
     ("library", "name"),
     [
         ("libascendcl.so", "aclopCompileAndExecute"),
-        ("libascendcl.so", "aclrtMapMem"),
+        ("libascendcl.so", "aclrtMemImportFromShareableHandle"),
         ("libra.so", "RaInit"),
         ("libra.so", "RaSendWr"),
         ("libruntime.so", "rtIpcOpenMemory"),

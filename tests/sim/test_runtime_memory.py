@@ -131,3 +131,44 @@ register = lambda: acl.aclrtHostRegister(a, ctypes.c_uint64(4096), 0, ctypes.byr
 say([register(), p.value == ctypes.addressof(a), register(), acl.aclrtHostUnregister(a), acl.aclrtHostUnregister(a)])
 """).said
     assert said == [[0, True, 107000, 0, 107000]]
+
+
+VIRTUAL = """
+page = 2 << 20; base = ctypes.c_void_p(); size = ctypes.c_size_t
+def physical(bytes_=page, device=0):
+    handle, kind = ctypes.c_void_p(), (ctypes.c_int32 * 8)(0, 0, 1, device, 1)
+    return acl.aclrtMallocPhysical(ctypes.byref(handle), size(bytes_), kind, size(0)), handle
+def at(pages): return ctypes.c_void_p(base.value + pages * page)
+def mapped(place, handle): return acl.aclrtMapMem(place, size(page), size(0), handle, size(0))
+set_device(); ok(acl.aclrtReserveMemAddress(ctypes.byref(base), size(4 * page), size(0), None, size(1)))
+handles = [physical()[1] for _ in range(2)]
+for number, handle in enumerate(handles): ok(mapped(at(number), handle))
+"""
+
+
+def test_memory_is_mapped_to_reserved_addresses_piece_by_piece():
+    """As expandable segments have it: what lies across pieces is one range, and what is unmapped is nobody's."""
+    said = run(
+        VIRTUAL
+        + """
+across = ctypes.c_void_p(at(1).value - 100); out = buffer(200)
+ok(copy(across, buffer(200, 7), 200)); ok(copy(out, across, 200)); say(out.raw == pattern(200, 7))
+say(counters()["device_bytes"])
+say([copy(at(2), out, 1), mapped(at(1), handles[0]), mapped(at(4), handles[0]), acl.aclrtFree(at(1)),
+    acl.aclrtReleaseMemAddress(base)])
+ok(acl.aclrtUnmapMem(at(1))); ok(acl.aclrtFreePhysical(handles[1])); say(counters()["device_bytes"])
+say([copy(out, across, 200), copy(out, at(1), 1)])
+result, again = physical(); ok(result); ok(mapped(at(1), again)); ok(copy(out, at(1), 200)); say(out.raw == bytes(200))
+for number, handle in enumerate([handles[0], again]):
+    ok(acl.aclrtUnmapMem(at(number))); ok(acl.aclrtFreePhysical(handle))
+ok(acl.aclrtReleaseMemAddress(base)); say(counters()["device_bytes"])
+"""
+    ).said
+    assert said[:2] == [True, {"0": 4 << 20}]
+    assert said[2][1:] == [107000, 107000, MEMORY_FREE, 107000]
+    assert said[3:] == [{"0": 2 << 20}, [COPY_DATA, COPY_DATA], True, {"0": 0}]
+
+
+def test_physical_memory_counts_before_it_is_mapped():
+    said = run(VIRTUAL + "say([physical()[0], physical(device=99)[0]])", YR_FASTLOAD_SIM_DEVICE_MEMORY_MB=4).said
+    assert said == [[MEMORY_ALLOCATION, 107000]]

@@ -40,6 +40,36 @@ def test_tensors_of_every_kind_move(npu, model, transport):
     assert reader.call("devices")["used"] == ["simulated-npu:1"]
 
 
+EXPANDABLE = {"PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True"}
+ROWS = [list(range(start, start + 6)) for start in range(0, 24, 6)]
+OPERATIONS = {
+    "view": [5, 6, 7, 8],
+    "slice": ROWS[1:3],
+    "bytes": ROWS,
+    "copy": ROWS,
+    "clone": ROWS,
+    "another stream": ROWS,
+    "events": [True] * 3,
+}
+
+
+@pytest.mark.parametrize("settings", [{}, EXPANDABLE], ids=["", "expandable segments"])
+def test_torch_npu_works_as_far_as_no_kernel_is_needed(npu, settings):
+    assert npu("one", **settings).call("operate", what=list(OPERATIONS)) == OPERATIONS
+
+
+@pytest.mark.parametrize("transport", ["d2d", "staged"])
+def test_tensors_in_expandable_segments_move(npu, model, transport):
+    """Some lie across pieces of 20 MiB that memory was mapped by."""
+    source, reader = npu("source", **EXPANDABLE), npu("reader", **EXPANDABLE)
+    tensors = {"model": model, "count": 7, "size": 9 << 20}
+    assert source.call("publish", **tensors, settings={"publish_as": transport})["settled"]
+    answer = reader.call("load", **tensors)
+    assert (answer["equal"], answer["transport"], answer["retried"]) == (True, transport, 0)
+    for each in (source, reader):
+        assert each.call("counters")["calls"]["aclrtMapMem"] > 2
+
+
 def test_they_and_arrays_of_others_are_the_same_model(npu, node, model):
     source, reader = npu("source"), node("reader")
     source.call("publish", model=model, count=0)
@@ -93,6 +123,7 @@ def test_cpu_tensors_beside_a_device_s_travel_as_copies_there(npu, model):
 
 
 POOL = 100 << 20  # of openYuanrong, on the device, however large the model
+LANDING = 32 << 20  # as set: memory of the device that copies arrive in
 LAYERS = {"layers": 64, "size": 4 << 20}
 
 
@@ -105,6 +136,37 @@ def test_weights_that_processing_replaces_are_not_kept_beside_their_successors(n
     assert (ours["published"], ours["by"]) == ("inline", "staged")
     assert ours["peak"] - POOL <= 1.05 * plain["peak"], (ours, plain)
     assert npu("second").call("load_layers", model=model, **LAYERS) == {"right": True, "by": "staged"}
+
+
+@pytest.mark.parametrize(("publish_as", "by"), [("d2d", "d2d"), pytest.param("auto", "staged", marks=pytest.mark.long)])
+def test_a_second_instance_takes_no_more_memory_either(npu, model, publish_as, by):
+    """It serves what it pulled until that has been replaced; of a copy in the worker it stays one more source."""
+    plain = npu("plain").call("process_model", model=model, replaces=True, **LAYERS)
+    npu("first").call("process_model", model=model, replaces=True, settings={"publish_as": publish_as}, **LAYERS)
+    bounds = {"publish_device_bytes": 1 << 20, "staging_bytes": LANDING}
+    second = npu("second").call("pull_and_process", model=model, replaces=True, settings=bounds, **LAYERS)
+    assert (second["by"], second["right"], second["serves"]) == (by, True, by == "staged")
+    landing = LANDING if by == "staged" else 0
+    assert second["peak"] - POOL - landing <= 1.05 * plain["peak"], (second, plain)
+
+
+def test_what_was_pulled_and_stays_is_served(npu, model):
+    few = {"layers": 4, "size": 1 << 20, "replaces": False, "settings": {}}
+    npu("first").call("process_model", model=model, **few)
+    second = npu("second").call("pull_and_process", model=model, **few)
+    assert (second["by"], second["right"], second["serves"]) == ("d2d", True, True)
+
+
+NZ, FRACTAL_Z, ND = 29, 4, 2
+
+
+def test_weights_in_a_private_format_are_exchanged_as_they_are_stored(npu, model):
+    """Padding included, once they are processed, and for nothing but weights in the same format."""
+    first = npu("first").call("private_model", model=model, value=1, number=NZ)
+    assert (first["format"], first["bytes"]) == (NZ, 3 * 2 * 16 * 16 * 2)  # of 20 x 40, in blocks of 16 x 16
+    assert npu("second").call("private_model", model=model, value=9, number=NZ, pull=True) == first
+    other = npu("other").call("private_model", model=model, value=9, number=ND, pull=True)
+    assert (other["error"], other["plain"]) == ("LAYOUT_MISMATCH", [9.0] * 5)
 
 
 def test_weights_that_stay_are_published_by_reference(npu, model):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from yr_fastload_native.vllm.model_contents import Live, storages
+from yr_fastload_native.weights.tensor_table import TensorTable
 
 
 class CPUDNNLGEMMHandler:
@@ -92,3 +93,12 @@ def test_a_parameter_that_means_more_than_its_bytes_is_opaque() -> None:
     (found,) = Live.of(made).opaque
     assert "0.weight" in found
     assert "quant_state" in found
+
+
+def test_its_tensors_are_the_model_s_own() -> None:
+    """What an abandoned transfer may still write to gets other memory, and the model has to be given that."""
+    made = model()
+    table = TensorTable(Live.of(made).tensors, op="load", writable=True, max_tensors=100)
+    index = table.index["0.weight"]
+    table.replace_memory([index])
+    assert made.get_parameter("0.weight").data_ptr() == table.addresses[index]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +64,41 @@ def test_what_a_map_of_experts_says_counts_and_a_missing_one_is_not_ours_to_refu
 def test_why_weights_move(settings: Any, model: Any, why: str | None) -> None:
     found = why_they_move(settings, model)
     assert found is None if why is None else why in (found or "")
+
+
+@dataclasses.dataclass
+class Allocation:
+    """As `AllocationData` of vLLM and vllm-ascend."""
+
+    handle: tuple[int, int, int, int]  # device, bytes, address, physical memory
+    tag: str = "weights"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("vllm.device_allocator.cumem", "CuMemAllocator"),
+        ("vllm_ascend.device_allocator.camem", "CaMemAllocator"),
+    ],
+)
+def test_memory_of_an_allocator_that_can_sleep_is_not_referred_to(
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    """Whatever is configured: whoever has the allocator can tell it to unmap what is there."""
+    weights = torch.zeros(3, 100)
+    first, size = weights.data_ptr(), weights.nbytes
+    pools = {first - 4096: Allocation((0, 64, first - 4096, 1)), first: Allocation((0, size, first, 2))}
+    loaded = SimpleNamespace(**{name: SimpleNamespace(instance=SimpleNamespace(pointer_to_data=pools))})
+
+    def why(*addresses: int) -> str | None:
+        return why_they_move(config(), SimpleNamespace(), addresses)
+
+    assert why(first) is None  # nobody has imported it
+    monkeypatch.setitem(sys.modules, module, loaded)
+    assert why(first) == why(first + size - 1) == why(0, weights[2].data_ptr()) == ASLEEP
+    assert why() is why(first - 1) is why(first + size) is why(first - 4096 + 64) is None
+    setattr(loaded, name, SimpleNamespace(instance=None))  # nobody uses it
+    assert why(first) is None
 
 
 class Remembers(Fast):

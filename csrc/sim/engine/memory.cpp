@@ -5,30 +5,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <deque>
 #include <mutex>
 #include <sstream>
+#include <utility>
+#include <vector>
 
+#include "engine/blocks.hpp"
 #include "engine/codes.hpp"
 #include "engine/settings.hpp"
 
 namespace yr_fastload::sim {
 
-struct Block {
-  std::uintptr_t address = 0;
-  std::byte* backing = nullptr;  ///< Where the bytes are.
-  std::size_t bytes = 0;
-  std::size_t mapped = 0;
-  int device = 0;
-  unsigned users = 0;
-  bool freed = false;
-  InFile place;
-  const char* used_by = "";
-};
-
 namespace {
-
-using Blocks = std::map<std::uintptr_t, std::shared_ptr<Block>>;
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 /// Freed ranges stay reserved, without memory behind them, so that a late access is seen and not served by a stranger.
@@ -36,45 +24,10 @@ constexpr std::size_t kQuarantineBlocks = 4096;
 constexpr std::size_t kQuarantineBytes = std::size_t{1} << 42;
 constexpr std::size_t kLeaksNamed = 8;
 
-struct State {
-  std::mutex mutex;
-  Blocks live;
-  Blocks freed;
-  std::deque<std::shared_ptr<Block>> quarantine;
-  std::size_t quarantined_bytes = 0;
-  std::map<int, std::uint64_t> bytes;
-  std::map<int, std::uint64_t> peak;
-  std::map<std::string, std::uint64_t> errors{
-      {"double_free", 0}, {"unknown_free", 0}, {"use_after_free", 0}, {"out_of_bounds", 0}};
-};
-
-State& state() {
-  static State* const made = new State;  // never destroyed: memory is freed until the process ends
-  return *made;
-}
-
-std::string described(const Block& block) {
-  std::ostringstream text;
-  text << block.bytes << " bytes at 0x" << std::hex << block.address << std::dec << " of ";
-  if (block.device == kHost)
-    text << "the host";
-  else
-    text << "device " << block.device;
-  return text.str();
-}
-
 std::string hex(std::uintptr_t address) {
   std::ostringstream text;
   text << "0x" << std::hex << address;
   return text.str();
-}
-
-/// The block that holds a part of the range, or null.
-std::shared_ptr<Block> overlapping(const Blocks& blocks, std::uintptr_t first, std::uint64_t bytes) {
-  auto next = blocks.upper_bound(first + bytes - 1);
-  if (next == blocks.begin()) return nullptr;
-  --next;
-  return next->first + next->second->mapped > first ? next->second : nullptr;
 }
 
 /// In huge pages where they are to be had; backed by the system when it is first touched, because openYuanrong's plugin
@@ -91,16 +44,13 @@ void* map_memory(std::size_t bytes, const InFile& place) {
   return data;
 }
 
-/// Addresses without memory behind them; null if there are none left.
-void* reserve_addresses(std::size_t bytes, void* at = nullptr) {
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED);
-  void* const made = ::mmap(at, bytes, PROT_NONE, flags, -1, 0);
-  return made == MAP_FAILED ? nullptr : made;
-}
-
 /// Gives the memory back and keeps the addresses. The caller holds the mutex.
-void quarantine(State& all, const std::shared_ptr<Block>& block) {
+void quarantine(MemoryState& all, const std::shared_ptr<Block>& block) {
   auto* const address = reinterpret_cast<std::byte*>(block->address);
+  if (block->reserved_from != 0) {  // a piece, in whose stead another one may be mapped
+    reserve_addresses(block->mapped, block->backing);
+    return;
+  }
   if (block->backing == address)
     reserve_addresses(block->mapped, address);
   else
@@ -119,10 +69,38 @@ void quarantine(State& all, const std::shared_ptr<Block>& block) {
   }
 }
 
+/// The live blocks that hold parts of the range, in order. The caller holds the mutex.
+std::vector<std::shared_ptr<Block>> holding(const Blocks& live, std::uintptr_t first, std::uint64_t bytes) {
+  std::vector<std::shared_ptr<Block>> found;
+  for (auto next = live.upper_bound(first + bytes - 1); next != live.begin();) {
+    --next;
+    if (next->first + next->second->mapped <= first) break;
+    found.insert(found.begin(), next->second);
+  }
+  return found;
+}
+
+/// Whether they hold all of it: one block does, or pieces side by side.
+bool hold_all(const std::vector<std::shared_ptr<Block>>& blocks, std::uintptr_t first, std::uint64_t bytes) {
+  for (std::size_t i = 1; i < blocks.size(); ++i)
+    if (blocks[i]->reserved_from == 0 || blocks[i]->reserved_from != blocks[i - 1]->reserved_from ||
+        blocks[i]->address != blocks[i - 1]->address + blocks[i - 1]->bytes)
+      return false;
+  return first >= blocks.front()->address && first + bytes <= blocks.back()->address + blocks.back()->bytes;
+}
+
+/// Whether an address is one to which memory is mapped piece by piece. The caller holds the mutex.
+bool is_reserved(const MemoryState& all, std::uintptr_t address) {
+  auto next = all.reserved.upper_bound(address);
+  if (next == all.reserved.begin()) return false;
+  --next;
+  return address < next->first + next->second.bytes;
+}
+
 /// At the very end of the process, after the destructors of static objects: what is left then nobody will free.
 __attribute__((destructor)) void report_leaks() {
   if (!settings().report_leaks) return;
-  State& all = state();
+  MemoryState& all = MemoryState::get();
   const std::lock_guard<std::mutex> lock(all.mutex);
   std::size_t named = 0;
   for (const auto& [address, block] : all.live) {
@@ -134,8 +112,45 @@ __attribute__((destructor)) void report_leaks() {
 
 }  // namespace
 
+MemoryState& MemoryState::get() {
+  static MemoryState* const made = new MemoryState;  // never destroyed: memory is freed until the process ends
+  return *made;
+}
+
+bool MemoryState::take(int device, std::size_t asked) {
+  const std::uint64_t cap = settings().device_memory_mb << 20;
+  std::uint64_t& used = bytes[device];
+  if (device != kHost && (asked > cap || used > cap - asked)) return false;
+  used += asked;
+  peak[device] = std::max(peak[device], used);
+  return true;
+}
+
+std::string described(const Block& block) {
+  std::ostringstream text;
+  text << block.bytes << " bytes at 0x" << std::hex << block.address << std::dec << " of ";
+  if (block.device == kHost)
+    text << "the host";
+  else
+    text << "device " << block.device;
+  return text.str();
+}
+
+std::shared_ptr<Block> overlapping(const Blocks& blocks, std::uintptr_t first, std::uint64_t bytes) {
+  auto next = blocks.upper_bound(first + bytes - 1);
+  if (next == blocks.begin()) return nullptr;
+  --next;
+  return next->first + next->second->mapped > first ? next->second : nullptr;
+}
+
+void* reserve_addresses(std::size_t bytes, void* at) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED);
+  void* const made = ::mmap(at, bytes, PROT_NONE, flags, -1, 0);
+  return made == MAP_FAILED ? nullptr : made;
+}
+
 MemoryUse memory_use() {
-  State& all = state();
+  MemoryState& all = MemoryState::get();
   const std::lock_guard<std::mutex> lock(all.mutex);
   MemoryUse use;
   for (const auto& [device, bytes] : all.bytes)
@@ -153,14 +168,10 @@ int allocate(int device, std::size_t bytes, void** data, Reach reach, InFile pla
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   if (bytes > SIZE_MAX / 2) return kAclRtMemoryAllocation;
   const std::size_t mapped = (bytes + page - 1) / page * page;
-  State& all = state();
+  MemoryState& all = MemoryState::get();
   {
     const std::lock_guard<std::mutex> lock(all.mutex);
-    const std::uint64_t cap = settings().device_memory_mb << 20;
-    std::uint64_t& used = all.bytes[device];
-    if (device != kHost && (bytes > cap || used > cap - bytes)) return kAclRtMemoryAllocation;
-    used += bytes;
-    all.peak[device] = std::max(all.peak[device], used);
+    if (!all.take(device, bytes)) return kAclRtMemoryAllocation;
   }
   void* const backing = map_memory(mapped, place);
   void* const memory = reach == Reach::kOpaque && backing != nullptr ? reserve_addresses(mapped) : backing;
@@ -183,11 +194,11 @@ int allocate(int device, std::size_t bytes, void** data, Reach reach, InFile pla
 }
 
 int release(void* data, bool of_host) {
-  State& all = state();
+  MemoryState& all = MemoryState::get();
   const std::lock_guard<std::mutex> lock(all.mutex);
   const auto address = reinterpret_cast<std::uintptr_t>(data);
   const auto found = all.live.find(address);
-  if (found == all.live.end() || (found->second->device == kHost) != of_host) {
+  if (found == all.live.end() || (found->second->device == kHost) != of_host || found->second->reserved_from != 0) {
     const auto before = all.freed.find(address);
     ++all.errors[before != all.freed.end() ? "double_free" : "unknown_free"];
     report(before != all.freed.end() ? "double free of " + described(*before->second)
@@ -212,7 +223,7 @@ MemoryInUse::MemoryInUse(const void* data, std::uint64_t bytes, const char* by)
     : bytes_(static_cast<std::byte*>(const_cast<void*>(data))) {
   if (bytes == 0) return;
   const auto first = reinterpret_cast<std::uintptr_t>(data);
-  State& all = state();
+  MemoryState& all = MemoryState::get();
   const std::lock_guard<std::mutex> lock(all.mutex);
   if (const auto freed = overlapping(all.freed, first, bytes)) {
     refused_ = true;
@@ -221,33 +232,36 @@ MemoryInUse::MemoryInUse(const void* data, std::uint64_t bytes, const char* by)
            " in the freed " + described(*freed));
     return;
   }
-  const auto block = overlapping(all.live, first, bytes);
-  if (block == nullptr) return;
-  if (first < block->address || first + bytes > block->address + block->bytes) {
+  std::vector<std::shared_ptr<Block>> blocks = holding(all.live, first, bytes);
+  if (blocks.empty() && !is_reserved(all, first)) return;
+  if (blocks.empty() || !hold_all(blocks, first, bytes)) {
     refused_ = true;
     ++all.errors["out_of_bounds"];
     report("out of bounds: " + std::string(by) + " of " + std::to_string(bytes) + " bytes at " + hex(first) +
-           " leaves the " + described(*block));
+           (blocks.empty() ? ", where none are mapped" : " leaves the " + described(*blocks.back())));
     return;
   }
-  block_ = block;
-  bytes_ = block->backing + (first - block->address);
-  ++block_->users;
-  block_->used_by = by;
+  blocks_ = std::move(blocks);
+  bytes_ = blocks_.front()->backing + (first - blocks_.front()->address);
+  for (const auto& block : blocks_) {
+    ++block->users;
+    block->used_by = by;
+  }
 }
 
 MemoryInUse::~MemoryInUse() {
-  if (block_ == nullptr) return;
-  State& all = state();
+  if (blocks_.empty()) return;
+  MemoryState& all = MemoryState::get();
   const std::lock_guard<std::mutex> lock(all.mutex);
-  if (--block_->users == 0 && block_->freed) quarantine(all, block_);
+  for (const auto& block : blocks_)
+    if (--block->users == 0 && block->freed) quarantine(all, block);
 }
 
 bool MemoryInUse::valid() const {
   if (refused_) return false;
-  if (block_ == nullptr) return true;
-  const std::lock_guard<std::mutex> lock(state().mutex);
-  return !block_->freed;
+  if (blocks_.empty()) return true;
+  const std::lock_guard<std::mutex> lock(MemoryState::get().mutex);
+  return std::none_of(blocks_.begin(), blocks_.end(), [](const auto& block) { return block->freed; });
 }
 
 }  // namespace yr_fastload::sim

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/export.hpp"
 
@@ -57,7 +58,7 @@ class YRFL_SIM_EXPORT MemoryInUse {
 
  private:
   std::byte* bytes_;
-  std::shared_ptr<Block> block_;
+  std::vector<std::shared_ptr<Block>> blocks_;
   bool refused_ = false;
 };
 

@@ -88,8 +88,8 @@ class ExchangeConfig:
         0,
         number(int, 0, 1 << 50),
         "Most device memory that weights as loaded take beside what processing has replaced them with, until they are "
-        "published. Beyond it they are copied to the worker while processing goes on. 0: a twentieth of the device's "
-        "memory.",
+        "published. Beyond it they are copied to the worker while processing goes on, and an instance that pulled them "
+        "serves them no longer. 0: a twentieth of the device's memory.",
         "bytes",
     )
     wait_for_publisher_s: float = setting(

@@ -31,10 +31,12 @@ from yr_fastload_native.vllm.outcome import Outcome
 from yr_fastload_native.vllm.phases import follow, mark
 from yr_fastload_native.vllm.process_wide import GivenUp, process_wide
 from yr_fastload_native.vllm.publishing import RawWeights, guard, publish_final
+from yr_fastload_native.vllm.pulled_weights import PulledWeights
 from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
 from yr_fastload_native.vllm.shared_checkpoint import SharedCheckpoint
 from yr_fastload_native.vllm.state import State
+from yr_fastload_native.vllm.stored_form import in_stored_form
 from yr_fastload_native.vllm.verifying import compare_later
 from yr_fastload_native.vllm.weights import Landing, exchanged_tensors, on_one_device
 
@@ -108,6 +110,7 @@ class Exchange:
         self._report: LoadReport | None = None
         self._raw: RawWeights | None = None
         self._landing: Landing | None = None
+        self._pulled: PulledWeights | None = None
         self._given_up = GivenUp(())
         self._shared: frozenset[int] = frozenset()  # memory of the process, as it was when the model had been made
         self._read_from_disk = False
@@ -255,7 +258,8 @@ class Exchange:
         """
         landing = Landing(model, tensors, shared)
         try:
-            report = weights.fast.load(landing.tensors, weights.identity, files=weights.files.sums)
+            exchanged = in_stored_form(landing.tensors) if self._stage == "final" else landing.tensors
+            report = weights.fast.load(exchanged, weights.identity, files=weights.files.sums)
             check(landing.tensors)
         except BaseException as error:
             if getattr(error, "memory_written", True):
@@ -264,6 +268,8 @@ class Exchange:
         landing.finish()
         self._landing = landing
         self._report = report
+        if self._stage == "raw":
+            self._pulled = PulledWeights(weights.source(model), landing.tensors, model)
         self._outcome.pulled(report)
 
     def _await_publisher(self, weights: ExchangedWeights) -> None:
@@ -387,10 +393,10 @@ class Exchange:
         tensors = exchanged_tensors(model, process_wide(model))
         changes = before.changes(State(model, tensors))
         if why or changes:
-            self._refuse(weights, why, changes)
+            self._refuse(weights, model, why, changes)
         elif self._stage == "raw":
             started = time.perf_counter()
-            self._raw = RawWeights(weights.source(), tensors)
+            self._raw = RawWeights(weights.source(model), tensors)
             self._raw.before_processing(model)
             self._outcome.facts["publish_s"] += time.perf_counter() - started
 
@@ -406,13 +412,13 @@ class Exchange:
                 failed_keys=again,
             )
 
-    def _refuse(self, weights: ExchangedWeights, why: str, changes: list[str]) -> None:
+    def _refuse(self, weights: ExchangedWeights, model: Any, why: str, changes: list[str]) -> None:
         """Publish nothing: an instance that pulls would get other weights, or lack what reading set beside them."""
         self._is_refused = True
         if changes:
             self._outcome.facts["changed_by_reading"] = changes[:_MOST_CHANGES]
         self._outcome.facts["published"] = f"no: {why or changes[0]}"
-        weights.source().refuse(
+        weights.source(model).refuse(
             why
             or "reading the weights set or changed more than the tensors that are exchanged, such as "
             + ", ".join(changes[:_NAMED])
@@ -430,9 +436,11 @@ class Exchange:
         elif self._raw is not None:
             self._raw.after_processing(model, self._outcome.facts)
         elif self._report is not None:
-            guard(weights.source(), storages(model) | (self._landing.storages() if self._landing else set()))
+            if self._pulled is not None:
+                self._pulled.end()
+            guard(weights.source(model), storages(model) | (self._landing.storages() if self._landing else set()))
         if self._report is not None:
-            compare_later(weights.source(), self._report.generation)
+            compare_later(weights.source(model), self._report.generation)
         if self._read_from_disk:
             self._outcome.facts["publish_s"] += time.perf_counter() - started
         if not self._is_refused:
@@ -442,7 +450,7 @@ class Exchange:
         live = Live.of(model)
         if self._read_from_disk:
             if self._settings.exchange.publish != "off" and not self._is_refused:
-                publish_final(weights.source(), live, self._outcome.facts)
+                publish_final(weights.source(model), live, self._outcome.facts)
             return
         started = time.perf_counter()
         try:

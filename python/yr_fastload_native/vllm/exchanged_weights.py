@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import attrs
+import torch
 
 from yr_fastload_native.checkpoints.sums import differing, digest_of
 from yr_fastload_native.loader.fast_loader import FastLoader
@@ -14,6 +15,7 @@ from yr_fastload_native.vllm import compat
 from yr_fastload_native.vllm.files_read import Checkpoint
 from yr_fastload_native.vllm.lifetime import Stay
 from yr_fastload_native.vllm.moving import why_they_move
+from yr_fastload_native.vllm.process_wide import address
 from yr_fastload_native.vllm.publishing import Source
 from yr_fastload_native.vllm.read_elsewhere import Watch
 from yr_fastload_native.vllm.settings import Settings
@@ -85,9 +87,10 @@ class ExchangedWeights:
             )
         return ""
 
-    def source(self) -> Source:
-        """This instance as a publisher of them."""
-        moves = why_they_move(self._call.vllm_config, self._call.model_config)
+    def source(self, model: torch.nn.Module) -> Source:
+        """This instance as a publisher of them, which are in a model."""
+        addresses = (address(parameter) for parameter in model.parameters())
+        moves = why_they_move(self._call.vllm_config, self._call.model_config, addresses)
         return Source(self.fast, self.identity, self._settings, self.files.files, moves)
 
     def end_with(self, model: object) -> None:

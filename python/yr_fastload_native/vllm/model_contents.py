@@ -89,7 +89,7 @@ class Live:
 
     def _take(self, tensor: torch.Tensor, path: str) -> None:
         self.opaque.extend(f"{path}, which {why}," for _, why in find_extra_state([tensor]))
-        self.tensors.setdefault(path, tensor.detach())
+        self.tensors.setdefault(path, tensor)
 
     def _scalar(self, value: Any, path: str) -> None:
         word = path.rsplit(".", 1)[-1].lower()

@@ -26,10 +26,11 @@ from yr_fastload_native.vllm.background import Background, Thread
 from yr_fastload_native.vllm.model_contents import SCALARS, Live, storages
 from yr_fastload_native.vllm.processing import Processing
 from yr_fastload_native.vllm.settings import Settings
+from yr_fastload_native.vllm.stored_form import in_stored_form
 from yr_fastload_native.vllm.verifying import tell_later
 from yr_fastload_native.vllm.weights import on_one_device
 
-__all__ = ["RawWeights", "Source", "guard", "publish_final"]
+__all__ = ["RawWeights", "Source", "by_address", "by_reference", "guard", "most_left", "publish_final"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
@@ -60,7 +61,7 @@ class Source:
         """How they have to be published, if not as set."""
         if self.moves is None or not _can_refer():
             return None
-        if _by_reference(self.settings):
+        if by_reference(self.settings):
             _log.warning("published as a copy, although transport d2d was requested: %s", self.moves)
         return "staged"
 
@@ -99,7 +100,7 @@ class Source:
         _background.start(work, lambda error: self.refuse(str(error)), end_s=bound_s, gives_way=gives_way)
 
 
-def _by_reference(settings: Settings) -> bool:
+def by_reference(settings: Settings) -> bool:
     """Whether that was asked for by name, so that memory is to be kept for it."""
     config = settings.transfer
     named = config.publish_as if config.publish_as != "auto" else config.transport
@@ -142,8 +143,8 @@ class RawWeights:
                 self._publish_now()
             else:
                 self._digests = self._source.fast.digests(self._tensors)
-                self._held = _by_address(self._tensors)
-                self._most_left = self._source.settings.exchange.publish_device_bytes or self._share()
+                self._held = by_address(self._tensors)
+                self._most_left = most_left(self._source.settings, self._tensors)
                 self._processing = Processing(model, self._leave)
         except FastLoadError as error:
             self._source.refuse(str(error))
@@ -163,17 +164,11 @@ class RawWeights:
         self._published = True
         self._tensors = {}
 
-    def _share(self) -> int:
-        """The part of the device's memory that may be held beside the processed weights, bytes."""
-        device = next((of_torch(each.device) for each in self._tensors.values() if each.device.type != "cpu"), None)
-        there = 0 if device is None else device.kind.open_device(device.index).memory_bytes
-        return (there or sum(self._held.values())) // _DEVICE_SHARE
-
     def _leave(self, gone: Set[int]) -> None:
         """Of a module that was processed: what it no longer uses."""
         self._left |= gone & self._held.keys()
         left = sum(self._held[place] for place in self._left)
-        kept = _by_reference(self._source.settings) and self._source.moves is None
+        kept = by_reference(self._source.settings) and self._source.moves is None
         if not self._tensors or left <= self._most_left or kept or self._publish_as(left) != "staged":
             return
         try:
@@ -212,7 +207,7 @@ class RawWeights:
         publish_as = self._source.publish_as()
         if publish_as is not None or not replaced:
             return publish_as
-        if _by_reference(self._source.settings):
+        if by_reference(self._source.settings):
             _log.warning(
                 "%s of weights as loaded stay in memory beside the processed ones, because transport d2d was "
                 "requested; publish_as='staged' keeps them in the worker instead",
@@ -237,7 +232,16 @@ class RawWeights:
         self._source.say(publication, how)
 
 
-def _by_address(tensors: dict[str, torch.Tensor]) -> dict[int, int]:
+def most_left(settings: Settings, tensors: Mapping[str, torch.Tensor]) -> int:
+    """How much of the weights may be held beside processed ones, bytes: as set, or a part of the device's memory."""
+    if settings.exchange.publish_device_bytes:
+        return settings.exchange.publish_device_bytes
+    device = next((of_torch(each.device) for each in tensors.values() if each.device.type != "cpu"), None)
+    there = 0 if device is None else device.kind.open_device(device.index).memory_bytes
+    return (there or sum(by_address(tensors).values())) // _DEVICE_SHARE
+
+
+def by_address(tensors: Mapping[str, torch.Tensor]) -> dict[int, int]:
     """Bytes of each memory that tensors lie in."""
     return {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
@@ -248,7 +252,7 @@ def _by_address(tensors: dict[str, torch.Tensor]) -> dict[int, int]:
 
 def _replaced(tensors: dict[str, torch.Tensor], used: set[int]) -> int:
     """Bytes of memory that the model no longer uses."""
-    return sum(size for place, size in _by_address(tensors).items() if place not in used)
+    return sum(size for place, size in by_address(tensors).items() if place not in used)
 
 
 def guard(source: Source, used: set[int]) -> None:
@@ -265,7 +269,7 @@ def guard(source: Source, used: set[int]) -> None:
         _log.info("not a source of these weights: %s", source.moves)
         publication.close()
         return
-    if publication.kept_beside(used) and not _by_reference(source.settings):
+    if publication.kept_beside(used) and not by_reference(source.settings):
         _log.info("not a source of these weights: processing replaced them")
         publication.close()
         return
@@ -289,7 +293,7 @@ def publish_final(source: Source, live: Live, outcome: dict[str, Any]) -> None:
         source.refuse(f"stage=final is refused for this model: {live.opaque[0]} may hold weights")
         outcome["published"] = f"no: {live.opaque[0]}"
         return
-    tensors = on_one_device({**live.tensors, SCALARS: live.digest()})
+    tensors = in_stored_form(on_one_device({**live.tensors, SCALARS: live.digest()}))
     outcome["published"] = source.settings.exchange.publish
 
     def publish(progress: Callable[[int, int], None]) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Set
 
 import torch
 
+from yr_fastload_native.errors import InvalidArgumentError
 from yr_fastload_native.vllm.process_wide import GivenUp, address
+from yr_fastload_native.vllm.stored_form import private_format_of
 
 __all__ = ["Landing", "exchanged_tensors", "on_one_device"]
 
@@ -105,6 +107,9 @@ def _with_copies(
         place = address(tensor)
         made[name] = tensor
         if place in of:
+            how = private_format_of(tensor)
+            if how is not None:
+                raise InvalidArgumentError(f"{name!r} is in the private format {how}: it cannot be copied", op="load")
             there = device or tensor.device
             if place not in storages:
                 flat = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
