@@ -68,9 +68,16 @@ class Commands:
         except fl.FastLoadError as error:
             seconds = time.monotonic() - started
             return {"error": error.code, "message": str(error), "seconds": seconds}
-        self._loaded.append(target)  # so that it stays a source of them
+        if settings.get("hold", True):
+            self._loaded.append(target)  # so that it stays a source of them
         equal = all(np.array_equal(tensor, content(number, seed)) for number, tensor in enumerate(target.values()))
         return {"equal": equal, "seconds": report.seconds, "retried": report.chunks_retried}
+
+    def withdraw(self, model: str) -> dict[str, Any]:
+        """End what was published, with all copies that nobody holds."""
+        publication, _ = self._published.pop(model)
+        publication.close()
+        return {"state": publication.state}
 
     def state(self, model: str) -> dict[str, Any]:
         publication, _ = self._published[model]
