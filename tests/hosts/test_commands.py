@@ -72,7 +72,7 @@ def test_two_commands(bed: Bed, tmp_path: Path) -> None:
     assert (began["address"], began["keep"], began["curve"]) == (head.worker, True, True)
     assert start(member, "--join", head.worker, *curve)["metastore_address"] == began["metastore_address"]
     both = {head.worker: True, member.worker: True}
-    assert wait_until(lambda: cluster_of(member) == both)
+    assert wait_until(lambda: cluster_of(member) == cluster_of(head) == both)
     publish_and_load(head, member, keys)
     assert wait_until(lambda: sum(32 <= used < 64 for used in pools_of(member).values()) == 2), pools_of(member)
 

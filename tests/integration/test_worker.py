@@ -371,7 +371,11 @@ def publish_and_load(address, model):
 
 
 def test_a_pool_that_is_taken_at_once(home):
-    started = start_by_command(home, "--populate")
+    """At the port that was asked for."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = start_by_command(home, "--populate", "--port", str(port))
+    assert started["address"] == f"127.0.0.1:{port}"
     assert taken_mb(started["pid"], "RssShmem") == MEMORY_MB
     publish_and_load(started["address"], "populated")
 
