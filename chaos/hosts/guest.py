@@ -85,9 +85,20 @@ class Commands:
 
     def exist(self, keys: list[str]) -> dict[str, Any]:
         """Which of these keys are stored anywhere in the cluster."""
+        return {"exist": self._store().exist(keys, deadline_s=2 * _CONNECT_S)}
+
+    def store(self, keys: list[str], ttl_s: int) -> dict[str, Any]:
+        """Store something under each of these keys for a while."""
+        store = self._store()
+        for key in keys:
+            store.set(key, b"here", ttl_s=ttl_s, deadline_s=_CONNECT_S)
+        return {}
+
+    def _store(self) -> _core.ObjectStore:
         host, port = parse_address(self._worker, op="test")
-        connection = _core.Connection(host, port, connect_timeout_s=_CONNECT_S, rpc_timeout_s=_CONNECT_S)
-        return {"exist": _core.connect_host_store(connection).exist(keys, deadline_s=2 * _CONNECT_S)}
+        return _core.connect_host_store(
+            _core.Connection(host, port, connect_timeout_s=_CONNECT_S, rpc_timeout_s=_CONNECT_S)
+        )
 
     def close(self) -> dict[str, Any]:
         for loader in self._loaders.values():
