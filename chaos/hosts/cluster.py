@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from chaos.hosts.bed import ANSWER_S, Bed, Host
@@ -61,9 +62,9 @@ class Cluster(Workers):
 
         One that reaches no etcd for long ends itself, and may do so only after that can be reached again.
         """
-        ended = [host for host in self.bed.hosts if not host.up_s]
-        for host in ended:
-            self.restart(str(host.number))
+        ended = [str(host.number) for host in self.bed.hosts if not host.up_s]
+        with ThreadPoolExecutor(len(self.bed.hosts)) as threads:  # at once: each waits for the others to be there
+            list(threads.map(self.restart, ended))
         return bool(ended)
 
     def settle(self) -> bool:
@@ -131,4 +132,4 @@ class Cluster(Workers):
         self.bed.mend()
         for host in self.bed.hosts:
             host.kill_worker()
-        self.bed.start_workers(_POOL_MB)
+        self.revive()
