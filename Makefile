@@ -54,7 +54,7 @@ test-all: test  ## what takes hours too: whole campaigns, everything under sanit
 	@$(AGAIN) test-vllm ARGS='-m long'
 	@$(AGAIN) test-asan test-tsan chaos chaos-hosts test-vllm-matrix ARGS=
 
-environments: $(VENV)/.develop build/asan/.develop build/torch-npu/.installed $(if $(VLLM_HERE),.venv-vllm/.develop)  ## all that `make test` needs; -j3 is quicker
+environments: $(VENV)/.develop build/asan/.develop build/torch-npu/.installed $(if $(VLLM_HERE),.venv-vllm/.develop build/ray/.installed)  ## all that `make test` needs; -j3 is quicker
 
 chaos: $(VENV)/.develop  ## ten minutes of faults; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python -m chaos --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
@@ -64,7 +64,7 @@ chaos-hosts: $(VENV)/.develop  ## the same on three hosts, network namespaces: r
 
 test-vllm:  ## tests/e2e with real vLLM on the CPU; ARGS="-k tensor"
 	@$(if $(VLLM_HERE), \
-	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 600 tests/e2e $(ARGS), \
+	  $(AGAIN) .venv-vllm/.develop build/ray/.installed && .venv-vllm/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 600 tests/e2e $(ARGS), \
 	  echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=...")
 
 test-vllm-matrix:  ## tests/e2e with older versions of vLLM: 13 GB, an hour
@@ -203,6 +203,11 @@ endef
 # For tests/sim/test_torch_npu.py alone: beside an NPU's torch_npu `import torch` fails where there is no CANN.
 build/torch-npu/.installed: Makefile | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) torch-npu==2.13.0
+	@touch $@
+
+# For tests/e2e/test_vllm_hosts.py alone: vLLM imports Ray where it finds it.
+build/ray/.installed: Makefile | .venv-vllm/bin/python
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --upgrade --target $(@D) ray==2.60.0 msgpack==1.2.4
 	@touch $@
 
 # The native module once more, built with sanitizers, in a folder that comes first in Python's path; there it looks for

@@ -20,6 +20,7 @@ from chaos.hosts.namespaces import why_not
 from chaos.hosts.stream import stream
 
 from yr_fastload_native.measuring.child_process import Process
+from yr_fastload_native.worker.memory import pool_flags
 
 __all__ = ["measure"]
 
@@ -28,18 +29,28 @@ _ANSWER_S = 300.0
 _SLOW_MBIT = 1000
 _READERS = 3
 _MODELS = 8  # that a pool has room for: each measurement has another, and what is freed is not always usable at once
+_TOUCHED = 2  # how often a cluster is measured, the last time in memory that its pools had in use before
 
 
-class _Round:
-    """One model, on a cluster of its own: nothing of the round before is in a pool."""
+class _Cluster:
+    """What is measured on one: each time other models."""
 
     def __init__(self, bed: Bed, size_mb: int) -> None:
         self._hosts = bed.hosts
         self._size_mb = size_mb
         self._source = bed.hosts[0].guest()
+        self._readers = [host.guest() for host in bed.hosts[1:]]
+        self._models: list[str] = []
+
+    def withdraw(self) -> None:
+        """Free what is in the pools, so that it is used again."""
+        for model in self._models:
+            self._source.call("withdraw", _ANSWER_S, model=model)
+        self._models.clear()
 
     def _published(self) -> str:
         model = uuid.uuid4().hex
+        self._models.append(model)
         answer = self._source.call("publish", _ANSWER_S, model=model, size_mb=self._size_mb)
         if "error" in answer:
             raise click.ClickException(answer["message"])
@@ -65,7 +76,7 @@ class _Round:
 
     def ratios(self) -> Iterator[tuple[str, float]]:
         first, *others = self._hosts
-        readers = [host.guest() for host in others]
+        readers = self._readers
         self._loads([readers[0]], self._published())  # memory that nobody has touched yet is slow
         self._loads([readers[0]], self._published())
         yield "pull / stream, unthrottled", self._against_stream(others[0], readers[0])
@@ -81,6 +92,8 @@ class _Round:
         for host in (first, others[0]):
             host.limit(_SLOW_MBIT)
         yield "pull / stream, 1 Gbit/s", self._against_stream(others[0], readers[0])
+        for host in (first, others[0]):
+            host.unlimit()
 
 
 def measure(size_mb: int, rounds: int) -> dict[str, float]:
@@ -92,13 +105,16 @@ def measure(size_mb: int, rounds: int) -> dict[str, float]:
     """
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
-        for populate in ("false", "true"):
+        for populate in (False, True):
             with Bed(1 + _READERS) as bed:
-                bed.start_workers(_MODELS * size_mb, shared_memory_populate=populate)
-                for name, ratio in _Round(bed, size_mb).ratios():
-                    name += ", pool populated" if populate == "true" else ""
-                    found[name].append(ratio)
-                    click.echo(f"{number}  {name}: {ratio:.3f}", err=True)
+                bed.start_workers(_MODELS * size_mb, **pool_flags(populate=populate))
+                cluster = _Cluster(bed, size_mb)
+                for turn in range(_TOUCHED):
+                    memory = ", memory used before" if turn else ", pool populated" if populate else ""
+                    for name, ratio in cluster.ratios():
+                        found[name + memory].append(ratio)
+                        click.echo(f"{number}  {name}{memory}: {ratio:.3f}", err=True)
+                    cluster.withdraw()
     return {name: round(statistics.median(ratios), 3) for name, ratios in found.items()}
 
 

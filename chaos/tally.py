@@ -24,6 +24,7 @@ class Kind:
     loads: Counter[str] = attrs.Factory(Counter)
     bytes: int = 0
     late_s: float = 0.0  # the most that a load took beyond its deadline
+    recovery_s: float = 0.0  # the most until what somebody still held could be loaded again
 
 
 @attrs.define
@@ -70,6 +71,11 @@ class Tally:
         self.lost += 1
         self._problem(spec, f"LOST: {what}")
 
+    def recovered(self, spec: Round, seconds: float) -> None:
+        """What somebody still held after a fault could be loaded, this long after the fault had ended."""
+        kind = self.kinds[spec.kind]
+        kind.recovery_s = max(kind.recovery_s, seconds)
+
     def _problem(self, spec: Round, what: str) -> None:
         text = f"round {spec.number} ({spec.kind}, {spec.publish_as}): {what}"
         self.problems.append(text)
@@ -79,13 +85,12 @@ class Tally:
         return not (self.wrong_bytes or self.stalls or self.leaks or self.unexpected or self.lost)
 
     def table(self) -> None:
-        made = Table("fault", "rounds", "loaded", "MiB verified", "typed errors", "beyond deadline, s")
+        made = Table("fault", "rounds", "loaded", "MiB verified", "typed errors", "beyond deadline, s", "recovery, s")
         for name, kind in sorted(self.kinds.items()):
             errors = ", ".join(f"{code} {count}" for code, count in kind.loads.most_common() if code != "loaded")
-            late = f"{kind.late_s:.2f}" if kind.late_s > 0 else ""
-            made.add_row(
-                name, str(kind.rounds), str(kind.loads["loaded"]), f"{kind.bytes / (1 << 20):.0f}", errors, late
-            )
+            late, recovery = (f"{longest:.2f}" if longest > 0 else "" for longest in (kind.late_s, kind.recovery_s))
+            size = f"{kind.bytes / (1 << 20):.0f}"
+            made.add_row(name, str(kind.rounds), str(kind.loads["loaded"]), size, errors, late, recovery)
         Console(width=None if sys.stdout.isatty() else 140).print(made)
 
     def as_json(self, **more: object) -> str:
@@ -95,6 +100,7 @@ class Tally:
                 "seed": self.seed,
                 **more,
                 "loads": dict(sum((kind.loads for kind in self.kinds.values()), Counter[str]())),
+                "recovery_s": round(max((kind.recovery_s for kind in self.kinds.values()), default=0.0), 1),
                 "unexpected": self.unexpected,
                 "lost": self.lost,
                 "rounds": sum(kind.rounds for kind in self.kinds.values()),

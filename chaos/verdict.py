@@ -111,6 +111,12 @@ class Verdict:
     def still_there(self, keys: list[str]) -> None:
         self._tally.surprise(self._spec, f"{keys} are still there, long after they have expired")
 
+    def unsettled(self) -> None:
+        self._tally.stall(self._spec, "before it began, workers were not at one again long after any fault")
+
+    def recovered(self, seconds: float) -> None:
+        self._tally.recovered(self._spec, seconds)
+
     def lost(self, what: str) -> None:
         self._tally.lose(self._spec, what)
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,14 +248,15 @@ class Bed:
             *("--advertise-client-urls", url, "--listen-peer-urls", f"http://{host.address}:2380"),
         )
 
-    def start_daemon(self, host: Host, *command: str) -> None:
-        """Start what runs on a host until the bed is gone."""
+    def start_daemon(self, host: Host, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start what runs on a host until the bed is gone; by default with the environment of this process."""
         self._daemons.append(
             subprocess.Popen(
                 [*host.enter, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env=environment,
             )
         )
 

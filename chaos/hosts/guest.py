@@ -69,7 +69,8 @@ class Commands:
         except fl.FastLoadError as error:
             seconds = time.monotonic() - started
             return {"error": error.code, "message": str(error), "seconds": seconds}
-        self._loaded.append(target)  # so that it stays a source of them
+        if settings.get("hold", True):
+            self._loaded.append(target)  # so that it stays a source of them
         equal = all(np.array_equal(tensor, content(number, seed)) for number, tensor in enumerate(target.values()))
         return {"equal": equal, "seconds": report.seconds, "retried": report.chunks_retried}
 
@@ -86,15 +87,32 @@ class Commands:
         )
         return {"equal": equal, "from_files": opened.from_files}
 
+    def withdraw(self, model: str) -> dict[str, Any]:
+        """End what was published, with all copies that nobody holds."""
+        publication, _ = self._published.pop(model)
+        publication.close()
+        return {"state": publication.state}
+
     def state(self, model: str) -> dict[str, Any]:
         publication, _ = self._published[model]
         return {"state": publication.state, "generation": publication.generation, "trouble": publication.trouble}
 
     def exist(self, keys: list[str]) -> dict[str, Any]:
         """Which of these keys are stored anywhere in the cluster."""
+        return {"exist": self._store().exist(keys, deadline_s=2 * _CONNECT_S)}
+
+    def store(self, keys: list[str], ttl_s: int) -> dict[str, Any]:
+        """Store something under each of these keys for a while."""
+        store = self._store()
+        for key in keys:
+            store.set(key, b"here", ttl_s=ttl_s, deadline_s=_CONNECT_S)
+        return {}
+
+    def _store(self) -> _core.ObjectStore:
         host, port = parse_address(self._worker, op="test")
-        connection = _core.Connection(host, port, connect_timeout_s=_CONNECT_S, rpc_timeout_s=_CONNECT_S)
-        return {"exist": _core.connect_host_store(connection).exist(keys, deadline_s=2 * _CONNECT_S)}
+        return _core.connect_host_store(
+            _core.Connection(host, port, connect_timeout_s=_CONNECT_S, rpc_timeout_s=_CONNECT_S)
+        )
 
     def close(self) -> dict[str, Any]:
         for loader in self._loaders.values():

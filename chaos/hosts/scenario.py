@@ -46,7 +46,9 @@ class HostScenario(Scenario):
         return found
 
     def run(self, fault: Fault) -> None:
-        self.cluster.revive()
+        if not self.cluster.settle():
+            self._verdict.unsettled()
+            self.cluster.replace()
         super().run(fault)
 
     def _recover(self) -> None:
@@ -54,7 +56,8 @@ class HostScenario(Scenario):
         if not holders:
             return
         guest = self._guest()
-        end, tries = time.monotonic() + _RECOVERY_S, []
+        started = time.monotonic()
+        end, tries = started + _RECOVERY_S, []
         last = end + _FLAPPING_S
         while time.monotonic() < end:
             if self.cluster.revive():
@@ -62,6 +65,7 @@ class HostScenario(Scenario):
             self._start_load(guest, self.spec.contents[:1])
             answer = self._finish(guest, self.spec.deadline_s)
             if "transport" in answer or "seconds" not in answer:
+                self._verdict.recovered(time.monotonic() - started)
                 self._verdict.load(guest, answer, frozenset(), must_fail=False)
                 return
             tries.append(f"{answer.get('error')}: {answer.get('message')}")

@@ -17,6 +17,8 @@ class Deadline {
 
   Clock::time_point at() const noexcept { return at_; }
   bool passed() const noexcept { return Clock::now() >= at_; }
+  /// Seconds until then; 0 if it has passed.
+  double left() const noexcept { return std::max(0.0, std::chrono::duration<double>(at_ - Clock::now()).count()); }
   /// For cleanup: a call returns by its deadline plus one second.
   Deadline and_a_moment() const noexcept { return Deadline(at_ + std::chrono::milliseconds(500)); }
   Deadline earlier(Deadline other) const noexcept { return Deadline(std::min(at_, other.at_)); }

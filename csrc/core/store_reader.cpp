@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <future>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -38,45 +39,65 @@ class Reading {
         deadline_(deadline) {}
 
   void run() {
-    while (!wanted_.empty() && !cancelled_.raised()) {
-      const std::size_t count = std::min(pace_.count(), wanted_.size());
-      const Stopwatch watch;
-      Views views;
-      try {
-        views = store_.fetch(keys(count), deadline_, call_s_);
-      } catch (const Error& error) {
-        recover(error, count, watch.seconds());
-        continue;
-      }
-      if (!take(std::move(views), watch.seconds())) return;
+    while (!cancelled_.raised()) {
+      while (!wanted_.empty() && calls_.size() < pace_.calls()) begin();
+      if (calls_.empty() || !end()) return;
     }
   }
 
  private:
-  Keys keys(std::size_t count) const {
+  /// A call to the store on a thread of its own, or made when it is waited for.
+  struct Call {
+    std::vector<std::uint64_t> chunks;
+    Stopwatch watch;
+    std::future<Views> views;  ///< last: its destructor waits for the call, which is bounded
+  };
+
+  void begin() {
+    const auto count = static_cast<std::ptrdiff_t>(std::min(pace_.count(), wanted_.size()));
+    Call call;
+    call.chunks.assign(wanted_.begin(), wanted_.begin() + count);
+    wanted_.erase(wanted_.begin(), wanted_.begin() + count);
     Keys keys;
-    for (std::size_t i = 0; i < count; ++i) keys.push_back(chunk_key(key_prefix_, wanted_[i]));
-    return keys;
+    for (const std::uint64_t chunk : call.chunks) keys.push_back(chunk_key(key_prefix_, chunk));
+    call.views = std::async(pace_.calls() > 1 ? std::launch::async : std::launch::deferred,
+                            [this, keys = std::move(keys), deadline = deadline_, call_s = call_s_] {
+                              return store_.fetch(keys, deadline, call_s);
+                            });
+    calls_.push_back(std::move(call));
+  }
+
+  /// Waits for the call that was made first. False if no more chunks are wanted.
+  bool end() {
+    Call call = std::move(calls_.front());
+    calls_.pop_front();
+    Views views;
+    try {
+      views = call.views.get();
+    } catch (const Error& error) {
+      wanted_.insert(wanted_.begin(), call.chunks.begin(), call.chunks.end());
+      recover(error, call.chunks.size(), call.watch.seconds());
+      return true;
+    }
+    return take(call, std::move(views));
   }
 
   /// Delivers what came. False if no more are wanted.
-  bool take(Views views, double seconds) {
+  bool take(const Call& call, Views views) {
     const auto missing = static_cast<std::size_t>(std::count(views.begin(), views.end(), nullptr));
     const std::size_t came = views.size() - missing;
     if (missing == 0)
-      pace_.came(came, seconds);
+      pace_.came(came, call.watch.seconds());
     else if (came > 0)
       pace_.came_short(came);
     if (came > 0) failures_ = without_room_ = 0;
-    for (auto& view : views) {
-      const std::uint64_t chunk = wanted_.front();
-      wanted_.pop_front();
-      if (!view && came > 0) {
-        wanted_.push_back(chunk);  // alone, it says what is in the way
+    for (std::size_t i = 0; i < views.size(); ++i) {
+      if (!views[i] && came > 0) {
+        wanted_.push_back(call.chunks[i]);  // alone, it says what is in the way
         continue;
       }
-      const char* const detail = view ? "" : "is not in the store any more";
-      if (!deliver_({chunk, std::move(view), ErrorCode::kPartialTransfer, detail})) return false;
+      const char* const detail = views[i] ? "" : "is not in the store any more";
+      if (!deliver_({call.chunks[i], std::move(views[i]), ErrorCode::kPartialTransfer, detail})) return false;
     }
     return true;
   }
@@ -86,9 +107,9 @@ class Reading {
     if (error.code() == ErrorCode::kTransferTimeout && !why_.empty()) throw late();
     const bool full = error.code() == ErrorCode::kResourceExhausted;
     if (!full && error.code() != ErrorCode::kUnavailable) throw;
-    if (full && count == 1 && ++without_room_ == kMostWithoutRoom) throw;
+    if (full && count == 1 && calls_.empty() && ++without_room_ == kMostWithoutRoom) throw;
     if (!full && !store_.answers(Deadline::after(kAnswerSeconds).earlier(deadline_))) throw;
-    if (why_.empty()) deadline_ = deadline_.earlier(Deadline::after(left() - kTellSeconds));
+    if (why_.empty()) deadline_ = deadline_.earlier(Deadline::after(deadline_.left() - kTellSeconds));
     why_ = error.what();
     pace_.failed(count);
     // openYuanrong drops what arrives after its time for a call, and goes on receiving it: a chunk that takes longer
@@ -101,14 +122,12 @@ class Reading {
   bool pause() {
     const double seconds =
         std::min(kFirstPauseSeconds * static_cast<double>(1U << std::min(failures_++, 8U)), kLongestPauseSeconds);
-    if (left() <= seconds) return false;
+    if (deadline_.left() <= seconds) return false;
     const Deadline end = Deadline::after(seconds);
     while (!end.passed() && !cancelled_.raised())
       std::this_thread::sleep_for(std::chrono::duration<double>(kNapSeconds));
     return true;
   }
-
-  double left() const { return std::chrono::duration<double>(deadline_.at() - Deadline::Clock::now()).count(); }
 
   Error late() const { return {ErrorCode::kTransferTimeout, "load", "the deadline passed; at last " + why_}; }
 
@@ -116,6 +135,7 @@ class Reading {
   const std::string& key_prefix_;
   Pace pace_;
   std::deque<std::uint64_t> wanted_;
+  std::deque<Call> calls_;
   const Deliver& deliver_;
   const CancelFlag& cancelled_;
   Deadline deadline_;

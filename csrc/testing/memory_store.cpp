@@ -242,7 +242,9 @@ void MemoryStore::sleep(const Keys& keys, Deadline deadline, double call_s) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     delay_s = faults_.fetch_delay_s;
-    if (faults_.fetch_bytes_per_s > 0) delay_s += static_cast<double>(size_of(keys)) / faults_.fetch_bytes_per_s;
+    const double link_s =
+        faults_.fetch_bytes_per_s > 0 ? static_cast<double>(size_of(keys)) / faults_.fetch_bytes_per_s : 0;
+    if (link_s > 0) delay_s += link_s + link_.left();
     if (faults_.fetch_call_s > 0 && delay_s > std::max(call_s, faults_.fetch_call_s)) {
       delay_s = std::max(call_s, faults_.fetch_call_s);
       refused = true;
@@ -250,6 +252,7 @@ void MemoryStore::sleep(const Keys& keys, Deadline deadline, double call_s) {
       --faults_.refused_fetches;
       refused = true;
     }
+    if (link_s > 0 && !refused) link_ = Deadline::after(link_.left() + link_s);
   }
   const Deadline wake = Deadline::after(delay_s);
   if (delay_s > 0) std::this_thread::sleep_until(std::min(wake.at(), deadline.at()));

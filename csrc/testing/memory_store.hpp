@@ -19,7 +19,7 @@ struct Faults {
   Keys refuse_seal;              ///< seal: throws kUnavailable
   Keys unknown;                  ///< expire: throws kUnavailable, nobody knows of them for now
   double fetch_delay_s = 0;      ///< fetch: sleeps first, as long as the deadline allows
-  double fetch_bytes_per_s = 0;  ///< fetch: takes as long as that says; 0: no time
+  double fetch_bytes_per_s = 0;  ///< fetch: takes as long as that says, one after the other; 0: no time
   double fetch_call_s =
       0;  ///< fetch: throws kUnavailable after this time, or that of the call, if it would take longer
   unsigned refused_fetches = 0;               ///< fetch: this many throw kUnavailable, though the store answers
@@ -80,6 +80,7 @@ class MemoryStore final : public ObjectStore {
 
   const std::shared_ptr<SharedArena> arena_ = SharedArena::make();
   mutable std::mutex mutex_;
+  Deadline link_ = Deadline::after(0);  ///< when all has come that was fetched at a limited rate
   std::map<std::string, Entry> entries_;
   Clock::duration advanced_{0};
   Faults faults_;

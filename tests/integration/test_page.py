@@ -208,6 +208,7 @@ def changed(**fields: Any) -> Callable[[Page], object]:
         ({"state": "loading", "load_source": None, "ready_seconds": None}, 1, "loading"),
         ({"state": "loading", "load_source": None, "ready_seconds": None}, 2, ""),
         ({"state": "failed", "restarts": 2, "error": "not <b>ready</b>"}, 1, "failedstarted again: 2not <b>ready</b>"),
+        ({"lease_trouble": "lost: <b>gone</b>"}, 1, "readyits weights: lost: <b>gone</b>"),
         ({"load_source": "disk", "bytes": 0, "fallback": None}, 2, "from disk"),
         ({"load_source": "disk", "bytes": 3 << 29, "fallback": "UNAVAILABLE"}, 2, "1.50 GiB from diskUNAVAILABLE"),
         ({"load_source": "disk", "bytes": 1 << 20, "fallback": "NOT_PUBLISHED"}, 2, "1.00 MiB from disk"),

@@ -47,6 +47,16 @@ def test_calls_ask_for_what_comes_in_their_time(
     assert 2 <= report.seconds < 6
 
 
+def test_a_link_is_not_idle_between_calls(
+    open_loader: Open, store: MemoryStore, identity: dict[str, str], source: Weights
+) -> None:
+    """One call after the other would wait for as long as the link takes."""
+    link_s = 0.06 * CHUNKS
+    store.set_faults(fetch_bytes_per_s=TOTAL_BYTES / link_s, fetch_delay_s=0.06)
+    report = load(open_loader(chunks_in_flight=4), identity, source)
+    assert link_s <= report.seconds < 1.4 * link_s
+
+
 def test_a_chunk_that_takes_longer_than_a_call_gets_more_time(
     guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str], source: Weights
 ) -> None:

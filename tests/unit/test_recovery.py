@@ -73,6 +73,28 @@ def test_a_reader_publishes_again_what_it_was_left_with(
     assert wait_until(lambda: loaded(guest, identity)) == 1
 
 
+def test_it_is_published_again_by_readers_that_would_cut_it_otherwise(
+    open_loader: Open, guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
+) -> None:
+    """And hold its tensors in another order."""
+    targets = [dict(reversed(weights(0).items())), weights(0)]
+    with open_loader(chunk_bytes=1 << 10) as first:
+        first.publish(weights(), identity)
+        readers = [open_loader(lease_s=2, chunk_bytes=1 << (14 + number)) for number in range(len(targets))]
+        for reader, target in zip(readers, targets, strict=True):
+            reader.load(target, identity)
+    store.clear()
+    assert wait_until(lambda: loaded(guest, identity)) == 1
+    held = [reader.publication(identity) for reader in readers]
+    assert wait_until(lambda: [each.state for each in held] == ["live"] * 2)
+    assert len({each.generation for each in held}) == 1
+    targets[0]["a"][7] = 2
+    store.clear()
+    assert wait_until(lambda: held[0].origin is None), "it has other bytes now"
+    assert wait_until(lambda: held[1].state == "live")
+    assert held[0].state == "lost"
+
+
 def test_other_bytes_are_not_published_in_the_place_of_those_that_were_lost(
     open_loader: Open,
     guest: fl.FastLoader,
@@ -151,12 +173,18 @@ def test_why_a_lease_is_not_renewed_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tensors = weights()
-    publication = open_loader(lease_s=2).publish(tensors, identity)
+    loader = open_loader(lease_s=2)
+    publication = loader.publish(tensors, identity)
+    assert loader.lease_trouble() == {}
     store.set_faults(unknown=keys_with(store, "chunk"))
     assert wait_until(lambda: "was not renewed, trying again: expire: nobody knows of" in caplog.text)
+    ((generation, why),) = loader.lease_trouble().items()
+    assert generation == publication.generation
+    assert "expire: nobody knows of" in why
     time.sleep(2.0)
     store.set_faults()
     assert wait_until(lambda: "is live again" in caplog.text)
+    assert loader.lease_trouble() == {}
     assert caplog.text.count("was not renewed") == 1
     assert publication.trouble == ""
     assert loaded(guest, identity) == 1

@@ -225,3 +225,11 @@ def test_ranks_make_one_load() -> None:
     assert origin_of([read]).publisher_host is None
     load = origin_of([read, event("published", 3, bytes=30)])
     assert (load.bytes, load.published) == (30, True)
+
+
+def test_what_each_rank_said_last_of_its_leases_counts() -> None:
+    load = event("loaded", 1, cold_load_s=1.0)
+    first, second = (event("leases", pid, trouble={f"g{pid}": f"lost: by {pid}"}) for pid in (1, 2))
+    assert origin_of([load]).lease_trouble is None
+    assert origin_of([load, first, second]).lease_trouble == "lost: by 1; lost: by 2"
+    assert origin_of([load, first, second, event("leases", 1, trouble={})]).lease_trouble == "lost: by 2"

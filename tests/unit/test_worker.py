@@ -285,6 +285,17 @@ def test_pool_takes_half_of_what_the_tightest_limit_leaves(monkeypatch):
         memory.pool_mb(0)
 
 
+def test_a_pool_of_huge_pages_takes_those_that_are_free(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemFree: 1 kB\nHugePages_Free:    300\nHugePages_Rsvd:     44\nHugepagesize:    2048 kB\n")
+    assert (memory.huge_pages_mb(0, meminfo), memory.huge_pages_mb(512, meminfo)) == (512, 512)
+    with pytest.raises(ResourceExhaustedError, match=r"512 MiB of huge pages are free, not 514; .*pages=257`"):
+        memory.huge_pages_mb(514, meminfo)
+    meminfo.write_text("MemFree: 1 kB\n")
+    with pytest.raises(ResourceExhaustedError, match="0 MiB of huge pages are free, not 256"):
+        memory.huge_pages_mb(0, meminfo)
+
+
 def test_cgroup_v2_limits_of_all_parents_count(tmp_path):
     for directory, limit in (("", "max"), ("slice", "5000"), ("slice/pod", "3000")):
         group = tmp_path / directory

@@ -12,7 +12,7 @@ import socket
 import time
 import weakref
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -136,6 +136,15 @@ class _Whose(msgspec.Struct, frozen=True):
 
 class Manifest(_Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     tensors: list[TensorEntry]
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Those of its plan: ``chunk_bytes`` and ``max_blobs``."""
+        return self.chunk_bytes, self.max_blobs
+
+    def is_cut_as(self, names: Iterable[str], limits: tuple[int, int], digest: str) -> bool:
+        """Whether tensors in this order, under these limits, have its chunks, and digests to be compared with its."""
+        return (self.limits, self.digest) == (limits, digest) and [each.name for each in self.tensors] == list(names)
 
     def plan(self) -> _core.Plan:
         """The plan that follows from its tensors and limits."""

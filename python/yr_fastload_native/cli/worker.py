@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from yr_fastload_native.cli.reach import is_reachable
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
 
 if TYPE_CHECKING:
+    from yr_fastload_native.cli.members import Member
     from yr_fastload_native.worker import LocalWorker, WorkerStatus
     from yr_fastload_native.worker.place import Place
+    from yr_fastload_native.worker.running import Pool
 
 __all__ = ["worker"]
 
 _LOOK_S = 0.5
-_CLUSTER_S = 10.0
+_START_S = 60.0
+_TAKEN_MB_PER_S = 200  # of memory that a virtual machine has never touched (measured)
 
 _home = click.option(
     "--home",
@@ -79,22 +81,28 @@ def start(
     as_json: bool,
 ) -> None:
     """Start the worker, or keep the running one; it stays until `worker stop`."""
+    from yr_fastload_native.cli.members import remember
     from yr_fastload_native.worker import LocalWorker
+    from yr_fastload_native.worker.memory import huge_pages_mb, pool_flags, pool_mb
 
     place = _place(port, address, head=head, join=join, etcd=etcd)
     _check_access(place, curve_key_dir, insecure)
-    flags = {"enable_huge_tlb": huge_pages, "shared_memory_populate": populate}
+    size_mb = (huge_pages_mb if huge_pages else pool_mb)(memory_mb) if populate else 0
     local = LocalWorker(
         home=home,
         memory_mb=memory_mb,
+        start_timeout_s=_START_S + size_mb / _TAKEN_MB_PER_S,
         keep=True,
         curve_key_dir=curve_key_dir,
         place=place,
-        flags={name: "true" for name, asked in flags.items() if asked},
+        flags=pool_flags(huge_pages=huge_pages, populate=populate),
     )
     with _ending_with(local) if foreground else contextlib.nullcontext():
         local.start()
-        _show(LocalWorker.status(home), as_json)
+        running = LocalWorker.status(home)
+        if address and running is not None:
+            remember(running)
+        _show(running, as_json)
 
 
 def _place(port: int, address: str, *, head: bool, join: str, etcd: str) -> Place:
@@ -188,23 +196,45 @@ def status(cluster: bool, home: Path | None, as_json: bool) -> None:
 
 
 def _show_cluster(found: WorkerStatus, as_json: bool) -> None:
-    from yr_fastload_native import _core
-    from yr_fastload_native.worker.running import pool_of
+    from yr_fastload_native.cli.members import members
 
-    pool = pool_of(Path(found.home) / "datasystem" / "logs")
     directory = found.etcd_address or found.metastore_address
-    workers = _core.ready_workers(directory, deadline_s=_CLUSTER_S)
-    facts = [{"address": each, "reachable": is_reachable(each), "here": each == found.address} for each in workers]
+    workers = members(found)
     if as_json:
-        told = None if pool is None else {"used_bytes": pool.used, "bytes": pool.size}
-        click.echo(json.dumps({"directory": directory, "workers": facts, "pool": told}))
+        told = [
+            {
+                "address": each.address,
+                "ready": each.is_ready,
+                "reachable": each.is_reachable,
+                "here": each.address == found.address,
+                "pool": _facts_of(each.pool),
+                "seen_s": round(each.seen_s, 1),
+            }
+            for each in workers
+        ]
+        pool = next((each["pool"] for each in told if each["here"]), None)
+        click.echo(json.dumps({"directory": directory, "workers": told, "pool": pool}))
         return
-    click.echo(f"{len(workers)} workers are ready, says the directory at {directory}")
-    for fact in facts:
-        note = "this machine's" if fact["here"] else "" if fact["reachable"] else "cannot be reached from here"
-        click.echo(f"  {fact['address']}  {note}".rstrip())
-    if pool is not None:
-        click.echo(f"this machine's pool: {pool.used >> 20} of {pool.size >> 20} MiB are used")
+    count = sum(each.is_ready for each in workers)
+    click.echo(f"{count} workers are ready, says the directory at {directory}")
+    for each in workers:
+        notes = [*_notes(each), *(["this machine's"] if each.address == found.address else [])]
+        click.echo(f"  {each.address}  {', '.join(notes)}")
+
+
+def _facts_of(pool: Pool | None) -> dict[str, int] | None:
+    return None if pool is None else {"used_bytes": pool.used, "free_bytes": pool.free, "bytes": pool.size}
+
+
+def _notes(member: Member) -> Iterator[str]:
+    if not member.is_ready:
+        yield f"gone: was ready {member.seen_s:.0f} s ago"
+    if not member.is_reachable:
+        yield "cannot be reached from here"
+    elif member.pool is None:
+        yield "its machine does not say how full its pool is"
+    else:
+        yield f"{member.pool.used >> 20} of {member.pool.size >> 20} MiB are used, {member.pool.free >> 20} free"
 
 
 def _show(status: WorkerStatus | None, as_json: bool) -> None:

@@ -146,6 +146,14 @@ class FastLoader(CheckpointCalls, FileCalls):
         """
         return self._kept.get(Identity.of(identity, op="publication"))
 
+    def lease_trouble(self) -> dict[str, str]:
+        """What is wrong with what this loader keeps published, by generation: nothing, as a rule.
+
+        A lease that was not renewed is tried again, and what was lost is published again if that can be; until then
+        others may not find it.
+        """
+        return self._kept.trouble()
+
     def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
         """Have one of the processes that start together read the disk, and the others wait for it.
 

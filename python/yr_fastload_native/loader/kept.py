@@ -51,6 +51,15 @@ class Kept:
         with self._lock:
             return list(self._held.values())
 
+    def trouble(self) -> dict[str, str]:
+        """By generation, why a lease was not renewed when that was tried last, or that it was lost."""
+        found = {}
+        for publication in self.all():
+            state, why = publication.state, publication.trouble
+            if why or state == "lost":
+                found[publication.generation] = f"{state}: {why or 'its worker has gone'}"
+        return found
+
     def keep(self, who: Identity, publication: Publication, deadline: Deadline) -> None:
         """Keep it; the one before of this identity is closed."""
         with self._lock:

@@ -70,6 +70,7 @@ class Publication:
 
     Attributes:
         generation: Name of this version of the weights; every publish of changed weights makes a new one.
+        manifest: What readers were told of it.
         transports: By which readers can have it.
         joined: Whether the same bytes were published already, and this process only became one more source.
         seconds: Wall time of the publish.
@@ -91,6 +92,7 @@ class Publication:
     def _begin(self, parts: PublicationParts) -> None:
         generation, served = parts.generation, parts.served
         self.identity: Mapping[str, Any] = generation.who.fields
+        self.manifest = generation.manifest
         self._digests = generation.digests
         self.files = generation.files
         self.generation = generation.manifest.generation

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from array import array
+from collections.abc import Iterable
 
 import attrs
 
@@ -72,6 +73,7 @@ class Publisher:
     ) -> None:
         self._growing = growing
         self._again = again
+        self._lost = None if again is None else again.manifest
         self._expected = None if again is None else again.chunk_digests()
         self._request = request
         self._worker = request.worker
@@ -171,23 +173,31 @@ class Publisher:
                 return None
             current, _ = catalogue.read(self._who, head, names, deadline, op="publish", mine=self._table)
             current.manifest.check_layout(self._table, op="publish")
-            if self._again is not None and current.manifest.digest != self._request.context.digest:
-                return None  # nothing to compare with what this publication had
             theirs = catalogue.wait_for_digests(current, deadline, op="publish")
         except (NotPublishedError, LayoutMismatchError, IntegrityError, SupersededError):
             return None
         mine = self._chunks(current).digests(deadline.left())
         if list(mine) != list(theirs.chunks):
             return None
-        self._check_again(mine)
+        there = current.manifest
+        self._check_again(mine, [tensor.name for tensor in there.tensors], there.limits, there.digest)
         # By SHA-256 too: somebody may have made other bytes for the same digests.
         return current if self._same_sums(current.manifest, theirs.sha256) else None
 
-    def _check_again(self, digests: memoryview | array[int] | None) -> None:
-        """Refuse bytes that are not those of the publication that is to go on."""
-        if self._again is not None and (
-            digests is None or self._expected is None or digests.tolist() != list(self._expected)
-        ):
+    def _check_again(
+        self, digests: memoryview | array[int] | None, names: Iterable[str], limits: tuple[int, int], digest: str
+    ) -> None:
+        """Refuse bytes that are not those of the publication that is to go on.
+
+        The digests are of chunks of these tensors, in this order, under these limits. Where that publication was cut
+        otherwise, the tensors are looked at once more, as it had them.
+        """
+        lost = self._lost
+        if lost is None:
+            return
+        if not lost.is_cut_as(names, limits, digest):
+            digests = self._request.chunks_of(lost.plan(), lost).digests(self._deadline.left())
+        if digests is None or self._expected is None or digests.tolist() != list(self._expected):
             raise IntegrityError("the tensors are no longer what was published", op="publish")
 
     def _same_sums(self, manifest: Manifest, theirs: list[str] | None) -> bool:
@@ -223,6 +233,8 @@ class Publisher:
         name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
         largest = max((tensor.bytes for tensor in table.tensors), default=0)
         limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
+        if self._lost is not None:
+            limits = self._lost.limits  # so that its digests tell whether these are the same bytes
         plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
         sys.audit("yr_fastload_native.publish", who.digest, name, plan.chunks)
         job = self._request.to_publish(name, plan, self._ttl_s)
@@ -233,7 +245,7 @@ class Publisher:
             peer = self._peer(name, job.chunks)
             if peer is not None:
                 peer.claim_first()
-            digests = self._store_chunks(job)
+            digests = self._store_chunks(job, limits)
             sha256 = None if digests is None else self._sums()
             manifest = build_manifest(who, name, table, plan, digests, limits, sha256, digest=job.chunks.digest)
             generation, body = self._catalogue.describe(who, manifest, self._names, self._files)
@@ -253,7 +265,8 @@ class Publisher:
         generation, body = self._catalogue.describe(self._who, manifest, self._names, self._files)
         growth = Growth(self._catalogue, generation, body, job, growing, replace=replace)
         try:
-            digests = self._store_chunks(attrs.evolve(job, stored=growth.stored, files=growing.files()))
+            stored = attrs.evolve(job, stored=growth.stored, files=growing.files())
+            digests = self._store_chunks(stored, limits)
             assert digests is not None
             grown = growth.complete(array("Q", digests), self._sums())
             return _Made(grown, False, None, self._digest(), growth)
@@ -292,7 +305,7 @@ class Publisher:
         keys = registry.data_keys(job.who, job.generation, job.plan.chunks, self._names)
         self._catalogue.erase_data(job.who, job.generation, keys, self._deadline)
 
-    def _store_chunks(self, job: PublishJob) -> memoryview | None:
+    def _store_chunks(self, job: PublishJob, limits: tuple[int, int]) -> memoryview | None:
         """Copy the chunks where they are to be copied; the digest of each, None if they are taken later."""
         digests = None
         for transport in self._offers:
@@ -303,5 +316,5 @@ class Publisher:
             # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
             # tell later whether they were changed meanwhile.
             digests = job.chunks.digests(job.deadline.left())
-        self._check_again(digests)
+        self._check_again(digests, self._table.index, limits, job.chunks.digest)
         return digests

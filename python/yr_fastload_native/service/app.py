@@ -72,6 +72,7 @@ def _status(instance: Instance, cold_s: float | None) -> dict[str, Any]:
         "transport": load and load.transport,
         "fallback": load and load.fallback,
         "published": load and load.published,
+        "lease_trouble": load and load.lease_trouble,
         "speed_up": cold_s / load.seconds if load and cold_s and load.source == "instance" and load.seconds else None,
         "ready_seconds": instance.ready_s,
         "phases": [attrs.asdict(each) for each in instance.phases],

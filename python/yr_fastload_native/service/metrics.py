@@ -50,10 +50,16 @@ class ServiceMetrics:
         in_flight = GaugeMetricFamily("yr_fastload_instance_requests_in_flight", "Requests in flight.", labels=of_each)
         served = CounterMetricFamily("yr_fastload_instance_requests", "Requests forwarded.", labels=of_each)
         restarts = CounterMetricFamily("yr_fastload_instance_restarts", "Restarts.", labels=of_each)
+        trouble = GaugeMetricFamily(
+            "yr_fastload_instance_lease_trouble",
+            "Whether a lease of what it publishes was not renewed, or was lost.",
+            labels=of_each,
+        )
         for each in instances:
             if each.load is not None:
                 seconds.add_metric([each.name, each.load.source], each.load.seconds)
                 loaded.add_metric([each.name], each.load.bytes)
+                trouble.add_metric([each.name], each.load.lease_trouble is not None)
             if each.ready_s is not None:
                 ready.add_metric([each.name], each.ready_s)
             for phase in each.phases:
@@ -61,4 +67,4 @@ class ServiceMetrics:
             in_flight.add_metric([each.name], each.in_flight)
             served.add_metric([each.name], each.served)
             restarts.add_metric([each.name], each.restarts)
-        yield from (seconds, loaded, ready, phases, in_flight, served, restarts)
+        yield from (seconds, loaded, ready, phases, in_flight, served, restarts, trouble)

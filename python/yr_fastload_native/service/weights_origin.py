@@ -24,6 +24,7 @@ class WeightsOrigin:
         published: Whether every rank has published what it read.
         host: The machine that it runs on, by its own name; None: it did not say.
         publisher_host: That of the instance that published the weights; None from disk.
+        lease_trouble: Why what it publishes may not be found by others; None if nothing is wrong.
     """
 
     source: Literal["disk", "instance"]
@@ -34,6 +35,7 @@ class WeightsOrigin:
     published: bool
     host: str | None = None
     publisher_host: str | None = None
+    lease_trouble: str | None = None
 
 
 def origin_of(events: Sequence[dict[str, Any]]) -> WeightsOrigin | None:
@@ -55,7 +57,14 @@ def origin_of(events: Sequence[dict[str, Any]]) -> WeightsOrigin | None:
         published={event["pid"] for event in published} >= set(seconds),
         host=next((event["host"] for event in loaded if event.get("host")), None),
         publisher_host=next((_host(event["publisher"]) for event in loaded if event.get("publisher")), None),
+        lease_trouble=_trouble(events),
     )
+
+
+def _trouble(events: Sequence[dict[str, Any]]) -> str | None:
+    """By what each rank said last."""
+    last = {event["pid"]: event["trouble"] for event in events if event["event"] == "leases"}
+    return "; ".join(why for trouble in last.values() for why in trouble.values()) or None
 
 
 def _host(publisher: str) -> str:

@@ -165,6 +165,7 @@ class Exchange:
         self._outcome.facts["load_model_s"] = time.perf_counter() - started
         mark(self._settings.exchange.report, "processed")
         session.record("loaded", self._outcome.facts, self._settings.exchange.report)
+        session.watch_leases(self._settings.exchange.report)
         return model
 
     def _let_go(self) -> None:

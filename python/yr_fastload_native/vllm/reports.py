@@ -27,7 +27,7 @@ def append(path: str, event: dict[str, Any]) -> None:
 def events(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """All events of a kind, by default of any: ``phase``, ``loading``, ``loaded``, ``published``, ``published
     checkpoint``, ``not published``, ``compared files``, ``wrong weights``, ``caches``, ``published caches``,
-    ``published model``.
+    ``published model``, ``leases``.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     return [event for event in map(json.loads, lines) if kind in (None, event["event"])]

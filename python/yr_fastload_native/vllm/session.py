@@ -11,16 +11,18 @@ from typing import Any
 import attrs
 
 from yr_fastload_native.loader.fast_loader import FastLoader
+from yr_fastload_native.process.poller import Poller
 from yr_fastload_native.settings import Config
 from yr_fastload_native.vllm import reports
 
-__all__ = ["loader_for_files", "loader_of", "outcomes", "record"]
+__all__ = ["loader_for_files", "loader_of", "outcomes", "record", "watch_leases"]
 
 _log = logging.getLogger("vllm.yr_fastload")
 
 _lock = threading.Lock()
 _loaders: dict[tuple[int, Config], FastLoader] = {}
 _outcomes: list[dict[str, Any]] = []
+_watched: dict[tuple[int, str], _Leases] = {}
 
 
 def loader_of(config: Config) -> FastLoader:
@@ -55,6 +57,34 @@ def record(event: str, outcome: dict[str, Any], report: str) -> None:
         _log.warning("cannot write to report=%r: %s", report, error)
 
 
+def watch_leases(report: str) -> None:
+    """From now on, write to the report file which leases of this process are in trouble, whenever that changes."""
+    key = (os.getpid(), report)  # a forked child has no threads
+    with _lock:
+        if report and key not in _watched:
+            _watched[key] = _Leases(report)
+
+
 def outcomes() -> list[dict[str, Any]]:
     """What this process's exchanges did, in order; plain types."""
     return list(_outcomes)
+
+
+class _Leases:
+    """Of all loaders of this process."""
+
+    def __init__(self, report: str) -> None:
+        self._report = report
+        self._told: set[str] = set()
+        self._poller = Poller(self._look)
+
+    def _look(self) -> bool:
+        with _lock:
+            mine = [loader for (pid, _), loader in _loaders.items() if pid == os.getpid()]
+        trouble: dict[str, str] = {}
+        for loader in mine:
+            trouble |= loader.lease_trouble()
+        if trouble.keys() != self._told:  # its words may be others each time
+            self._told = set(trouble)
+            record("leases", {"trouble": trouble}, self._report)
+        return True

@@ -116,7 +116,14 @@ class Door:
             return self.hear(connection, deadline)
 
     def leave_to_watcher(
-        self, listener: socket.socket, lock: int, status: dict[str, Any], *, data: Path, adopted: bool
+        self,
+        listener: socket.socket,
+        lock: int,
+        status: dict[str, Any],
+        *,
+        data: Path,
+        adopted: bool,
+        tells: socket.socket | None = None,
     ) -> None:
         """Start a detached process that answers from now on, and that ends the worker after its last user.
 
@@ -126,15 +133,17 @@ class Door:
             status: Of the worker, plain types.
             data: Removed with the worker.
             adopted: Whether the worker is older than this door.
+            tells: Where it says to other machines how full the pool is; None: nowhere.
         """
-        facts = msgspec.json.encode({"status": status, "data": str(data), "adopted": adopted}).decode()
+        shown = None if tells is None else tells.fileno()
+        facts = msgspec.json.encode({"status": status, "data": str(data), "adopted": adopted, "tells": shown}).decode()
         script = str(Path(watcher.__file__).resolve())
         subprocess.run(
             [sys.executable, "-I", "-S", script, str(status["pid"]), str(status["start_ticks"]), facts],
             stdin=listener.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(lock,),
+            pass_fds=(lock, *filter(None, [shown])),
             cwd="/",
             check=True,
         )

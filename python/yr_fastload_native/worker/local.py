@@ -17,10 +17,11 @@ import msgspec
 
 from yr_fastload_native.errors import InvalidArgumentError, UnavailableError
 from yr_fastload_native.settings.secret import Secret
+from yr_fastload_native.worker import pool_port
 from yr_fastload_native.worker.door import Door, is_open, was_told
 from yr_fastload_native.worker.home import Home, WorkerStatus, check_path
 from yr_fastload_native.worker.launch import find_dscli, run_dscli
-from yr_fastload_native.worker.memory import pool_mb
+from yr_fastload_native.worker.memory import huge_pages_mb, pool_mb
 from yr_fastload_native.worker.place import Place
 from yr_fastload_native.worker.process import flags, kill_strays, start_ticks, strays
 from yr_fastload_native.worker.watcher import has_clients
@@ -298,7 +299,8 @@ class LocalWorker:
             assert user is not None  # this process is listening
             undo.enter_context(user)
             facts = msgspec.json.decode(msgspec.json.encode(status, enc_hook=str))
-            self._door.leave_to_watcher(listener, lock, facts, data=home.data, adopted=adopted)
+            with pool_port.listen(status.address) or contextlib.nullcontext() as tells:
+                self._door.leave_to_watcher(listener, lock, facts, data=home.data, adopted=adopted, tells=tells)
             listener.close()
             if self._door.hear(user, deadline) is None:
                 raise UnavailableError(
@@ -313,7 +315,8 @@ class LocalWorker:
     def _run(self, deadline: float) -> WorkerStatus:
         home = self._home
         dscli = find_dscli()
-        memory_mb = pool_mb(self._memory_mb)
+        huge = self._flags.get("enable_huge_tlb") == "true"
+        memory_mb = (huge_pages_mb if huge else pool_mb)(self._memory_mb)
         kill_strays(home.ready)
         try:
             worker, metastore = run_dscli(

@@ -11,10 +11,14 @@ import psutil
 
 from yr_fastload_native.errors import ResourceExhaustedError
 
-__all__ = ["available_memory_bytes", "pool_mb"]
+__all__ = ["available_memory_bytes", "huge_pages_mb", "pool_flags", "pool_mb"]
 
 _MIB = 1 << 20
 _MIN_POOL_MB = 256
+_MEMINFO = Path("/proc/meminfo")
+# A pool that is taken at once has to be in one piece, whose memory nobody allocates a second time. In this order: the
+# worker checks the last one against the others as it reads it (0.8.1).
+_POPULATED = {"arena_per_tenant": "1", "enable_fallocate": "false", "shared_memory_populate": "true"}
 
 
 def available_memory_bytes() -> int:
@@ -38,6 +42,36 @@ def pool_mb(asked_mb: int) -> int:
             op="worker start",
         )
     return memory_mb
+
+
+def huge_pages_mb(asked_mb: int, meminfo: Path = _MEMINFO) -> int:
+    """The size of a pool of huge pages, MiB; refused if fewer are free.
+
+    The worker itself waits for them for ever (0.8.1).
+
+    Source: the kernel's hugetlbpage.rst (HugePages_Free, HugePages_Rsvd, Hugepagesize).
+    """
+    has = dict(re.findall(r"^(\w+):\s+(\d+)", meminfo.read_text(), re.MULTILINE))
+    free, promised, page_kb = (int(has.get(name, 0)) for name in ("HugePages_Free", "HugePages_Rsvd", "Hugepagesize"))
+    free_mb = (free - promised) * page_kb // 1024
+    if not free_mb or asked_mb > free_mb:
+        wanted_mb = asked_mb or _MIN_POOL_MB
+        raise ResourceExhaustedError(
+            f"{free_mb} MiB of huge pages are free, not {wanted_mb}; reserve them with `sysctl -w vm.nr_hugepages="
+            f"{-(-wanted_mb * 1024 // (page_kb or 2048))}` or more, or leave out --huge-pages",
+            op="worker start",
+        )
+    return asked_mb or free_mb
+
+
+def pool_flags(*, huge_pages: bool = False, populate: bool = False) -> dict[str, str]:
+    """The flags of openYuanrong for how the memory of a pool is taken.
+
+    Args:
+        huge_pages: From those that the system has reserved.
+        populate: All of it at once, instead of as objects arrive.
+    """
+    return {**({"enable_huge_tlb": "true"} if huge_pages else {}), **(_POPULATED if populate else {})}
 
 
 def _cgroup_headroom(

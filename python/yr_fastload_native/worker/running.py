@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 import psutil
 
-__all__ = ["Pool", "flags_of", "pool_of"]
+__all__ = ["Pool", "flags_of", "pool_in", "pool_of"]
 
 _NAME = "datasystem_worker"
 _POOL_FIELD = 7  # of a line of resource.log (0.8.1): used/total/capacity/...
@@ -26,6 +26,11 @@ class Pool:
 
     used: int
     size: int
+
+    @property
+    def free(self) -> int:
+        """Of these, how many are left."""
+        return max(0, self.size - self.used)
 
 
 def flags_of(address: str) -> dict[str, str] | None:
@@ -64,7 +69,14 @@ def pool_of(logs: Path) -> Pool | None:
     Args:
         logs: Directory of its logs.
     """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        used, _, size, *_ = (logs / "resource.log").read_text().splitlines()[-1].split("|")[_POOL_FIELD].split("/")
+    with contextlib.suppress(OSError):
+        return pool_in((logs / "resource.log").read_text())
+    return None
+
+
+def pool_in(noted: str) -> Pool | None:
+    """What the last line of such a log says; None if that is nothing."""
+    with contextlib.suppress(ValueError, IndexError):
+        used, _, size, *_ = noted.splitlines()[-1].split("|")[_POOL_FIELD].split("/")
         return Pool(int(used), int(size))
     return None

@@ -26,6 +26,7 @@ _LOOK_S = 1.0
 _GRACE_S = 10.0
 _KILL_S = 60.0  # the kernel needs a while to free a pool of hundreds of GiB
 _MAX_REQUEST = 64
+_MAX_NOTED = 4096
 _ESTABLISHED = "01"
 
 
@@ -82,7 +83,8 @@ class Watcher:
 
     Args:
         facts: ``status`` is the answer to every request; ``data`` is removed with the worker; with ``adopted``, clients
-            connected to the worker itself count as users too, since they came before this process.
+            connected to the worker itself count as users too, since they came before this process. ``tells`` is the
+            descriptor of a socket at which everybody is told how full its pool is, or null.
     """
 
     def __init__(self, listener: socket.socket, pid: int, ticks: int, facts: dict[str, object]) -> None:
@@ -95,6 +97,11 @@ class Watcher:
         self._selector = selectors.DefaultSelector()
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
+        told_at = facts["tells"]
+        self._tells = None if told_at is None else socket.socket(fileno=int(str(told_at)))
+        if self._tells is not None:
+            self._tells.setblocking(False)
+            self._selector.register(self._tells, selectors.EVENT_READ)
 
     def run(self) -> None:
         """Serve until the worker is gone."""
@@ -103,6 +110,8 @@ class Watcher:
             for key, _ in self._selector.select(_LOOK_S):
                 if key.fileobj is self._listener:
                     self._accept()
+                elif key.fileobj is self._tells:
+                    self._tell()
                 else:
                     assert isinstance(key.fileobj, socket.socket)
                     self._hear(key.fileobj, stoppers)
@@ -135,6 +144,16 @@ class Watcher:
         if self._users or not self._was_used or self._status["keep"]:
             return False
         return not (self._adopted and has_clients(self._status["address"]))
+
+    def _tell(self) -> None:
+        """Answer with what the worker has noted last of its resources."""
+        assert self._tells is not None
+        with contextlib.suppress(OSError):
+            connection, _ = self._tells.accept()
+            with connection, open(os.path.join(self._data, "logs", "resource.log"), "rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _MAX_NOTED))
+                connection.setblocking(False)
+                connection.send(b"".join(log.read().splitlines(keepends=True)[-1:]))
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
