@@ -240,3 +240,23 @@ def test_sigterm_withdraws(node, model):
     source.kill(signal.SIGTERM)
     assert source.process.wait(15) == -signal.SIGTERM
     assert reader.call("load", model=model, deadline_s=5.0)["error"] == "NOT_PUBLISHED"
+
+
+@pytest.mark.parametrize(("publishes", "loads"), [("cuda", "ascend"), ("ascend", "cuda")])
+def test_one_kind_s_tensors_for_another_go_by_host(worker, model, tmp_path, publishes, loads):
+    """The layout decides, not the device. What one kind serves of its memory, another cannot be given."""
+    from nodes import Node
+
+    source = Node(worker, tmp_path, "source", 0, publishes)
+    reader = Node(worker, tmp_path, "reader", 1, loads)
+    try:
+        assert source.call("publish", model=model, count=0, settings={"publish_as": "d2d+host"})["state"] == "live"
+        answer = reader.call("load", model=model, count=0, settings={"hold": False})
+        assert (answer["equal"], answer["transport"]) == (True, "host")
+        source.call("publish", model=model + "by-reference", count=0, settings={"publish_as": "d2d"})
+        refused = reader.call("load", model=model + "by-reference", count=0, deadline_s=5.0, settings={"hold": False})
+        assert refused["error"] in ("PARTIAL_TRANSFER", "NOT_PUBLISHED", "INTEGRITY", "DEVICE"), refused
+        assert "message" in refused
+    finally:
+        reader.close()
+        source.close()
