@@ -14,7 +14,7 @@ import time
 
 import psutil
 import torch
-from nodes import Commands
+from nodes import Commands, memory_of, placed, same_bytes
 
 import yr_fastload_native as fl
 
@@ -24,12 +24,16 @@ PATTERN = 0x5A
 
 
 def weights():
-    return Commands.weights(1, COUNT, SIZE)
+    return placed(Commands.weights(1, COUNT, SIZE))
 
 
 def filled(value):
     """As many tensors of the same sizes."""
-    return {name: torch.full_like(tensor, value) for name, tensor in weights().items()}
+    return placed({name: torch.full_like(each, value) for name, each in Commands.weights(1, COUNT, SIZE).items()})
+
+
+def are_right(tensors):
+    return all(same_bytes(tensors[name], value) for name, value in Commands.weights(1, COUNT, SIZE).items())
 
 
 class StopError(Exception):
@@ -86,7 +90,7 @@ class Life:
             gc.collect()
             heirs = filled(PATTERN)
             time.sleep(0.3)
-            assert all(bool((heir == PATTERN).all()) for heir in heirs.values())
+            assert all(bool((memory_of(heir) == PATTERN).all()) for heir in heirs.values())
 
     def drops_tensors_of_a_publication(self):
         """What was published is served all the same."""
@@ -97,7 +101,7 @@ class Life:
         reader = fl.FastLoader(fl.Config(**self.settings | _OF_A_READER))
         target = filled(0)
         reader.load(target, {"model": self.model})
-        assert all(torch.equal(target[name], value) for name, value in weights().items())
+        assert are_right(target)
         del heirs
 
     # -- loaders ------------------------------------------------------------------------------------------------
@@ -140,7 +144,7 @@ class Life:
         def load():
             try:
                 reader.load(target, {"model": self.model}, progress=moment, deadline_s=10)
-                ended.append(all(torch.equal(target[name], value) for name, value in weights().items()))
+                ended.append(are_right(target))
             except fl.FastLoadError:
                 ended.append(True)
 
@@ -181,7 +185,7 @@ class Life:
 
     def forks(self):
         """The child is told so, and its end takes nothing from its parent."""
-        publication = self.publish()
+        publication, target = self.publish(), filled(0)  # a child can use no GPU
         assert publication.wait_settled(30)
         for leaves in (sys.exit, os._exit):
             child = os.fork()
@@ -189,7 +193,7 @@ class Life:
                 publication.close()
                 self.loader.close()
                 try:
-                    self.load(filled(0))
+                    self.load(target)
                 except fl.InvalidArgumentError as error:
                     leaves(0 if "fork" in str(error) else 3)
                 leaves(4)

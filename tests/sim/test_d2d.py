@@ -12,11 +12,10 @@ from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.cli import main
 
 from ..waiting import wait_until
+from .kinds import both_kinds
 from .nodes import STAND_INS
 
 pytestmark = pytest.mark.worker
-
-both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
 
 SMALL_CHUNKS = {"chunk_bytes": 1 << 20}
 ONLY_READS = {"hold": False, "chunk_bytes": 1 << 20, "chunks_ahead": 2}
@@ -148,6 +147,7 @@ def test_damaged_bytes_are_never_taken(node, model):
     assert answer["error"] == "INTEGRITY"
 
 
+@both_kinds
 def test_a_source_whose_tensors_changed_is_found_out(node, model):
     source, spoilt, second, reader = (node(name) for name in ("source", "spoilt", "second", "reader"))
     source.call("publish", model=model, settings=SMALL_CHUNKS)

@@ -7,10 +7,9 @@ import pytest
 import yr_fastload_native as fl
 
 from ..waiting import wait_until
+from .kinds import KINDS_AND_TRANSPORTS, both_kinds
 
 pytestmark = pytest.mark.worker
-
-both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
 
 SUMS = {"publish_sha256": True, "chunk_bytes": 1 << 20}
 
@@ -21,7 +20,9 @@ def pin_of(model, seed=1):
     return fl.content_digest(Commands.weights(seed, 0, 0), {"model": model})  # one tensor of every kind
 
 
-@pytest.mark.parametrize("transport", ["d2d", "staged"])
+@pytest.mark.parametrize(
+    ("kind", "transport"), [each for each in KINDS_AND_TRANSPORTS if each != ("ascend", "host")], indirect=["kind"]
+)
 def test_what_is_trusted_arrives_and_nothing_else(node, model, transport):
     source, reader, late = node("source"), node("reader"), node("late")
     published = source.call("publish", model=model, count=0, settings={**SUMS, "publish_as": transport})
