@@ -249,6 +249,15 @@ def _cuda_d2d(found: dict[str, Any]) -> tuple[str, list[tuple[str, float, float,
     ]
 
 
+def _from_pool(found: dict[str, Any]) -> list[tuple[str, float]]:
+    if not found:
+        return []
+    return [
+        ('pull, verified, from shared memory that is locked (`pin="pool"`)', found["pull_s"]),
+        ("locking it, behind the first pull", found["locking_s"]),
+    ]
+
+
 def _cuda() -> str:
     record = _read("cuda")
     between, more_targets = _cuda_d2d(record["figures"].get("d2d", {}))
@@ -266,6 +275,7 @@ def _cuda() -> str:
         ("pull, not verified", large["medians"]["pull_without_digest"]),
         ("a process's first pull, which makes its page-locked memory", large["first_pull_s"]),
         *((f"pull by {threads} threads", seconds) for threads, seconds in large["pull_s_by_threads"].items()),
+        *_from_pool(large.get("from_pool", {})),
         ('`safetensors.torch.load_file(device="cuda")`, page cache warm', large["safetensors"]["warm_s"]),
         ("publish, into memory of the worker that nobody has used", large["publish_s"]),
     ]

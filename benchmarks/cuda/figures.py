@@ -22,6 +22,7 @@ __all__ = ["Budget", "Note", "large", "seconds_of", "small", "transfer_seconds"]
 _QWEN = "qwen2.5-7b"
 _QWEN_BYTES = 15_231_233_024
 _THREADS = (4, 8, 12, 16)
+_LOCKING_S = 20.0
 _SMALL = 10_000
 _SMALL_BYTES = 4096
 
@@ -114,6 +115,10 @@ def large(found: dict[str, Any], total: int, rounds: int, budget: Budget, note: 
                 threads: _by_threads(attrs.evolve(config, copy_threads=threads), target, identity, rounds)
                 for threads in _THREADS
             }
+            found["from_pool"] = _from_pool(attrs.evolve(config, pin="pool"), target, identity, rounds, budget)
+            if found["from_pool"]:
+                found["from_pool"]["share_of_one_piece"] = medians["one_piece"] / found["from_pool"]["pull_s"]
+                note(f"from locked shared memory: {found['from_pool']}")
             found["safetensors"] = _safetensors(weights, rounds, budget, note)
             if found["safetensors"]:
                 found["over_safetensors"] = found["safetensors"]["warm_s"] / medians["pull"]
@@ -124,6 +129,34 @@ def _by_threads(config: Config, target: Mapping[str, torch.Tensor], identity: Ma
     with FastLoader(config) as loader:
         taken = [seconds_of(lambda: loader.load(target, identity)) for _ in range(rounds + 1)]
     return statistics.median(taken[1:])
+
+
+def _from_pool(
+    config: Config, target: Mapping[str, torch.Tensor], identity: Mapping[str, str], rounds: int, budget: Budget
+) -> dict[str, Any]:
+    """Pulls from shared memory that the first of them has had page-locked where it lies."""
+    if not budget.allows(40):
+        return {}
+    size = sum(tensor.nbytes for tensor in target.values())
+    with FastLoader(config) as loader:
+        first = seconds_of(lambda: loader.load(target, identity))
+        started = time.perf_counter()
+        while (locked := _locked_bytes(loader)) < size and time.perf_counter() < started + _LOCKING_S:
+            time.sleep(0.01)
+        locking = time.perf_counter() - started
+        _poison(target)
+        taken = [seconds_of(lambda: loader.load(target, identity)) for _ in range(rounds)]
+    return {
+        "first_pull_s": first,
+        "locked_bytes": locked,
+        "locking_s": locking,
+        "rounds": taken,
+        "pull_s": statistics.median(taken),
+    }
+
+
+def _locked_bytes(loader: FastLoader) -> int:
+    return sum(device["pool"]["locked_bytes"] for device in loader.stats()["devices"].values())
 
 
 def _safetensors(weights: Mapping[str, torch.Tensor], rounds: int, budget: Budget, note: Note) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "bindings/common.hpp"
+#include "core/locked_chunks.hpp"
 #include "core/pinned_pool.hpp"
 #include "core/row_digester.hpp"
 #include "devices/acl_device.hpp"
@@ -78,6 +81,10 @@ void register_devices(py::module_& module) {
       "A device of CUDA's driver, real or simulated; raises DeviceError where there is none.");
   module.def("cuda_driver_version", &cuda_driver_version, py::call_guard<WithoutGil>(),
              "The newest CUDA that the driver knows, as 12040 for 12.4; raises DeviceError where there is none.");
+  module.def("cuda_device_name", &cuda_device_name, py::arg("index"), py::call_guard<WithoutGil>(),
+             "As the driver calls it; raises DeviceError where there is no such device.");
+  module.def("cuda_device_reaches", &cuda_device_reaches, py::arg("index"), py::arg("other"),
+             py::call_guard<WithoutGil>(), "Whether a device can copy from the memory of another one.");
   module.def("cuda_device_of", &cuda_device_of, py::arg("address"), py::call_guard<WithoutGil>(),
              "The number of the CUDA device whose memory is at an address; raises DeviceError if it is no device's.");
   module.def("cuda_device_count", &cuda_device_count, py::call_guard<WithoutGil>(),
@@ -101,6 +108,22 @@ void register_devices(py::module_& module) {
           },
           py::arg("bytes"), py::kw_only(), py::arg("deadline_s"), py::call_guard<WithoutGil>(), "Wait for a block.")
       .def("stats", &pool_stats);
+  py::class_<LockedChunks, std::shared_ptr<LockedChunks>>(
+      module, "LockedChunks", "Chunks in the worker's shared memory that are page-locked there for a device.")
+      .def(py::init([](std::shared_ptr<Device> device) {
+             return share_without_gil(std::make_unique<LockedChunks>(std::move(device)));
+           }),
+           py::arg("device"))
+      .def(
+          "settle", [](LockedChunks& locked, double deadline_s) { return locked.settle(Deadline::after(deadline_s)); },
+          py::kw_only(), py::arg("deadline_s"), py::call_guard<WithoutGil>(),
+          "Wait until all that the loads before have seen is locked; False at the deadline.")
+      .def("take_refusal", &LockedChunks::take_refusal,
+           "Why no more is locked, once; None if nothing has failed since.")
+      .def("stats", [](const LockedChunks& locked) {
+        const LockedChunksStats stats = locked.stats();
+        return std::map<std::string, std::uint64_t>{{"chunks", stats.chunks}, {"locked_bytes", stats.locked_bytes}};
+      });
   module.def(
       "digests_on_device",
       [](Device& device, PinnedPool& pool, double deadline_s) {

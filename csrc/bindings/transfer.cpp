@@ -61,13 +61,11 @@ Spans spans_of(const std::vector<StageSpan>& spans) {
   return made;
 }
 
-std::tuple<std::uint64_t, bool, Spans, Failures> load(ChunkReader& reader, Device& device, PinnedPool& pool,
-                                                      const Plan& plan, const py::buffer& addresses,
-                                                      const py::buffer& chunks, const py::buffer& digests,
-                                                      unsigned copy_threads, unsigned chunks_in_flight, bool verify,
-                                                      bool stage, double deadline_s, const Progress& progress,
-                                                      const std::optional<std::shared_ptr<D2dSource>>& source,
-                                                      const std::string& digest) {
+std::tuple<std::uint64_t, bool, Spans, Failures> load(
+    ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan, const py::buffer& addresses,
+    const py::buffer& chunks, const py::buffer& digests, unsigned copy_threads, unsigned chunks_in_flight, bool verify,
+    bool stage, double deadline_s, const Progress& progress, const std::optional<std::shared_ptr<D2dSource>>& source,
+    const std::string& digest, const std::optional<std::shared_ptr<LockedChunks>>& locked) {
   const U64Array address_array(addresses, "addresses");
   const U64Array chunk_array(chunks, "chunks");
   const U64Array digest_array(digests, "digests");
@@ -77,6 +75,7 @@ std::tuple<std::uint64_t, bool, Spans, Failures> load(ChunkReader& reader, Devic
   TransferOptions options =
       options_of(copy_threads, chunks_in_flight, verify, digest, deadline_s, progress, plan.total_bytes);
   options.stage = stage;
+  if (locked) options.locked = locked->get();
   if (source) options.arrived = [&source](std::uint64_t chunk) { (*source)->offer(chunk); };
   LoadResult result;
   {
@@ -229,6 +228,7 @@ void register_transfer(py::module_& module) {
              py::arg("addresses"), py::arg("chunks"), py::kw_only(), py::arg("digests"), py::arg("copy_threads"),
              py::arg("chunks_in_flight"), py::arg("verify"), py::arg("stage"), py::arg("deadline_s"),
              py::arg("progress") = py::none(), py::arg("source") = py::none(), py::arg("digest") = kDigestNames[0],
+             py::arg("locked") = py::none(),
              "Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were "
              "verified, [(stage, chunk, thread, begin, seconds)], [(chunk, code, detail)] of failures).");
   module.def(

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/deadline.hpp"
 #include "core/error.hpp"
@@ -131,6 +132,12 @@ class Device {
   }
   /// Host memory that the device can copy from without a copy in between. Throws kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate_page_locked(std::size_t bytes, Deadline deadline) = 0;
+  /// Locks whole pages of host memory where they are, for the device to copy from until the object's end; its `data` is
+  /// where the device itself finds them. Takes as long as it takes. Throws kDevice or kResourceExhausted where refused.
+  virtual std::unique_ptr<Memory> lock_pages(Span<const std::byte> pages) {
+    static_cast<void>(pages);
+    throw Error(ErrorCode::kDevice, "device", "this device locks no pages that it did not allocate");
+  }
   /// Memory of the device itself. Throws kResourceExhausted if it has none left, kTransferTimeout at the deadline.
   virtual std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
@@ -141,10 +148,10 @@ class Device {
     static_cast<void>(address);
     throw Error(ErrorCode::kDevice, "device", "memory of this device cannot be opened by other processes");
   }
-  /// Opens what another process of the machine has shared; closed with the object. Throws kDevice if that process or
-  /// its memory has gone, kTransferTimeout at the deadline.
-  virtual std::unique_ptr<Memory> open_shared(const std::string& handle, Deadline deadline) {
-    static_cast<void>(handle);
+  /// Opens what another process of the machine has shared, each closed with its object. Throws kDevice if that process
+  /// or its memory has gone, kTransferTimeout at the deadline.
+  virtual std::vector<std::unique_ptr<Memory>> open_shared(const std::vector<std::string>& handles, Deadline deadline) {
+    static_cast<void>(handles);
     static_cast<void>(deadline);
     throw Error(ErrorCode::kDevice, "device", "this device opens no memory of other processes");
   }

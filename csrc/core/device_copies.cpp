@@ -1,6 +1,7 @@
 #include "core/device_copies.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/digest.hpp"
 
@@ -9,13 +10,16 @@ namespace {
 
 /// Small enough that a chunk keeps every part of the device busy, and large beside what a piece costs.
 constexpr std::uint64_t kPieceBytes = 8 * Digest::kBlockBytes;
+/// Runs from the host up to this size are read by the kernel, dozens at a time; a larger one is worth a copy of its
+/// own.
+constexpr std::uint64_t kSmallRun = kPieceBytes;
 /// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
 constexpr double kDrainSeconds = 2.0;
 
 }  // namespace
 
-DeviceCopies::DeviceCopies(Device& device, PinnedPool& pool, Digests digests, Deadline deadline)
-    : digests_(digests), deadline_(deadline), memory_(pool.lease(kBytes, deadline)) {
+DeviceCopies::DeviceCopies(Device& device, PinnedPool::Lease memory, Digests digests, Deadline deadline)
+    : digests_(digests), deadline_(deadline), memory_(std::move(memory)) {
   auto* const pieces = reinterpret_cast<DigestedPiece*>(memory_->data());
   auto* const sums = reinterpret_cast<std::uint64_t*>(pieces + kBatches * kPieces);
   for (std::size_t i = 0; i < kBatches; ++i) {
@@ -36,8 +40,9 @@ bool DeviceCopies::drain() noexcept {
   const Deadline deadline = Deadline::after(kDrainSeconds);
   try {
     for (Batch& batch : batches_) {
+      if (batch.copying) batch.done->record();
       if (batch.under_way) batch.done->wait(deadline);
-      batch.under_way = false;
+      batch.under_way = batch.copying = false;
     }
     return true;
   } catch (...) {
@@ -59,18 +64,36 @@ void DeviceCopies::begin(Span<const Copy> runs) {
     return;
   }
   chunk.runs.reserve(runs.size());
-  for (const Copy& run : runs) add(run, chunk.runs.emplace_back(Run{run.bytes, 0}));
+  for (const Copy& run : runs) add(run, chunk.runs.emplace_back(Run{run.bytes, 0}), nullptr);
   chunk.last_batch = filling_;
 }
 
-void DeviceCopies::add(const Copy& run, Run& digested) {
-  for (std::uint64_t done = 0; done < run.bytes; done += kPieceBytes) {
+void DeviceCopies::begin_from_host(Span<const Copy> runs, std::ptrdiff_t shift) {
+  Chunk& chunk = chunks_.emplace_back();
+  chunk.runs.reserve(runs.size());
+  for (const Copy& run : runs)
+    add({run.destination, run.source + shift, run.bytes}, chunk.runs.emplace_back(Run{run.bytes, 0}), run.source);
+  chunk.last_batch = filling_;
+}
+
+void DeviceCopies::add(const Copy& run, Run& digested, const std::byte* from_host) {
+  const bool copied_first = from_host != nullptr && run.bytes > kSmallRun;
+  for (std::uint64_t done = 0; done < run.bytes;) {
     if (batch(filling_).sum_of.size() == kPieces) launch();
     if (filling_ >= kBatches) wait_for(filling_ - kBatches);
     Batch& mine = batch(filling_);
-    mine.pieces[mine.sum_of.size()] = {run.destination == nullptr ? nullptr : run.destination + done, run.source + done,
-                                       std::min(run.bytes - done, kPieceBytes), done / Digest::kBlockBytes};
-    mine.sum_of.push_back(&digested.sum);
+    const std::uint64_t end = std::min(run.bytes, done + (kPieces - mine.sum_of.size()) * kPieceBytes);
+    if (copied_first) {
+      mine.under_way = mine.copying = true;
+      mine.stream->copy(Direction::kToDevice, {run.destination + done, from_host + done, end - done});
+    }
+    for (; done < end; done += std::min(end - done, kPieceBytes)) {
+      std::byte* const to = run.destination == nullptr ? nullptr : run.destination + done;
+      DigestedPiece& piece = mine.pieces[mine.sum_of.size()];
+      piece = {to, run.source + done, std::min(end - done, kPieceBytes), done / Digest::kBlockBytes};
+      if (copied_first) piece.source = std::exchange(piece.destination, nullptr);
+      mine.sum_of.push_back(&digested.sum);
+    }
   }
 }
 
@@ -79,6 +102,7 @@ void DeviceCopies::launch() {
   mine.under_way = true;
   mine.stream->digest({mine.pieces, mine.sum_of.size()}, mine.sums);
   mine.done->record();
+  mine.copying = false;
 }
 
 /// Waits for a batch, and for those before it.

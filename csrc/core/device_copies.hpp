@@ -29,7 +29,10 @@ class DeviceCopies {
   static constexpr std::size_t kBytes = kBatches * kPieces * (sizeof(DigestedPiece) + sizeof(std::uint64_t));
 
   /// `Digests::kTaken` is for devices that take digests. Throws kResourceExhausted, kTransferTimeout, kDevice.
-  DeviceCopies(Device& device, PinnedPool& pool, Digests digests, Deadline deadline);
+  DeviceCopies(Device& device, PinnedPool& pool, Digests digests, Deadline deadline)
+      : DeviceCopies(device, pool.lease(kBytes, deadline), digests, deadline) {}
+  /// In page-locked memory of `kBytes`.
+  DeviceCopies(Device& device, PinnedPool::Lease memory, Digests digests, Deadline deadline);
   DeviceCopies(const DeviceCopies&) = delete;
   DeviceCopies& operator=(const DeviceCopies&) = delete;
   /// Drains, unless the device hangs: then what the device may still use is kept from everybody for good.
@@ -38,6 +41,9 @@ class DeviceCopies {
   /// Begins with the next chunk: its runs, in their order. One without a destination stays where it is. May wait for
   /// chunks that were begun before.
   void begin(Span<const Copy> runs);
+  /// The same with runs whose sources are page-locked memory of the host; digests are taken. `shift` is how many bytes
+  /// behind their addresses the device finds them.
+  void begin_from_host(Span<const Copy> runs, std::ptrdiff_t shift);
   /// Chunks that were begun and not taken yet.
   std::size_t under_way() const noexcept { return chunks_.size(); }
   /// Whether the device has enough to do: one is better taken before the next is begun.
@@ -63,10 +69,12 @@ class DeviceCopies {
     std::unique_ptr<Stream> stream;
     std::unique_ptr<Event> done;
     bool under_way = false;
+    bool copying = false;  ///< From the host, and `done` is not recorded behind it yet.
   };
 
   Batch& batch(std::uint64_t number) noexcept { return batches_[number % kBatches]; }
-  void add(const Copy& run, Run& digested);
+  /// `from_host`: the device itself reads `source`, its copies what is there for the CPU; null: both are the same.
+  void add(const Copy& run, Run& digested, const std::byte* from_host);
   void launch();
   void wait_for(std::uint64_t batch);
 

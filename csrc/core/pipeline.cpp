@@ -12,6 +12,7 @@
 #include "core/copy.hpp"
 #include "core/device_copies.hpp"
 #include "core/digest.hpp"
+#include "core/direct_copies.hpp"
 #include "core/row_digester.hpp"
 #include "core/slots.hpp"
 
@@ -129,11 +130,6 @@ unsigned crew_size(const TransferOptions& options, std::uint64_t chunks) {
   return size;
 }
 
-struct FetchedChunk {
-  std::uint64_t chunk;
-  std::unique_ptr<ObjectView> view;
-};
-
 class Load {
  public:
   Load(ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan, Span<const std::uint64_t> addresses,
@@ -146,16 +142,28 @@ class Load {
         chunks_(chunks),
         digests_(digests),
         options_(options),
-        fetched_(std::max<std::size_t>(1, options.chunks_in_flight / 2), &transfer_peaks().chunks_in_flight) {
+        fetched_(std::max<std::size_t>(1, options.chunks_in_flight / 2), &transfer_peaks().chunks_in_flight),
+        locked_(std::max<std::size_t>(1, options.chunks_in_flight / 2)) {
     result_.verified = options.verify;
   }
 
   LoadResult run() {
     check_staging();
-    crew_.on_cancel([this] { fetched_.close(); });
+    crew_.on_cancel([this] {
+      fetched_.close();
+      locked_.close();
+    });
+    const unsigned threads = copiers();
+    if (copies_directly())
+      if (auto memory = pool_.try_lease(DeviceCopies::kBytes, options_.deadline)) {
+        direct_memory_.emplace(std::move(*memory));
+        options_.locked->begin_load();
+      }
     crew_.start([this] { read_all(); });
-    for (unsigned i = 0; i < copiers(); ++i) crew_.start([this, i] { copy_all(i + 1); });
+    for (unsigned i = 0; i < threads; ++i) crew_.start([this, i] { copy_all(i + 1); });
+    if (direct_memory_) crew_.start([this, threads] { copy_locked(threads + 1); });
     wait_or_time_out(crew_, progress_, options_, plan_, "load");
+    if (options_.locked != nullptr) options_.locked->end_load();
     std::sort(result_.failures.begin(), result_.failures.end(),
               [](const ChunkFailure& a, const ChunkFailure& b) { return a.chunk < b.chunk; });
     return std::move(result_);
@@ -167,7 +175,14 @@ class Load {
 
   unsigned copiers() const {
     const unsigned size = crew_size(options_, chunks_.size());
-    return uploads() ? Slots::threads(pool_, size) : size;
+    return uploads() ? Slots::threads(pool_, size, copies_directly() ? DeviceCopies::kBytes : 0) : size;
+  }
+
+  /// Only where digests tell: what is locked may not be what the worker shows any more. Only beside slots, which take
+  /// what is not locked.
+  bool copies_directly() const {
+    return options_.locked != nullptr && options_.verify && options_.digest == DigestKind::kNh && uploads() &&
+           device_.takes_digests() && pool_.fits(Slots::kBytes + DeviceCopies::kBytes);
   }
 
   /// Called before the first byte is written, so that a failure leaves the tensors untouched.
@@ -190,6 +205,7 @@ class Load {
     };
     reader_.read(chunks_, deliver, cancelled_, options_.deadline);
     fetched_.close();
+    locked_.close();
   }
 
   void note(Stage stage, std::uint64_t chunk, unsigned thread, const Stopwatch& watch) {
@@ -210,7 +226,39 @@ class Load {
                std::to_string(plan_.chunk_bytes[chunk]));
       return !cancelled_.raised();
     }
-    return fetched_.push({chunk, std::move(arrival.view)});
+    FetchedChunk fetched{chunk, std::move(arrival.view), nullptr};
+    if (direct_memory_ && fetched.view->place() == Place::kHost)
+      fetched.locked = options_.locked->find(fetched.view->bytes());
+    return fetched.locked ? locked_.push(std::move(fetched)) : fetched_.push(std::move(fetched));
+  }
+
+  /// One thread has the device copy chunk after chunk, so that nothing is left for it to wait for but digests.
+  void copy_locked(unsigned thread) {
+    device_.bind_thread();
+    DirectCopies copies(device_, std::move(*direct_memory_), options_.deadline);
+    while (auto item = locked_.pop()) {
+      const std::vector<Copy> runs = runs_of(*item);
+      copies.begin(std::move(*item), runs);
+      while (copies.busy() && !cancelled_.raised()) take(copies, thread);
+    }
+    while (copies.under_way() > 0 && !cancelled_.raised()) take(copies, thread);
+  }
+
+  std::vector<Copy> runs_of(const FetchedChunk& item) const {
+    std::vector<Copy> runs;
+    for (const Blob& blob : plan_.chunk(item.chunk))
+      runs.push_back({tensor(blob), item.view->bytes().data() + blob.chunk_offset, blob.bytes});
+    return runs;
+  }
+
+  void take(DirectCopies& copies, unsigned thread) {
+    const Stopwatch watch;
+    const DirectCopies::Taken taken = copies.take();
+    const std::uint64_t chunk = taken.item.chunk;
+    note(Stage::kCopy, chunk, thread, watch);
+    progress_.add(plan_.chunk_bytes[chunk]);
+    if (taken.digest != digests_[chunk]) options_.locked->drop(taken.item.locked);
+    accept_if_equal(chunk, taken.digest, [] { return true; });
   }
 
   void copy_all(unsigned thread) {
@@ -388,6 +436,8 @@ class Load {
   std::mutex mutex_;
   LoadResult result_;
   Channel<FetchedChunk> fetched_;
+  Channel<FetchedChunk> locked_;
+  std::optional<PinnedPool::Lease> direct_memory_;
   CancelFlag cancelled_;
   Progress progress_{cancelled_, options_};
   Crew crew_{cancelled_};  // last: its destructor joins the threads that use all of the above

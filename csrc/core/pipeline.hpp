@@ -9,6 +9,7 @@
 #include "core/device.hpp"
 #include "core/digest.hpp"
 #include "core/error.hpp"
+#include "core/locked_chunks.hpp"
 #include "core/mapped_files.hpp"
 #include "core/object_store.hpp"
 #include "core/pinned_pool.hpp"
@@ -23,6 +24,8 @@ struct TransferOptions {
   bool verify = true;  ///< Compute digests; a load compares them.
   DigestKind digest = DigestKind::kNh;
   bool stage = false;  ///< Loads only: verify in staging memory before the first byte reaches a tensor.
+  /// Loads only: what a device that takes digests copies straight from where it is; null for nothing.
+  LockedChunks* locked = nullptr;
   Deadline deadline = Deadline::after(30.0);
   /// Called by the waiting thread every few milliseconds, with the bytes copied so far; throws to give up.
   std::function<void(std::uint64_t)> progress;

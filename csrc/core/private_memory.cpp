@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,13 +13,13 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "core/descriptor.hpp"
 #include "core/error.hpp"
+#include "core/mapping.hpp"
 
 namespace yr_fastload {
 namespace {
@@ -33,31 +32,11 @@ namespace fs = std::filesystem;
 
 std::string reason(int error) { return std::generic_category().message(error); }
 
-/// A line of /proc/self/maps: part of a file, and where it is mapped.
-struct Mapping {
-  std::uint64_t begin = 0, end = 0, offset = 0, inode = 0;
-  dev_t device = 0;
-  std::string path;
-
-  bool holds(Span<const std::byte> bytes) const noexcept {
-    const auto address = reinterpret_cast<std::uint64_t>(bytes.data());
-    return address >= begin && address < end && bytes.size() <= end - address;
-  }
-};
-
 /// Throws kDevice if the line is malformed.
 Mapping parse(const std::string& line) {
-  Mapping mapping;
-  std::istringstream text(line);
-  std::string permissions;
-  std::uint64_t major = 0, minor = 0;
-  char dash = 0, colon = 0;
-  text >> std::hex >> mapping.begin >> dash >> mapping.end >> permissions >> mapping.offset >> major >> colon >> minor;
-  text >> std::dec >> mapping.inode;
-  if (!text) refuse("/proc/self/maps has a line " + line);
-  mapping.device = ::makedev(static_cast<unsigned>(major), static_cast<unsigned>(minor));
-  std::getline(text >> std::ws, mapping.path);
-  return mapping;
+  auto mapping = parse_mapping(line);
+  if (!mapping) refuse("/proc/self/maps has a line " + line);
+  return std::move(*mapping);
 }
 
 Mapping mapping_of(Span<const std::byte> bytes) {

@@ -22,8 +22,9 @@ std::size_t run_bytes(std::uint64_t left, std::size_t room) noexcept {
 
 }  // namespace
 
-unsigned Slots::threads(const PinnedPool& pool, unsigned wanted) noexcept {
-  return static_cast<unsigned>(std::clamp<std::uint64_t>(pool.stats().cap_bytes / kBytes, 1, wanted));
+unsigned Slots::threads(const PinnedPool& pool, unsigned wanted, std::uint64_t taken) noexcept {
+  const std::uint64_t cap = pool.stats().cap_bytes;
+  return static_cast<unsigned>(std::clamp<std::uint64_t>((cap - std::min(cap, taken)) / kBytes, 1, wanted));
 }
 
 Slots::Slots(Device& device, PinnedPool& pool, Direction direction, Deadline deadline)

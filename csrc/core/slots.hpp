@@ -46,8 +46,9 @@ class Slots {
   /// What one thread takes of the pool.
   static constexpr std::size_t kBytes = kSlots * kSlotBytes;
 
-  /// How many threads a pool has room for, at most `wanted`; one at least, which then says what is too small.
-  static unsigned threads(const PinnedPool& pool, unsigned wanted) noexcept;
+  /// How many threads a pool has room for beside `taken` bytes, at most `wanted`; one at least, which then says what is
+  /// too small.
+  static unsigned threads(const PinnedPool& pool, unsigned wanted, std::uint64_t taken = 0) noexcept;
 
   Slots(Device& device, PinnedPool& pool, Direction direction, Deadline deadline);
   Slots(const Slots&) = delete;

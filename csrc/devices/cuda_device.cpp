@@ -25,7 +25,8 @@ using cuda::IpcHandle;
 using cuda::Result;
 
 constexpr unsigned kAllocatingThreads = 2;
-constexpr unsigned kPortable = 1;       // CU_MEMHOSTALLOC_PORTABLE: page-locked for every device
+constexpr unsigned kPortable = 1;       // CU_MEMHOSTALLOC_PORTABLE, _REGISTER_: page-locked for every device
+constexpr unsigned kReadOnly = 8;       // CU_MEMHOSTREGISTER_READ_ONLY
 constexpr unsigned kNonBlocking = 1;    // CU_STREAM_NON_BLOCKING: in no order with the legacy stream
 constexpr unsigned kWithoutTiming = 2;  // CU_EVENT_DISABLE_TIMING
 constexpr unsigned kKernelThreads = 128;
@@ -76,6 +77,41 @@ class CudaMemory final : public Memory {
   const Context& context_;
   const std::size_t bytes_;
   const bool on_host_;
+  std::byte* data_ = nullptr;
+};
+
+/// Host memory that somebody else allocated, page-locked where it is.
+class LockedPages final : public Memory {
+ public:
+  LockedPages(const Context& context, Span<const std::byte> pages) : context_(context), pages_(pages) {
+    const Bound bound(context);
+    check(bound.result(), "cuCtxPushCurrent");
+    void* const first = const_cast<std::byte*>(pages.data());
+    Result result = driver_.register_host(first, pages.size(), kPortable | kReadOnly);
+    if (result == cuda::kNotSupported) result = driver_.register_host(first, pages.size(), kPortable);
+    if (result != cuda::kSuccess)
+      throw Error(result == cuda::kOutOfMemory ? ErrorCode::kResourceExhausted : ErrorCode::kDevice, "device",
+                  "cuMemHostRegister of " + std::to_string(pages.size()) + " bytes failed with " +
+                      driver_.describe(result) + "; raise `ulimit -l`");
+    Address seen = 0;
+    result = driver_.device_address(&seen, first, 0);
+    if (result != cuda::kSuccess) {
+      static_cast<void>(driver_.unregister_host(first));
+      check(result, "cuMemHostGetDevicePointer");
+    }
+    data_ = reinterpret_cast<std::byte*>(seen);
+  }
+  ~LockedPages() override {
+    const Bound bound(context_);
+    static_cast<void>(driver_.unregister_host(const_cast<std::byte*>(pages_.data())));
+  }
+  std::byte* data() const noexcept override { return data_; }
+  std::size_t bytes() const noexcept override { return pages_.size(); }
+
+ private:
+  const Driver& driver_ = Driver::instance();
+  const Context& context_;
+  const Span<const std::byte> pages_;
   std::byte* data_ = nullptr;
 };
 
@@ -229,6 +265,9 @@ class CudaDevice final : public Device {
   std::unique_ptr<Memory> allocate(std::size_t bytes, Deadline deadline) override {
     return allocate(bytes, false, deadline);
   }
+  std::unique_ptr<Memory> lock_pages(Span<const std::byte> pages) override {
+    return std::make_unique<LockedPages>(context_, pages);
+  }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(context_); }
   bool takes_digests() const noexcept override { return context_.digest_kernel() != nullptr; }
 
@@ -250,16 +289,25 @@ class CudaDevice final : public Device {
     return {{handle.bytes, sizeof handle.bytes}, base, bytes};
   }
 
-  /// Runs on a thread that can be abandoned, as `allocate`.
-  std::unique_ptr<Memory> open_shared(const std::string& handle, Deadline deadline) override {
-    IpcHandle opened{};
-    if (handle.size() != sizeof opened.bytes)
-      throw Error(ErrorCode::kInvalidArgument, "device", "a handle of " + std::to_string(handle.size()) + " bytes");
-    std::memcpy(opened.bytes, handle.data(), sizeof opened.bytes);
+  /// Runs on a thread that can be abandoned, as `allocate`: one for all, which are hundreds.
+  std::vector<std::unique_ptr<Memory>> open_shared(const std::vector<std::string>& handles,
+                                                   Deadline deadline) override {
+    std::vector<IpcHandle> told(handles.size());
+    for (std::size_t i = 0; i < handles.size(); ++i) {
+      if (handles[i].size() != sizeof told[i].bytes)
+        throw Error(ErrorCode::kInvalidArgument, "device",
+                    "a handle of " + std::to_string(handles[i].size()) + " bytes");
+      std::memcpy(told[i].bytes, handles[i].data(), sizeof told[i].bytes);
+    }
     return runner_.run(
         "device", deadline,
-        [&context = context_, opened]() -> std::unique_ptr<Memory> {
-          return std::make_unique<SharedMemory>(context, opened);
+        [&context = context_, told = std::move(told), deadline] {
+          std::vector<std::unique_ptr<Memory>> opened;
+          for (const IpcHandle& each : told) {
+            if (deadline.passed()) break;  // nobody waits any more
+            opened.push_back(std::make_unique<SharedMemory>(context, each));
+          }
+          return opened;
         },
         "CUDA device " + std::to_string(index_) + " opened no memory before the deadline");
   }
@@ -298,6 +346,18 @@ int cuda_driver_version() {
   int version = 0;
   check(Driver::instance().driver_version(&version), "cuDriverGetVersion");
   return version;
+}
+
+std::string cuda_device_name(int index) {
+  char name[256] = "";
+  check(Driver::instance().device_name(name, sizeof name, index), "cuDeviceGetName");
+  return name;
+}
+
+bool cuda_device_reaches(int index, int other) {
+  int reaches = 0;
+  check(Driver::instance().can_access_peer(&reaches, index, other), "cuDeviceCanAccessPeer");
+  return reaches != 0;
 }
 
 int cuda_device_of(std::uint64_t address) {

@@ -50,6 +50,7 @@ Driver::Driver() {
   load(error_string_, "cuGetErrorString");
   load(device_count, "cuDeviceGetCount");
   load(device_name, "cuDeviceGetName");
+  load(can_access_peer, "cuDeviceCanAccessPeer");
   load(driver_version, "cuDriverGetVersion");
   load(retain_context, "cuDevicePrimaryCtxRetain");
   load(set_context, "cuCtxSetCurrent");
@@ -60,6 +61,9 @@ Driver::Driver() {
   load(free, "cuMemFree_v2");
   load(allocate_host, "cuMemHostAlloc");
   load(free_host, "cuMemFreeHost");
+  load(register_host, "cuMemHostRegister_v2");
+  load(unregister_host, "cuMemHostUnregister");
+  load(device_address, "cuMemHostGetDevicePointer_v2");
   load(pointer_attribute, "cuPointerGetAttribute");
   load(address_range, "cuMemGetAddressRange_v2");
   load(get_ipc_handle, "cuIpcGetMemHandle");

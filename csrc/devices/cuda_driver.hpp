@@ -18,6 +18,7 @@ constexpr Result kSuccess = 0;
 constexpr Result kOutOfMemory = 2;
 constexpr Result kNoDevice = 100;
 constexpr Result kNotReady = 600;
+constexpr Result kNotSupported = 801;
 
 /// The functions of libcuda.so.1 that are used here.
 class Driver {
@@ -27,6 +28,7 @@ class Driver {
 
   Result (*device_count)(int*) = nullptr;
   Result (*device_name)(char*, int, int) = nullptr;
+  Result (*can_access_peer)(int*, int, int) = nullptr;
   Result (*driver_version)(int*) = nullptr;
   Result (*retain_context)(Handle*, int) = nullptr;
   Result (*set_context)(Handle) = nullptr;
@@ -37,6 +39,9 @@ class Driver {
   Result (*free)(Address) = nullptr;
   Result (*allocate_host)(void**, std::size_t, unsigned) = nullptr;
   Result (*free_host)(void*) = nullptr;
+  Result (*register_host)(void*, std::size_t, unsigned) = nullptr;
+  Result (*unregister_host)(void*) = nullptr;
+  Result (*device_address)(Address*, void*, unsigned) = nullptr;
   Result (*pointer_attribute)(void*, int, Address) = nullptr;
   Result (*address_range)(Address*, std::size_t*, Address) = nullptr;
   Result (*get_ipc_handle)(IpcHandle*, Address) = nullptr;

@@ -73,8 +73,14 @@ IpcReader::Opened& IpcReader::holder(std::uint64_t address, std::uint64_t bytes)
 }
 
 void IpcReader::open(Deadline deadline) {
-  for (Opened& each : opened_) {
-    each.memory = device_->open_shared(there_.allocations[each.allocation].handle, deadline);
+  std::vector<std::string> handles;
+  for (const Opened& each : opened_) handles.push_back(there_.allocations[each.allocation].handle);
+  std::vector<std::unique_ptr<Memory>> memory = device_->open_shared(handles, deadline);
+  if (memory.size() != opened_.size())
+    throw Error(ErrorCode::kTransferTimeout, "load", "the memory of " + there_.process + " was not opened in time");
+  for (std::size_t i = 0; i < memory.size(); ++i) {
+    Opened& each = opened_[i];
+    each.memory = std::move(memory[i]);
     if (each.memory->bytes() < each.end - each.first)
       throw Error(ErrorCode::kDevice, "load", there_.process + " describes more memory than it shares");
   }

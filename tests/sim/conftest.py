@@ -21,14 +21,17 @@ def one_fork_server():
 
 
 @pytest.fixture
-def node(worker, tmp_path, request):
-    """Makes processes, each with a simulated device of its own; they end with the test.
+def kind(request):
+    """Of the devices: see `kinds`."""
+    return getattr(request, "param", "ascend")
 
-    Its parameter, where a test has one, is the kind of devices.
-    """
+
+@pytest.fixture
+def node(worker, tmp_path, kind):
+    """Makes processes, each with a simulated device of its own; they end with the test."""
     from nodes import Node
 
-    made, kind = [], getattr(request, "param", "ascend")
+    made = []
 
     def make(name, **environment):
         made.append(Node(worker, tmp_path, name, len(made) % 8, kind, **environment))

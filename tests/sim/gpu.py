@@ -132,6 +132,7 @@ class Transfer:
         self.device = _core.cuda_device(device)
         self.pool = _core.PinnedPool(self.device, pool_bytes)
         self.store = MemoryStore()
+        self.locked = None
         self.plan = _core.make_plan(array("Q", sizes), chunk_bytes=chunk_bytes, max_blobs=max_blobs)
         self.source = [Array(pattern(size, 1 + i % 200), device=device) for i, size in enumerate(sizes)]
         self.target = [Array(bytes(size), device=device) for size in sizes]
@@ -164,12 +165,24 @@ class Transfer:
         return self._load(self.reader, array("Q", shared["digests"]), **changed)
 
     def _load(self, reader, digests, **changed):
-        settings = {"copy_threads": 2, "deadline_s": 30, "stage": False, "verify": True} | changed
+        settings = {
+            "copy_threads": 2,
+            "deadline_s": 30,
+            "stage": False,
+            "verify": True,
+            "locked": self.locked,
+        } | changed
         done, verified, _, failures = self.core.load_chunks(
             reader, self.device, self.pool, self.plan, self._addresses(self.target),
             array("Q", range(self.plan.chunks)), digests=digests, chunks_in_flight=4, **settings
         )  # fmt: skip
         return done, verified, failures
+
+    def clear(self):
+        """The target's bytes."""
+        for each in self.target:
+            if each.size:
+                ok(upload(ctypes.c_uint64(each.address), bytes(each.size), each.size))
 
     def take_digests(self):
         return list(

@@ -109,6 +109,13 @@ def run(script, code=0, *, kind="ascend", **environment):
         return child.finish(code)
 
 
+def assert_calls(counted, file):
+    """Compare counts of the driver's calls with those that a file of this folder holds."""
+    assert counted == json.loads(file.read_text()), (
+        f"where that is meant, {file.name} is to hold\n{json.dumps(counted, indent=2)}"
+    )
+
+
 @contextmanager
 def meet(sender, receiver, sender_environment=None, receiver_environment=None, **environment):
     """Two children that have a `comm`: `sender` is rank 0, `receiver` rank 1."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from .runtime import run, start
+from .runtime import assert_calls, run, start
 
 CALLS = Path(__file__).with_name("cuda_ipc_calls.json")
 SIZES = [0, 1, 3, 4096, 4097, 8191, 8192, 8193, 65_537, 100_003, (1 << 20) + 5, (9 << 20) + 1]
@@ -96,7 +95,7 @@ say({{name: after.get(name, 0) - before.get(name, 0) for name in names}})
                 chunk_bytes=128 << 20,
             )
             counted[f"{name}, {how}"] = found.said[0]
-    assert counted == json.loads(CALLS.read_text())
+    assert_calls(counted, CALLS)
 
 
 @pytest.mark.parametrize(

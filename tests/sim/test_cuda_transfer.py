@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from .runtime import run
+from .runtime import assert_calls, run
 
 CALLS = Path(__file__).with_name("cuda_calls.json")
 SIZES = [0, 1, 3, 4096, 4097, 8191, 8192, 8193, 100_003, (1 << 20) + 5, (9 << 20) + 1]
@@ -81,7 +80,7 @@ def counted(function):
 say([counted(t.publish), counted(t.load), counted(t.load)])
 """)
         counted[name] = dict(zip(["publish", "load", "load again"], found.said[0], strict=True))
-    assert counted == json.loads(CALLS.read_text())
+    assert_calls(counted, CALLS)
 
 
 def test_bytes_that_were_damaged_in_the_store_are_found():

@@ -12,11 +12,10 @@ from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.cli import main
 
 from ..waiting import wait_until
+from .kinds import both_kinds
 from .nodes import STAND_INS
 
 pytestmark = pytest.mark.worker
-
-both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
 
 SMALL_CHUNKS = {"chunk_bytes": 1 << 20}
 ONLY_READS = {"hold": False, "chunk_bytes": 1 << 20, "chunks_ahead": 2}
@@ -164,6 +163,7 @@ def test_damaged_bytes_are_never_taken(node, model):
     assert answer["error"] == "INTEGRITY"
 
 
+@both_kinds
 def test_a_source_whose_tensors_changed_is_found_out(node, model):
     source, spoilt, second, reader = (node(name) for name in ("source", "spoilt", "second", "reader"))
     source.call("publish", model=model, settings=SMALL_CHUNKS)
@@ -256,3 +256,24 @@ def test_sigterm_withdraws(node, model):
     source.kill(signal.SIGTERM)
     assert source.process.wait(15) == -signal.SIGTERM
     assert reader.call("load", model=model, deadline_s=5.0)["error"] == "NOT_PUBLISHED"
+
+
+@pytest.mark.parametrize(("publishes", "loads"), [("cuda", "ascend"), ("ascend", "cuda")])
+def test_one_kind_s_tensors_for_another_go_by_host(worker, model, tmp_path, publishes, loads):
+    """The layout decides, not the device. What one kind serves of its memory, another cannot be given."""
+    from nodes import Node
+
+    source = Node(worker, tmp_path, "source", 0, publishes)
+    reader = Node(worker, tmp_path, "reader", 1, loads)
+    try:
+        assert source.call("publish", model=model, count=0, settings={"publish_as": "d2d+host"})["state"] == "live"
+        answer = reader.call("load", model=model, count=0, settings={"hold": False})
+        assert (answer["equal"], answer["transport"]) == (True, "host")
+        assert answer["seconds"] < 5  # nobody is waited for who cannot serve it
+        source.call("publish", model=model + "by-reference", count=0, settings={"publish_as": "d2d"})
+        refused = reader.call("load", model=model + "by-reference", count=0, deadline_s=5.0, settings={"hold": False})
+        assert refused["error"] == "NOT_PUBLISHED"
+        assert "no live source serves this generation device to device" in refused["message"]
+    finally:
+        reader.close()
+        source.close()

@@ -11,10 +11,9 @@ import pytest
 import yr_fastload_native as fl
 
 from ..waiting import wait_until
+from .kinds import both_kinds
 
 pytestmark = pytest.mark.worker
-
-both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
 
 MIB = 1 << 20
 LET_GO_S = 1.5
@@ -96,6 +95,7 @@ def test_the_way_between_two_processes_is_set_up_once(node, model):
         source.call("round", model=model, number=turn, do="withdraw")
 
 
+@both_kinds
 @pytest.mark.parametrize(("rounds", "warm"), [(36, 12), pytest.param(200, 60, marks=pytest.mark.long)])
 def test_rounds_without_growth(node, model, rounds, warm):
     source, reader = node("source"), node("reader")

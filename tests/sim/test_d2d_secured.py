@@ -9,6 +9,7 @@ import pytest
 from yr_fastload_native.worker import make_curve_keys
 
 from ..integration.secured import SYSTEM, iam_server, short_home, worker_with
+from .kinds import kinds_and_transports
 
 pytestmark = pytest.mark.worker
 
@@ -30,14 +31,14 @@ def guarded(tmp_path_factory):
 
 
 @pytest.fixture
-def secured_node(guarded, tmp_path):
+def secured_node(guarded, tmp_path, kind):
     from nodes import Node
 
     made = []
     clean = {name: "" for name in os.environ if name.startswith("DATASYSTEM_")}
 
     def make(name):
-        made.append(Node(guarded[0], tmp_path, name, len(made) % 8, **clean))
+        made.append(Node(guarded[0], tmp_path, name, len(made) % 8, kind, **clean))
         return made[-1]
 
     yield make
@@ -45,7 +46,7 @@ def secured_node(guarded, tmp_path):
         each.close()
 
 
-@pytest.mark.parametrize("transport", ["d2d", pytest.param("staged", marks=pytest.mark.long)])
+@kinds_and_transports(never=[("ascend", "host"), ("cuda", "host")], later=[("ascend", "staged")])
 def test_weights_move_within_a_tenant_and_to_no_other(guarded, secured_node, model, transport):
     _, tenant = guarded
     source, reader, other, stranger = (secured_node(name) for name in ("source", "reader", "other", "stranger"))

@@ -7,10 +7,9 @@ import pytest
 import yr_fastload_native as fl
 
 from ..waiting import wait_until
+from .kinds import both_kinds, kinds_and_transports
 
 pytestmark = pytest.mark.worker
-
-both_kinds = pytest.mark.parametrize("node", ["ascend", "cuda"], indirect=True)
 
 SUMS = {"publish_sha256": True, "chunk_bytes": 1 << 20}
 
@@ -21,7 +20,7 @@ def pin_of(model, seed=1):
     return fl.content_digest(Commands.weights(seed, 0, 0), {"model": model})  # one tensor of every kind
 
 
-@pytest.mark.parametrize("transport", ["d2d", pytest.param("staged", marks=pytest.mark.long)])
+@kinds_and_transports(never=[("ascend", "host")], later=[("ascend", "staged")])
 def test_what_is_trusted_arrives_and_nothing_else(node, model, transport):
     source, reader, late = node("source"), node("reader"), node("late")
     published = source.call("publish", model=model, count=0, settings={**SUMS, "publish_as": transport})

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from .test_lifetime import live
+from .test_lifetime import WAYS, live
 
 pytestmark = [
     pytest.mark.worker,
@@ -14,6 +14,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("transport", ["host", "d2d", pytest.param("staged", marks=pytest.mark.long)])
-def test_a_child_is_told_and_takes_nothing_from_its_parent(worker, model, transport):
-    live(worker, model, transport, "forks")
+@pytest.mark.parametrize("way", ["host", "d2d", pytest.param("staged", marks=pytest.mark.long)])
+def test_a_child_is_told_and_takes_nothing_from_its_parent(worker, model, way):
+    live(worker, model, WAYS[way], "forks")  # a GPU cannot be used in a child at all

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from .kinds import both_kinds, kinds_and_transports
 from .nodes import STAND_INS
 from .runtime import pair, run
 
@@ -85,7 +86,7 @@ def test_a_malformed_setting_is_refused(name, value):
 
 
 @pytest.mark.worker
-@pytest.mark.parametrize("transport", ["host", "staged", pytest.param("d2d", marks=pytest.mark.long)])
+@kinds_and_transports(later=[("ascend", "d2d")])
 def test_tensors_of_every_kind_move_and_are_verified(node, model, transport):
     """`host` too: the CPU reads copies that the device made, and no address of the device's."""
     source, reader = node("source"), node("reader")
@@ -122,6 +123,7 @@ def test_damaged_bytes_are_found_out(node, model, transport):
 
 
 @pytest.mark.worker
+@both_kinds
 def test_tensors_in_ordinary_memory_are_no_device_s(node, model):
     """As on a real one: they are refused with the way out, and never taken for the device's."""
     answer = node("source").call("publish_cpu_tensors", model=model)

@@ -39,6 +39,7 @@ CHOICES = {
     "transport": ("auto", "d2d", "staged", "host"),
     "verify": ("digest", "layout"),
     "staging": ("auto", "always"),
+    "pin": ("slots", "pool"),
 }
 SECRET_TEXTS = ("access_key", "secret_key", "token")
 PATHS = ("worker_home", "curve_key_dir", "access_key_file", "secret_key_file", "token_file")

@@ -1,6 +1,7 @@
 // libcuda.so.1: the driver, its devices, and the contexts of threads.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -52,10 +53,14 @@ constexpr Named kNames[] = {
     {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
     {kInvalidContext, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {kMapFailed, "CUDA_ERROR_MAP_FAILED", "mapping of buffer object failed"},
+    {kNoPeerAccess, "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED", "peer access is not supported between these two devices"},
     {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {kNotFound, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {kNotReady, "CUDA_ERROR_NOT_READY", "device not ready"},
     {kIllegalAddress, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {kAlreadyRegistered, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED", "part of the memory range is already mapped"},
+    {kNotRegistered, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED", "pointer does not correspond to a registered region"},
+    {kNotPermitted, "CUDA_ERROR_NOT_PERMITTED", "operation not permitted"},
 };
 
 const Named* named(int result) {
@@ -81,6 +86,16 @@ int enter_context(const char* call) {
 
 int current_device() { return contexts.empty() ? -1 : contexts.back(); }
 
+int refused(Operation operation, int usual) {
+  const auto end = exec_deadline();
+  const Hit hit = match(operation);
+  if (hit.action == Action::kOutOfMemory) return kOutOfMemory;
+  if (hit.action == Action::kFail) return usual;
+  if (hit.action == Action::kCode) return static_cast<int>(hit.value);
+  sit_out(hit, [end] { return std::chrono::steady_clock::now() >= end; });
+  return kSuccess;
+}
+
 int settle(int engine_result) {
   if (engine_result == kAclSuccess) return kSuccess;
   lost = kIllegalAddress;
@@ -95,7 +110,7 @@ using namespace yr_fastload::sim::cuda;
 YRFL_SIM_API int cuInit(unsigned flags) {
   count_call("cuInit");
   if (flags != 0 || !settings().valid || !faults_valid()) return kInvalidValue;
-  if (match(Operation::kInit).action == Action::kFail) return kNoDevice;
+  if (const int result = refused(Operation::kInit, kNoDevice)) return result;
   initialized = true;
   return kSuccess;
 }
@@ -132,6 +147,14 @@ YRFL_SIM_API int cuDeviceGetName(char* name, int capacity, int device) {
   if (!device_exists(device)) return kInvalidDevice;
   const std::string text = "simulated CUDA device " + std::to_string(device);
   name[text.copy(name, static_cast<std::size_t>(capacity - 1))] = '\0';
+  return kSuccess;
+}
+
+YRFL_SIM_API int cuDeviceCanAccessPeer(int* can, int device, int peer) {
+  if (const int result = enter("cuDeviceCanAccessPeer")) return result;
+  if (can == nullptr) return kInvalidValue;
+  if (!device_exists(device) || !device_exists(peer)) return kInvalidDevice;
+  *can = device != peer && match(Operation::kPeer).action != Action::kFail;
   return kSuccess;
 }
 

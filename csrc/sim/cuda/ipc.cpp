@@ -10,8 +10,6 @@
 
 #include "cuda/state.hpp"
 #include "engine/export.hpp"
-#include "engine/faults.hpp"
-#include "engine/settings.hpp"
 
 namespace yr_fastload::sim::cuda {
 
@@ -28,7 +26,8 @@ struct Handle {
   int file;
   std::uint64_t offset;
   std::uint64_t bytes;
-  char name[40];  ///< Of the file: another process may have the number by now.
+  int device;
+  char name[36];  ///< Of the file: another process may have the number by now.
 };
 static_assert(sizeof(Handle) == sizeof(Opaque));
 
@@ -81,7 +80,7 @@ YRFL_SIM_API int cuIpcGetMemHandle(Opaque* opaque, std::uint64_t address) {
   if (const int result = enter_context("cuIpcGetMemHandle")) return result;
   const auto allocation = find_allocation(reinterpret_cast<void*>(address));
   if (opaque == nullptr || !allocation || !allocation->own) return kInvalidValue;
-  Handle handle{::getpid(), shared_file(), allocation->offset, allocation->bytes, {}};
+  Handle handle{::getpid(), shared_file(), allocation->offset, allocation->bytes, allocation->device, {}};
   const std::string name = link_of(handle.process, handle.file);
   name.copy(handle.name, sizeof handle.name - 1);
   std::memcpy(opaque, &handle, sizeof handle);
@@ -94,10 +93,8 @@ YRFL_SIM_API int cuIpcOpenMemHandle_v2(std::uint64_t* address, Opaque opaque, un
   Handle handle{};
   std::memcpy(&handle, &opaque, sizeof handle);
   if (handle.process == ::getpid()) return kInvalidContext;
-  const auto end = exec_deadline();
-  const Hit hit = match(Operation::kOpen);
-  if (hit.action == Action::kFail) return kMapFailed;
-  sit_out(hit, [end] { return std::chrono::steady_clock::now() >= end; });
+  if (handle.device != current_device() && match(Operation::kPeer).action == Action::kFail) return kNoPeerAccess;
+  if (const int result = refused(Operation::kOpen, kMapFailed)) return result;
   const std::string key(opaque.bytes, sizeof opaque.bytes);
   Open& open = Open::instance();
   const std::lock_guard<std::mutex> lock(open.mutex);

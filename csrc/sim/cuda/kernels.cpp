@@ -87,7 +87,7 @@ std::uint64_t sum_of_block(const std::byte* data, std::uint64_t bytes) {
 int digest_pieces(const Piece* pieces, std::uint64_t* sums, unsigned count, const Stream& stream) {
   for (unsigned i = 0; i < count; ++i) {
     const Piece& piece = pieces[i];
-    const void* from = bytes_of(piece.source, piece.bytes);
+    const void* from = is_device_memory(piece.source) ? bytes_of(piece.source, piece.bytes) : nullptr;
     if (from == nullptr) return kAclRtCopyData;
     if (piece.destination != nullptr) {
       void* const to = bytes_of(piece.destination, piece.bytes);

@@ -89,16 +89,6 @@ int result_of(int engine_result) {
   return engine_result == kAclRtMemoryAllocation ? kOutOfMemory : kInvalidValue;
 }
 
-/// What a fault makes of asking for memory.
-int refused(Operation operation) {
-  const auto end = exec_deadline();
-  const Hit hit = match(operation);
-  if (hit.action == Action::kOutOfMemory) return kOutOfMemory;
-  if (hit.action == Action::kFail) return kInvalidValue;
-  sit_out(hit, [end] { return std::chrono::steady_clock::now() >= end; });
-  return kSuccess;
-}
-
 int copy_now(void* destination, const void* source, std::size_t bytes) {
   void* const to = bytes_of(destination, bytes);
   const void* const from = bytes_of(source, bytes);
@@ -137,7 +127,7 @@ std::optional<Allocation> find_allocation(const void* data) {
   std::uintptr_t first = 0;
   Range range{};
   if (!find(data, first, range)) return std::nullopt;
-  return Allocation{first, range.bytes, range.offset, range.own};
+  return Allocation{range.device, first, range.bytes, range.offset, range.own};
 }
 
 int shared_file() {
@@ -181,7 +171,7 @@ using namespace yr_fastload::sim::cuda;
 YRFL_SIM_API int cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
   if (const int result = enter_context("cuMemAlloc")) return result;
   if (address == nullptr || bytes == 0) return kInvalidValue;
-  if (const int result = refused(Operation::kMalloc)) return result;
+  if (const int result = refused(Operation::kMalloc, kInvalidValue)) return result;
   void* backing = nullptr;
   const InFile place{shared_file(), next_offset(bytes)};
   if (const int result = result_of(allocate(current_device(), bytes, &backing, Reach::kDirect, place))) return result;
@@ -221,7 +211,7 @@ YRFL_SIM_API int cuPointerGetAttribute(void* value, int attribute, std::uint64_t
 
 YRFL_SIM_API int cuMemHostAlloc(void** data, std::size_t bytes, unsigned) {
   if (const int result = enter_context("cuMemHostAlloc")) return result;
-  if (const int result = refused(Operation::kPin)) return result;
+  if (const int result = refused(Operation::kPin, kInvalidValue)) return result;
   return result_of(allocate(kHost, bytes, data));
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "engine/faults.hpp"
 #include "engine/stream.hpp"
 
 /// What the simulated driver's functions share.
@@ -21,10 +22,14 @@ enum Result : int {
   kInvalidImage = 200,
   kInvalidContext = 201,
   kMapFailed = 205,
+  kNoPeerAccess = 217,
   kInvalidHandle = 400,
   kNotFound = 500,
   kNotReady = 600,
   kIllegalAddress = 700,
+  kAlreadyRegistered = 712,
+  kNotRegistered = 713,
+  kNotPermitted = 800,
 };
 
 /// Counts the call. Not 0 if the driver is not initialised, or an error that lasts has come before.
@@ -35,6 +40,9 @@ int enter_context(const char* call);
 
 /// Device of the calling thread's context; -1 without one.
 int current_device();
+
+/// What a fault makes of a call that would fail with `usual`; kSuccess if there is none, or once it is sat out.
+int refused(Operation operation, int usual);
 
 /// The result of a copy, which lasts if it is an error: the context is lost with it.
 int settle(int engine_result);
@@ -49,6 +57,7 @@ bool is_device_memory(const void* data);
 
 /// An allocation of this process, by an address in it.
 struct Allocation {
+  int device;
   std::uintptr_t first;
   std::size_t bytes;
   std::uint64_t offset;  ///< In `shared_file`.

@@ -12,15 +12,19 @@
 namespace yr_fastload::sim::cuda {
 namespace {
 
-/// Streams that were destroyed with work under way: that ends by itself, and nobody waits.
+/// Streams that were destroyed with work under way: that ends by itself, and nobody waits for more than its last step,
+/// which an event may have told of already.
 class Ending {
  public:
+  static constexpr int kLastStepMs = 5;
+
   static Ending& instance() {
     static Ending* const made = new Ending;  // never destroyed
     return *made;
   }
   void add(std::shared_ptr<Stream> stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    if (stream->synchronize(kLastStepMs, kNotReady) != kNotReady) return;
     streams_.push_back(std::move(stream));
     const auto idle = [](const std::shared_ptr<Stream>& each) { return each->synchronize(0, kNotReady) != kNotReady; };
     streams_.erase(std::remove_if(streams_.begin(), streams_.end(), idle), streams_.end());

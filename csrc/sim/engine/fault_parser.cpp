@@ -14,13 +14,13 @@ namespace {
 
 // Plain arrays: threads parse the control file until the process ends, when a map may be destroyed already.
 constexpr std::pair<const char*, Operation> kOperations[] = {
-    {"send", Operation::kSend},     {"recv", Operation::kRecv}, {"copy", Operation::kCopy},
-    {"malloc", Operation::kMalloc}, {"comm", Operation::kComm}, {"link", Operation::kLink},
-    {"init", Operation::kInit},     {"pin", Operation::kPin},   {"share", Operation::kShare},
-    {"open", Operation::kOpen}};
+    {"send", Operation::kSend},     {"recv", Operation::kRecv},         {"copy", Operation::kCopy},
+    {"malloc", Operation::kMalloc}, {"comm", Operation::kComm},         {"link", Operation::kLink},
+    {"init", Operation::kInit},     {"pin", Operation::kPin},           {"share", Operation::kShare},
+    {"open", Operation::kOpen},     {"register", Operation::kRegister}, {"peer", Operation::kPeer}};
 constexpr std::pair<const char*, Action> kActions[] = {
     {"fail", Action::kFail},       {"delay_ms", Action::kDelay},  {"freeze", Action::kFreeze}, {"drop", Action::kDrop},
-    {"corrupt", Action::kCorrupt}, {"oom", Action::kOutOfMemory}, {"gbps", Action::kRate}};
+    {"corrupt", Action::kCorrupt}, {"oom", Action::kOutOfMemory}, {"gbps", Action::kRate},     {"code", Action::kCode}};
 
 template <typename Value, std::size_t count>
 std::optional<Value> named(const std::pair<const char*, Value> (&values)[count], const std::string& name) {
@@ -30,7 +30,7 @@ std::optional<Value> named(const std::pair<const char*, Value> (&values)[count],
 }
 
 bool takes_value(Action action) {
-  return action == Action::kDelay || action == Action::kCorrupt || action == Action::kRate;
+  return action == Action::kDelay || action == Action::kCorrupt || action == Action::kRate || action == Action::kCode;
 }
 
 bool fits(Operation operation, Action action) {
@@ -40,9 +40,12 @@ bool fits(Operation operation, Action action) {
     case Action::kCorrupt:
       return operation == Operation::kRecv || operation == Operation::kCopy;
     case Action::kOutOfMemory:
-      return operation == Operation::kMalloc || operation == Operation::kPin;
+      return operation == Operation::kMalloc || operation == Operation::kPin || operation == Operation::kRegister;
     case Action::kRate:
       return operation == Operation::kLink;
+    case Action::kCode:
+      return operation == Operation::kInit || operation == Operation::kPin || operation == Operation::kRegister ||
+             operation == Operation::kOpen;
     case Action::kFail:
       return operation != Operation::kLink;
     default:

@@ -9,13 +9,13 @@
 
 namespace yr_fastload::sim {
 
-enum class Operation { kSend, kRecv, kCopy, kMalloc, kComm, kLink, kInit, kPin, kShare, kOpen };
-enum class Action { kNone, kFail, kDelay, kFreeze, kDrop, kCorrupt, kOutOfMemory, kRate };
+enum class Operation { kSend, kRecv, kCopy, kMalloc, kComm, kLink, kInit, kPin, kShare, kOpen, kRegister, kPeer };
+enum class Action { kNone, kFail, kDelay, kFreeze, kDrop, kCorrupt, kOutOfMemory, kRate, kCode };
 
 /// What is to go wrong with one operation.
 struct Hit {
   Action action = Action::kNone;
-  double value = 0;   ///< kDelay: ms; kCorrupt: bytes
+  double value = 0;   ///< kDelay: ms; kCorrupt: bytes; kCode: what the call returns
   std::string fault;  ///< as it was written
 };
 

@@ -21,6 +21,7 @@ __all__: list[str] = [
     "HeteroReceiver",
     "IpcReader",
     "Lease",
+    "LockedChunks",
     "MOST_CONNECTIONS_LEFT_BEHIND",
     "MOST_THREADS_LEFT_BEHIND",
     "ObjectStore",
@@ -42,7 +43,9 @@ __all__: list[str] = [
     "cpu_device",
     "cuda_device",
     "cuda_device_count",
+    "cuda_device_name",
     "cuda_device_of",
+    "cuda_device_reaches",
     "cuda_driver_version",
     "current_acl_device",
     "digest",
@@ -218,6 +221,21 @@ class PinnedPool:
     def try_lease(self, bytes: typing.SupportsInt | typing.SupportsIndex) -> PinnedLease | None:
         """
         A block; None if that would exceed the cap now.
+        """
+
+class LockedChunks:
+    """
+    Chunks in the worker's shared memory that are page-locked there for a device.
+    """
+    def __init__(self, device: Device) -> None: ...
+    def settle(self, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> bool:
+        """
+        Wait until all that the loads before have seen is locked; False at the deadline.
+        """
+    def stats(self) -> dict[str, int]: ...
+    def take_refusal(self) -> str | None:
+        """
+        Why no more is locked, once; None if nothing has failed since.
         """
 
 class DeviceMemory:
@@ -611,9 +629,21 @@ def cuda_device_count() -> int:
     How many devices CUDA's driver knows; 0 where it cannot be loaded. Loads it.
     """
 
+def cuda_device_name(index: typing.SupportsInt | typing.SupportsIndex) -> str:
+    """
+    As the driver calls it; raises DeviceError where there is no such device.
+    """
+
 def cuda_device_of(address: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
     The number of the CUDA device whose memory is at an address; raises DeviceError if it is no device's.
+    """
+
+def cuda_device_reaches(
+    index: typing.SupportsInt | typing.SupportsIndex, other: typing.SupportsInt | typing.SupportsIndex
+) -> bool:
+    """
+    Whether a device can copy from the memory of another one.
     """
 
 def cuda_driver_version() -> int:
@@ -723,6 +753,7 @@ def load_chunks(
     progress: collections.abc.Callable[[int, int], None] | None = None,
     source: D2dSource | None = None,
     digest: str = "nh64-1",
+    locked: LockedChunks | None = None,
 ) -> tuple[int, bool, list[tuple[str, int, int, float, float]], list[tuple[int, str, str]]]:
     """
     Copy chunks into tensors, and offer them to `source` as they arrive; returns (bytes, whether they were verified, [(stage, chunk, thread, begin, seconds)], [(chunk, code, detail)] of failures).

@@ -206,6 +206,11 @@ class _Recognised(Manifest, frozen=True, kw_only=True, dict=True):
     So the tensors agree without being parsed, which for tens of thousands of them saves most of the time.
     """
 
+    def plan(self) -> _core.Plan:
+        """As they were recognised by it; immutable."""
+        plan: _core.Plan = self.__dict__["planned"]
+        return plan
+
     def _is_of(self, table: TensorTable) -> bool:
         mine: weakref.ref[TensorTable] = self.__dict__["mine"]
         return mine() is table
@@ -416,7 +421,7 @@ def _recognise(sealed: _Sealed, table: TensorTable) -> Manifest | None:
         return None
     fields = {name: getattr(sealed, name) for name in _Frame.__struct_fields__}
     manifest = _Recognised(**fields, tensors=entries)
-    manifest.__dict__["mine"] = weakref.ref(table)
+    manifest.__dict__.update(mine=weakref.ref(table), planned=plan)
     return manifest
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import attrs
 import click
 
 from yr_fastload_native.cli import output
+from yr_fastload_native.cli.doctor_gpu import examine_gpus
 from yr_fastload_native.cli.finding import Finding
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.process.versions import installed
@@ -176,39 +176,6 @@ def _devices() -> Iterator[Finding]:
         )
 
 
-def _gpus() -> Iterator[Finding]:
-    from yr_fastload_native import _core, sim
-    from yr_fastload_native.devices.cuda import CUDA
-    from yr_fastload_native.devices.ipc import in_first_ipc_namespace
-
-    if sim.active("cuda"):
-        yield Finding("GPU", "note", "simulated devices: right bytes, and rates that say nothing")
-        return
-    if not CUDA.is_available():
-        return
-    try:
-        version = _core.cuda_driver_version()
-    except FastLoadError as error:
-        yield Finding("GPU", "wrong", str(error), "see `nvidia-smi`; give the container its GPUs")
-        return
-    count = _core.cuda_device_count()
-    yield Finding(
-        "GPU",
-        "ok",
-        f"{count} by CUDA, whose driver knows version {version // 1000}.{version % 1000 // 10}; transport `host` moves "
-        "weights through page-locked memory, and `publish_as=d2d` from GPU to GPU",
-    )
-    if any(each.startswith("MIG-") for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")):
-        yield Finding("GPU", "note", "CUDA_VISIBLE_DEVICES names slices (MIG), between which `d2d` moves nothing")
-    if not in_first_ipc_namespace():
-        yield Finding(
-            "GPU",
-            "note",
-            "this process is in an IPC namespace of its own: `d2d` reaches only processes of the same container",
-            "start containers that are to exchange weights by d2d with --ipc=host",
-        )
-
-
 def _vllm() -> Iterator[Finding]:
     if importlib.util.find_spec("vllm") is None:
         yield Finding("vLLM", "ok", "not installed here")
@@ -265,7 +232,7 @@ def examine(model_bytes: int = 0, *, link: bool = False) -> list[Finding]:
         lambda: _memory(model_bytes),
         _limits,
         _devices,
-        _gpus,
+        examine_gpus,
         _vllm,
     ]
     return [finding for check in checks for finding in check()]

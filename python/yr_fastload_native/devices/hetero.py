@@ -16,7 +16,9 @@ class HeteroKind(DeviceKind):
 
     by_reference = True
 
-    def open(self, index: int, connection: _core.Connection | None, *, staging_bytes: int) -> HeteroContext:
+    def open(
+        self, index: int, connection: _core.Connection | None, *, staging_bytes: int, pin: str = "slots"
+    ) -> HeteroContext:
         if connection is None:
             raise DeviceError(
                 f"tensors are on {self.label(index)}, and a store that was given moves only those in CPU memory",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from yr_fastload_native.devices.kind import DeviceKind
+from yr_fastload_native import _core
+from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
 
 __all__ = ["IpcKind", "in_first_ipc_namespace", "neighbourhood"]
 
@@ -14,6 +15,13 @@ _FIRST = "ipc:[4026531839]"  # PROC_IPC_INIT_INO of Linux, of the namespace that
 
 class IpcKind(DeviceKind):
     """A kind that `d2d` reaches by opening the memory of another process (``Device::share`` of the native device)."""
+
+    def open(
+        self, index: int, connection: _core.Connection | None, *, staging_bytes: int, pin: str = "slots"
+    ) -> DeviceContext:
+        device = self.open_device(index)
+        locked = _core.LockedChunks(device) if pin == "pool" else None
+        return DeviceContext(self, device, _core.PinnedPool(device, staging_bytes), locked=locked)
 
 
 @functools.cache

@@ -66,13 +66,16 @@ class DeviceKind(abc.ABC):
             DeviceError: There is none of this number, or it cannot be used.
         """
 
-    def open(self, index: int, connection: _core.Connection | None, *, staging_bytes: int) -> DeviceContext:
+    def open(
+        self, index: int, connection: _core.Connection | None, *, staging_bytes: int, pin: str = "slots"
+    ) -> DeviceContext:
         """What this process uses of a device.
 
         Args:
             index: Of the device.
             connection: To the worker; None where the loader was given a store.
             staging_bytes: Most page-locked memory beside the tensors.
+            pin: The setting of that name.
 
         Raises:
             DeviceError: As `open_device`.
@@ -119,11 +122,13 @@ class DeviceContext:
 
     Attributes:
         pool: Page-locked memory that the device copies from and to.
+        locked: What is page-locked in the worker's memory; None where nothing is to be.
     """
 
     kind: DeviceKind
     device: _core.Device
     pool: _core.PinnedPool
+    locked: _core.LockedChunks | None = attrs.field(default=None, kw_only=True)
 
     @property
     def digest(self) -> str:
@@ -139,4 +144,5 @@ class DeviceContext:
 
     def stats(self) -> dict[str, dict[str, int] | None]:
         """Of ``staging`` and ``landing`` memory; None for what this device has not."""
-        return {"staging": self.pool.stats(), "landing": None}
+        found: dict[str, dict[str, int] | None] = {"staging": self.pool.stats(), "landing": None}
+        return found if self.locked is None else found | {"pool": self.locked.stats()}

@@ -144,6 +144,15 @@ class Config:
         "Most page-locked staging memory, and as much device memory for arriving chunks.",
         "bytes",
     )
+    pin: str = setting(
+        "slots",
+        one_of("slots", "pool"),
+        "What is page-locked for a GPU (`host`). `slots`: staging memory that bytes pass through. `pool`: what a load "
+        "has read is locked behind it where it lies, in the worker's shared memory, and later loads copy "
+        "straight from there, at no cost of CPU: for processes that load again and again. Locking takes about 0.1 s a "
+        "GB, in the background; what none of the last eight loads has read is unlocked. Where it is refused, bytes go "
+        "on passing through slots, with one warning. Works with `verify=digest` alone.",
+    )
     max_tensors: int = setting(1_000_000, number(int, 1, 1 << 32), "Largest number of tensors in one publication.")
     max_manifest_bytes: int = setting(
         256 * MIB, number(int, 1024, 1 << 31), "Largest manifest that is written or parsed.", "bytes"

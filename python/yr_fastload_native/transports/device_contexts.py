@@ -75,6 +75,9 @@ class DeviceContexts:
     def _context(self, device: DeviceId) -> DeviceContext:
         context = self._contexts.get(device)
         if context is None:
-            context = device.kind.open(device.index, self._connection, staging_bytes=self._config.staging_bytes)
+            config = self._config
+            context = device.kind.open(
+                device.index, self._connection, staging_bytes=config.staging_bytes, pin=config.pin
+            )
             context = self._contexts.setdefault(device, context)
         return context

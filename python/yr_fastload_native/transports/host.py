@@ -76,7 +76,12 @@ class Host:
             alias(wanted, attempt)
             if not wanted:
                 return []
-        return wanted.read_twice(_reader, attempt)
+        failures = wanted.read_twice(_reader, attempt)
+        locked = wanted.job.context.locked
+        why = None if locked is None else locked.take_refusal()
+        if why is not None:
+            _log.warning("pin='pool' is given up, bytes go on passing through staging memory: %s", why)
+        return failures
 
 
 def share_of(worker: str) -> float:

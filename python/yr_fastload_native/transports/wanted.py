@@ -115,6 +115,7 @@ class WantedChunks:
             progress=job.progress,
             source=self._source if not wants_digest or (by_the_way and expected is not None) else None,
             digest=job.chunks.digest,
+            locked=job.context.locked,
         )
         job.timeline.add(spans, job.plan.chunk_bytes)
         failures = [Failure(*each) for each in missing]

@@ -44,10 +44,17 @@ class HeteroPeer(Peer):
     def approach(self, values: Sequence[bytes | None], deadline: Deadline, *, hold: bool) -> None:
         """As `Peer`, and has the way to the first of them set up in the background."""
         super().approach(values, deadline, hold=hold)
-        peers = self.tree.peers_in_order()
+        peers = self._served()
         lane = self.lane(peers[0], deadline) if peers else None
         if lane is not None:
             self._context.receiver.greet(self._who.d2d_prefix(peers[0].token, lane))
+
+    def peers(self, job: LoadJob) -> list[TreeSlot]:
+        return self._served()
+
+    def _served(self) -> list[TreeSlot]:
+        """Without those that tell how their memory is opened: they are on devices of another kind."""
+        return [each for each in self.tree.peers_in_order() if not each.about]
 
     # -- serving --------------------------------------------------------------------------------------------------
 
