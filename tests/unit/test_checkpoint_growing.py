@@ -237,11 +237,11 @@ def test_a_publisher_that_is_overtaken_joins(
     ahead = open_loader()
     real, published = Publisher._store_chunks, []
 
-    def store_chunks(publisher: Publisher, job: Any) -> Any:
+    def store_chunks(publisher: Publisher, *args: Any) -> Any:
         if not published:
             published.append(None)
             published.append(ahead.publish_checkpoint(directory))
-        return real(publisher, job)
+        return real(publisher, *args)
 
     monkeypatch.setattr(Publisher, "_store_chunks", store_chunks)
     publication = open_loader().publish_checkpoint(directory)
