@@ -67,9 +67,10 @@ class LeakChecker:
             key: max(0, max(each[key] for each in opened) - min(each[key] for each in closed)) for key in _SPARE
         }
 
-    def idle(self, where: str = "") -> Node:
+    def idle(self, where: str = "", framework: str = "") -> Node:
         """A node there that has closed everything, and has nothing left; a new one if there is none."""
-        return self._nodes.idle(besides={*self._closing, *(resting.node for resting in self._resting)}, where=where)
+        besides = {*self._closing, *(resting.node for resting in self._resting)}
+        return self._nodes.idle(besides=besides, where=where, framework=framework)
 
     def forget(self, where: str) -> None:
         """Know that no process of a host is left."""

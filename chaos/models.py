@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from chaos.device_storage import DeviceStorage
+
 __all__ = ["PATTERN", "Model", "content_of"]
 
 PATTERN = 0x5A  # what a destination holds before a load
+_ON_DEVICES = ("opaque", "lagging")
 _DTYPES = {"uint8": 1, "int32": 4, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8}
 
 
@@ -24,13 +28,15 @@ class Model:
     Args:
         structure: Seed of names, dtypes, shapes, and of what shares memory with what.
         size: Bytes of all tensors, about.
-        framework: ``torch`` or ``numpy``.
+        framework: ``torch`` or ``numpy``; or ``opaque`` or ``lagging``: arrays in a device's memory that the CPU does
+            not reach, with bytes that are there at once, or as late as a framework's stream writes them.
         content: Seed of the bytes; None fills them with the pattern.
     """
 
     def __init__(self, structure: int, size: int, framework: str, content: int | None) -> None:
         self._framework = framework
         self.tensors: dict[str, Any] = {}
+        self._on_device: list[DeviceStorage] = []
         self._owners: list[str] = []  # of each storage, the name of a tensor that spans it
         rng = random.Random(structure)
         for index, count in enumerate(_sizes(rng, size)):
@@ -51,6 +57,19 @@ class Model:
                 self.tensors[f"view.{index}"] = flat[: len(flat) // 2]
         if rng.random() < 0.3:
             self.tensors["empty"] = self._tensor(np.zeros(0, np.uint8), "float32")
+        self._on_device = self._moved() if framework in _ON_DEVICES else []
+
+    def _moved(self) -> list[DeviceStorage]:
+        """Have the tensors, of numpy until then, lie in a device's memory. Each begins where its storage does."""
+        from chaos.device_storage import DeviceStorage
+
+        lagging = self._framework == "lagging"
+        made = {raw.ctypes.data: DeviceStorage(raw, lagging=lagging) for raw in self.storages()}
+        storages = list(made.values())
+        for name, tensor in self.tensors.items():
+            storage = made.get(tensor.ctypes.data) or DeviceStorage(tensor.view(np.uint8))
+            self.tensors[name] = storage.array(tensor)
+        return storages
 
     def _tensor(self, raw: NDArray[np.uint8], dtype: str) -> Any:
         if self._framework == "torch":
@@ -65,7 +84,13 @@ class Model:
         return raw.view(dtype)
 
     def storages(self) -> Iterator[NDArray[np.uint8]]:
-        """The bytes of each storage where they are now: an abandoned transfer may have moved torch's."""
+        """The bytes of each storage where they are now: an abandoned transfer may have moved torch's.
+
+        Of memory that the CPU does not reach they are copies.
+        """
+        if self._on_device:
+            yield from (storage.read() for storage in self._on_device)
+            return
         for name in self._owners:
             tensor = self.tensors[name]
             if self._framework == "torch":
@@ -101,6 +126,8 @@ class Model:
                 tensor = tensor.T if tensor.dim() == 2 and not tensor.is_contiguous() else tensor
                 source = self._tensor(wanted, str(tensor.dtype).removeprefix("torch."))
                 tensor.copy_(source.reshape(tensor.shape))
+            elif self._on_device:
+                self._on_device[index].write(wanted)
             else:
                 storage[:] = wanted
 

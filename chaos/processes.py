@@ -23,6 +23,10 @@ _STACKS_S = 0.3  # until they are written
 _GDB_S = 60.0
 _TAIL_LINES = 30
 _DEVICES = 8  # simulated ones; every node takes the next
+_LAG_MS = 300  # of streams: less than a publish or load may take, and more than one does
+# By the framework that uses them: what is particular about the simulated devices of such a node.
+_OPAQUE = {"YR_FASTLOAD_SIM_OPAQUE": "1"}
+_OF_FRAMEWORKS = {"opaque": _OPAQUE, "lagging": _OPAQUE | {"YR_FASTLOAD_SIM_STREAM_LAG_MS": str(_LAG_MS)}}
 
 
 class SilentError(Exception):
@@ -38,16 +42,25 @@ class Node:
 
     Attributes:
         where: The host that it is on; empty: this one.
+        devices: The framework that its devices are made for; empty: any that keeps tensors in ordinary memory.
         gone: Whether it has ended, or is of no use any more.
         busy: Whether it is part of a round.
         left_behind: Connections that it had left behind when it was last looked at.
     """
 
     def __init__(
-        self, server: ForkServer, directory: Path, number: int, where: str, namespace: str, rendezvous: Path | None
+        self,
+        server: ForkServer,
+        directory: Path,
+        number: int,
+        devices: str,
+        where: str,
+        namespace: str,
+        rendezvous: Path | None,
     ) -> None:
         self.name = f"node{number}"
         self.where = where
+        self.devices = devices
         self._faults = directory / f"{self.name}.faults"
         self._faults.touch()
         self.clock = Clock(directory / f"{self.name}.clock")
@@ -57,7 +70,7 @@ class Node:
             "device": number % _DEVICES,
             "namespace": namespace,
         }
-        environment = _environment() | {"YR_FASTLOAD_SIM_CONTROL": str(self._faults)}
+        environment = _environment() | {"YR_FASTLOAD_SIM_CONTROL": str(self._faults)} | _OF_FRAMEWORKS.get(devices, {})
         if rendezvous is not None:
             environment["YR_FASTLOAD_SIM_RENDEZVOUS"] = str(rendezvous)
         self._process = Process("chaos", "chaos.node", self.name, task, environment, server=server)
@@ -159,19 +172,21 @@ class Nodes:
         environment |= {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._server = ForkServer(["torch"], environment)
 
-    def fork(self, where: str = "") -> Node:
+    def fork(self, where: str = "", devices: str = "") -> Node:
         namespace = self._namespaces.get(where, "")
         rendezvous = self._directory if self._namespaces else None
-        node = Node(self._server, self._directory, len(self._all) + 1, where, namespace, rendezvous)
+        node = Node(self._server, self._directory, len(self._all) + 1, devices, where, namespace, rendezvous)
         self._all.append(node)
         return node
 
-    def idle(self, *, besides: set[Node], where: str = "") -> Node:
-        """One there that is part of no round and not among these; a new one if there is none."""
+    def idle(self, *, besides: set[Node], where: str = "", framework: str = "") -> Node:
+        """One there for this framework that is part of no round and not among these; a new one if there is none."""
+        devices = framework if framework in _OF_FRAMEWORKS else ""
         for node in self._all:
-            if not node.gone and not node.busy and node.where == where and node not in besides:
+            fits = (node.where, node.devices) == (where, devices)
+            if fits and not node.gone and not node.busy and node not in besides:
                 return node
-        return self.fork(where)
+        return self.fork(where, devices)
 
     def lose(self, where: str) -> None:
         """Know that those of a host have ended, but for those that are part of a round and find out."""

@@ -107,7 +107,7 @@ class Scenario:
         self.workers.replace()
 
     def _take(self, part: Part) -> Node:
-        node = self._leaks.idle(part.where)
+        node = self._leaks.idle(part.where, part.framework)
         node.busy = True
         self.nodes.append(node)
         self._parts[node] = part

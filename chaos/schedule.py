@@ -24,6 +24,7 @@ class Part:
     """One reader or publisher of a round.
 
     Attributes:
+        framework: What its tensors are, as `Model` has it.
         where: The host that it is on, where there are several.
     """
 

@@ -11,7 +11,9 @@ from chaos.faults.devices import (
     DeviceCopy,
     DeviceCorrupt,
     DeviceFreeze,
+    DeviceLagging,
     DeviceMalloc,
+    DeviceOpaque,
     DeviceRecv,
     DeviceSend,
 )
@@ -55,6 +57,8 @@ KINDS: dict[str, type[Fault]] = {
     "worker.sigterm": WorkerTerminated,
     "worker.restart": WorkerRestarted,
     "device.capture": DeviceCapture,
+    "device.lagging": DeviceLagging,
+    "device.opaque": DeviceOpaque,
     "device.send": DeviceSend,
     "device.recv": DeviceRecv,
     "device.copy": DeviceCopy,

@@ -6,7 +6,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from chaos.faults.fault import ALL, DEVICE_TO_DEVICE, ON_DEVICES, Fault, Nothing
+from chaos.faults.fault import ALL, ANY, DEVICE_TO_DEVICE, ON_DEVICES, Fault, Nothing
 from chaos.schedule import Round
 
 if TYPE_CHECKING:
@@ -19,13 +19,23 @@ __all__ = [
     "DeviceCopy",
     "DeviceCorrupt",
     "DeviceFreeze",
+    "DeviceLagging",
     "DeviceMalloc",
+    "DeviceOpaque",
     "DeviceRecv",
     "DeviceSend",
 ]
 
 
 CAPTURE_S = 1.0
+
+
+class DeviceLagging(Nothing):
+    """What a framework has asked for is done late, into memory that the CPU does not reach: no excuse either."""
+
+    def __init__(self, spec: Round) -> None:
+        super().__init__(spec)
+        _put(spec, "lagging")
 
 
 class DeviceCapture(Nothing):
@@ -45,9 +55,9 @@ class DeviceCapture(Nothing):
 class _Device(Fault):
     """A fault of a simulated device, in a process that publishes or one that reads."""
 
-    transports = ON_DEVICES
+    transports: tuple[str, ...] = ON_DEVICES
     allowed = ALL
-    moments = ("before", "published", "loading")
+    moments: tuple[str, ...] = ("before", "published", "loading")
     clean = True
     operations: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
@@ -101,3 +111,19 @@ class DeviceCorrupt(_Device):
 
 class DeviceFreeze(_Device):
     operations, actions = ("send", "recv", "copy", "malloc"), ("freeze",)
+
+
+class DeviceOpaque(_Device):
+    """Tensors are where the CPU does not reach them, as on a real device: all bytes go by copies that may fail."""
+
+    operations, actions, transports = ("recv", "copy"), ("fail", "corrupt=1", "freeze"), ANY
+    moments = ("published", "loading")
+
+    def __init__(self, spec: Round) -> None:
+        super().__init__(spec)
+        _put(spec, "opaque")
+
+
+def _put(spec: Round, framework: str) -> None:
+    for part in (*spec.publishers, *spec.readers):
+        part.framework = framework

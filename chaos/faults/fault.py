@@ -10,9 +10,9 @@ from chaos.schedule import Round
 if TYPE_CHECKING:
     from chaos.scenario import Scenario
 
-__all__ = ["ALL", "DAMAGED", "DEVICE_TO_DEVICE", "FULL", "GONE", "ON_DEVICES", "Fault", "Nothing"]
+__all__ = ["ALL", "ANY", "DAMAGED", "DEVICE_TO_DEVICE", "FULL", "GONE", "ON_DEVICES", "Fault", "Nothing"]
 
-_ANY = ("host", "staged", "d2d", "d2d+staged", "d2d+host")
+ANY = ("host", "staged", "d2d", "d2d+staged", "d2d+host")
 ON_DEVICES = ("staged", "d2d", "d2d+staged")
 DEVICE_TO_DEVICE = ("d2d", "d2d+staged", "d2d+host")
 
@@ -35,7 +35,7 @@ class Fault:
         beside: Whether readers begin while it is being published, too.
     """
 
-    transports: tuple[str, ...] = _ANY
+    transports: tuple[str, ...] = ANY
     allowed: Set[str] = ALL
     publish_allowed: Set[str] = ALL
     moments: tuple[str, ...] = ("publishing", "published", "loading")
