@@ -7,7 +7,7 @@ import os
 import weakref
 from pathlib import Path
 
-import numpy as np
+from yr_fastload_native import _core
 
 __all__ = ["MappedFile"]
 
@@ -28,4 +28,4 @@ class MappedFile(mmap.mmap):
     @property
     def place(self) -> tuple[int, int, int]:
         """The address that it is mapped at, its size in bytes, and its descriptor."""
-        return np.frombuffer(self, np.uint8).ctypes.data, len(self), self._descriptor
+        return _core.buffer_view(self).address, len(self), self._descriptor
