@@ -39,7 +39,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.worker,
     pytest.mark.timeout(TEST_S),
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
     pytest.mark.skipif(not (RAY / "ray").is_dir() and not importlib.util.find_spec("ray"), reason=f"no Ray in {RAY}"),
 ]
 
@@ -110,6 +109,8 @@ class Cluster:
 
 @pytest.fixture
 def cluster(environment_of_vllm: dict[str, str], tmp_path: Path) -> Iterator[Cluster]:
+    if reason := why_not():
+        pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="yrfl-", dir="/tmp", ignore_cleanup_errors=True) as files, Bed(3) as bed:
         yield Cluster(bed, tmp_path, environment_of_vllm, files)
 

@@ -73,6 +73,24 @@ def test_a_reader_publishes_again_what_it_was_left_with(
     assert wait_until(lambda: loaded(guest, identity)) == 1
 
 
+def test_aliases_of_tensors_that_live_on_are_published_again(
+    open_loader: Open, guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
+) -> None:
+    """As a framework makes them of its parameters, and not of those that it has given up."""
+    torch = pytest.importorskip("torch")
+    kept = {name: torch.from_numpy(tensor).clone() for name, tensor in weights().items()}
+    loader = open_loader(lease_s=2)
+    publication = loader.publish({name: tensor.detach() for name, tensor in kept.items()}, identity)
+    before = publication.generation
+    store.clear()
+    assert wait_until(lambda: loaded(guest, identity)) == 1
+    assert publication.generation != before
+    kept.clear()
+    store.clear()
+    assert is_given_up(publication)
+    assert loaded(guest, identity) is None
+
+
 def test_it_is_published_again_by_readers_that_would_cut_it_otherwise(
     open_loader: Open, guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
 ) -> None:
