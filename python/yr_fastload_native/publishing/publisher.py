@@ -227,14 +227,19 @@ class Publisher:
             peer.serve_all(chunks.plan, chunks.addresses, self._table.memory(), self._deadline)
         return peer
 
+    @property
+    def _limits(self) -> tuple[int, int]:
+        """Of a plan: ``chunk_bytes`` and ``max_blobs``. What goes on keeps its own, so that its digests tell of it."""
+        if self._lost is not None:
+            return self._lost.limits
+        largest = max((tensor.bytes for tensor in self._table.tensors), default=0)
+        return chunk_bytes(self._config, self._offers, largest), self._config.max_blobs
+
     def _make(self, *, replace: bool = False) -> _Made:
         """Store a new generation and let the head name it; or join an equal one that came first."""
         who, table = self._who, self._table
         name = f"{time.time_ns():016x}{secrets.token_hex(4)}"
-        largest = max((tensor.bytes for tensor in table.tensors), default=0)
-        limits = (chunk_bytes(self._config, self._offers, largest), self._config.max_blobs)
-        if self._lost is not None:
-            limits = self._lost.limits  # so that its digests tell whether these are the same bytes
+        limits = self._limits
         plan = _core.make_plan(table.moving, chunk_bytes=limits[0], max_blobs=limits[1])
         sys.audit("yr_fastload_native.publish", who.digest, name, plan.chunks)
         job = self._request.to_publish(name, plan, self._ttl_s)
@@ -245,7 +250,7 @@ class Publisher:
             peer = self._peer(name, job.chunks)
             if peer is not None:
                 peer.claim_first()
-            digests = self._store_chunks(job, limits)
+            digests = self._store_chunks(job)
             sha256 = None if digests is None else self._sums()
             manifest = build_manifest(who, name, table, plan, digests, limits, sha256, digest=job.chunks.digest)
             generation, body = self._catalogue.describe(who, manifest, self._names, self._files)
@@ -265,8 +270,7 @@ class Publisher:
         generation, body = self._catalogue.describe(self._who, manifest, self._names, self._files)
         growth = Growth(self._catalogue, generation, body, job, growing, replace=replace)
         try:
-            stored = attrs.evolve(job, stored=growth.stored, files=growing.files())
-            digests = self._store_chunks(stored, limits)
+            digests = self._store_chunks(attrs.evolve(job, stored=growth.stored, files=growing.files()))
             assert digests is not None
             grown = growth.complete(array("Q", digests), self._sums())
             return _Made(grown, False, None, self._digest(), growth)
@@ -305,7 +309,7 @@ class Publisher:
         keys = registry.data_keys(job.who, job.generation, job.plan.chunks, self._names)
         self._catalogue.erase_data(job.who, job.generation, keys, self._deadline)
 
-    def _store_chunks(self, job: PublishJob, limits: tuple[int, int]) -> memoryview | None:
+    def _store_chunks(self, job: PublishJob) -> memoryview | None:
         """Copy the chunks where they are to be copied; the digest of each, None if they are taken later."""
         digests = None
         for transport in self._offers:
@@ -316,5 +320,5 @@ class Publisher:
             # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
             # tell later whether they were changed meanwhile.
             digests = job.chunks.digests(job.deadline.left())
-        self._check_again(digests, self._table.index, limits, job.chunks.digest)
+        self._check_again(digests, self._table.index, self._limits, job.chunks.digest)
         return digests
