@@ -51,6 +51,7 @@ endif
 
 test-all: test  ## what takes hours too: whole campaigns, everything under sanitizers, older versions of vLLM
 	$(BIN)/python -m pytest -m long
+	@$(if $(VLLM_HERE),$(AGAIN) build/ray/.installed)
 	@$(AGAIN) test-vllm ARGS='-m long'
 	@$(AGAIN) test-asan test-tsan chaos chaos-hosts test-vllm-matrix ARGS=
 
@@ -64,7 +65,7 @@ chaos-hosts: $(VENV)/.develop  ## the same on three hosts, network namespaces: r
 
 test-vllm:  ## tests/e2e with real vLLM on the CPU; ARGS="-k tensor"
 	@$(if $(VLLM_HERE), \
-	  $(AGAIN) .venv-vllm/.develop build/ray/.installed && .venv-vllm/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 600 tests/e2e $(ARGS), \
+	  $(AGAIN) .venv-vllm/.develop && .venv-vllm/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 600 tests/e2e $(ARGS), \
 	  echo "vLLM 0.32.0 needs Python 3.11: tests/e2e left out; name one by PYTHON=...")
 
 test-vllm-matrix:  ## tests/e2e with older versions of vLLM: 13 GB, an hour

@@ -27,7 +27,7 @@ from yr_fastload_native.worker.keys import make_curve_keys
 
 from ..waiting import wait_until
 
-RAY = Path(__file__).parents[2] / "build" / "ray"  # where `make test-vllm` puts it: vLLM would import it everywhere
+RAY = Path(__file__).parents[2] / "build" / "ray"  # where `make test-all` puts it: vLLM would import it everywhere
 RAY_PORT, WORKER_PORT = 6379, 31501
 SIZE_MB = 64
 TEST_S = 900
