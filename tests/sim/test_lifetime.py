@@ -77,7 +77,7 @@ READERS = {
 
 
 @by_some_ways(READERS)
-def test_readers(worker, source, model, way, what):
+def test_readers(worker, source, model, kind, way, what):
     live(worker, model, way, what)
     assert source.call("states") == {"states": ["live"]}
 
@@ -92,7 +92,7 @@ PUBLISHERS = {
 
 
 @by_some_ways(PUBLISHERS)
-def test_publishers(worker, model, way, what):
+def test_publishers(worker, model, kind, way, what):
     live(worker, model, way, what)
     with fl.FastLoader(fl.Config(worker=worker)) as guest:
         # Within its lease, where it had no time to say goodbye.
