@@ -95,8 +95,15 @@ def test_the_way_between_two_processes_is_set_up_once(node, model):
         source.call("round", model=model, number=turn, do="withdraw")
 
 
-@both_kinds
-@pytest.mark.parametrize(("rounds", "warm"), [(36, 12), pytest.param(200, 60, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("kind", "rounds", "warm"),
+    [
+        ("ascend", 36, 12),
+        pytest.param("ascend", 200, 60, marks=pytest.mark.long),
+        pytest.param("cuda", 200, 60, marks=pytest.mark.long),
+    ],
+    indirect=["kind"],
+)
 def test_rounds_without_growth(node, model, rounds, warm):
     source, reader = node("source"), node("reader")
     for number in range(rounds):
