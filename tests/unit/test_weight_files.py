@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -227,6 +228,11 @@ class SlowReads:
         return data
 
 
+def nothing_in_memory(*_: object) -> int:
+    """Stands for ``os.preadv`` without waiting."""
+    raise BlockingIOError(errno.EAGAIN, "nothing is in memory")
+
+
 def test_a_small_file_is_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = checkpoint(tmp_path / "a", tensors=400, shards=1)
     monkeypatch.setattr(os, "pread", reads := SlowReads(0))
@@ -237,8 +243,10 @@ def test_a_small_file_is_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("only_samples")
 def test_the_inside_of_one_file_is_read_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({f"t{i}": np.zeros((1 << 20), np.uint8) for i in range(40)}, tmp_path / "model.safetensors")
+    in_memory = of(tmp_path)
+    monkeypatch.setattr(os, "preadv", nothing_in_memory)
     monkeypatch.setattr(os, "pread", reads := SlowReads(0.001))
-    of(tmp_path)
+    assert of(tmp_path) == in_memory
     assert reads.most_at_once > 16
     assert reads.bytes < 4 << 20
     assert reads.count < 700
@@ -247,6 +255,7 @@ def test_the_inside_of_one_file_is_read_in_parallel(tmp_path: Path, monkeypatch:
 @pytest.mark.usefixtures("only_samples")
 def test_a_file_system_that_is_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = checkpoint(tmp_path / "a", tensors=900, shards=1)
+    monkeypatch.setattr(os, "preadv", nothing_in_memory)
     monkeypatch.setattr(os, "pread", SlowReads(0.02))
     with pytest.raises(TransferTimeoutError, match="file system is slow"):
         ReadFiles.of(named(weight_files(directory), directory), deadline_s=0.01)

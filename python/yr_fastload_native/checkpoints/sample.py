@@ -66,14 +66,20 @@ class _Opened:
     header: bytes = b""
     tensors: list[_Range] | None = None
 
-    def read(self, start: int, count: int) -> bytes:
-        """Bytes from ``start`` on; fewer if the file became shorter, which its state will show."""
+    def read(self, start: int, count: int, *, waits: bool = True) -> bytes:
+        """Bytes from ``start`` on; fewer if the file became shorter, which its state will show.
+
+        Raises:
+            BlockingIOError: It does not wait, and they are not in memory.
+        """
         pieces = []
         while count:
             if time.monotonic() > self.ends:
                 raise _too_late()
             try:
-                piece = os.pread(self.descriptor, count, start)
+                piece = os.pread(self.descriptor, count, start) if waits else self._read_cached(start, count)
+            except BlockingIOError:
+                raise
             except OSError as error:
                 raise _unreadable(self.path, error) from error
             if not piece:
@@ -81,6 +87,14 @@ class _Opened:
             pieces.append(piece)
             start, count = start + len(piece), count - len(piece)
         return b"".join(pieces)
+
+    def _read_cached(self, start: int, count: int) -> bytes:
+        piece = bytearray(count)
+        try:
+            got = os.preadv(self.descriptor, [piece], start, os.RWF_NOWAIT)
+        except OSError as error:  # some file systems cannot tell
+            raise BlockingIOError(*error.args) from error
+        return bytes(piece[:got])
 
 
 def sample(paths: Sequence[Path], *, deadline_s: float) -> list[Sampled]:
@@ -120,7 +134,7 @@ def _sampled(pool: ThreadPoolExecutor, opened: list[_Opened], whole_bytes: int) 
         ranges = list(_merged(_ranges(file, blocks)))
         tasks.append(
             [
-                pool.submit(_digest, file, ranges[first : first + _RANGES_A_TASK])
+                _begun(pool, file, ranges[first : first + _RANGES_A_TASK])
                 for first in range(0, len(ranges), _RANGES_A_TASK)
             ]
         )
@@ -135,6 +149,16 @@ def _sampled(pool: ThreadPoolExecutor, opened: list[_Opened], whole_bytes: int) 
         total.update("".join(digests).encode())
         found.append(Sampled(file.state, total.hexdigest(), whole=False))
     return found
+
+
+def _begun(pool: ThreadPoolExecutor, file: _Opened, ranges: Sequence[_Range]) -> Future[str]:
+    """Done at once if all of it is in memory: the start of a thread takes longer then."""
+    done: Future[str] = Future()
+    try:
+        done.set_result(_digest(file, ranges, waits=False))
+    except BlockingIOError:
+        return pool.submit(_digest, file, ranges)
+    return done
 
 
 def _results(futures: Sequence[Future[_T]]) -> list[_T]:
@@ -226,10 +250,10 @@ def _merged(ranges: Iterator[_Range]) -> Iterator[_Range]:
         yield start, end - start
 
 
-def _digest(file: _Opened, ranges: Sequence[_Range]) -> str:
+def _digest(file: _Opened, ranges: Sequence[_Range], *, waits: bool = True) -> str:
     total = hashlib.sha256()
     for offset, count in ranges:
-        total.update(file.read(offset, count))
+        total.update(file.read(offset, count, waits=waits))
     return total.hexdigest()
 
 
