@@ -90,20 +90,20 @@ class IpcPeer(Peer):
     def stop_serving(self, deadline: Deadline) -> None:
         if self._owners is None:
             return
-        try:
-            self._wait_for_readers(deadline.spare(LEAVE_S))
-        except FastLoadError as error:
-            _log.debug("could not look for readers: %s", str(error))
+        self._wait_for_readers(deadline.spare(LEAVE_S))
         self._owners = None
 
     def _wait_for_readers(self, bound_s: float) -> None:
         keys = [self._who.lane_key(self.tree.token, lane) for lane in range(self.LANES)]
         store, end, read = self._worker.catalogue.store, time.monotonic() + bound_s, False
-        while (left := end - time.monotonic()) > 0:
-            read = any(store.exist(keys, deadline_s=left + _ANSWER_S))
-            if not read:
-                return
-            time.sleep(_LOOK_S)
+        try:
+            while (left := end - time.monotonic()) > 0:
+                read = any(store.exist(keys, deadline_s=left + _ANSWER_S))
+                if not read:
+                    return
+                time.sleep(_LOOK_S)
+        except FastLoadError as error:
+            _log.debug("could not look for readers: %s", str(error))
         if read:
             _log.warning("tensors are let go of while somebody reads them, who will find out by their digests")
 
