@@ -117,6 +117,7 @@ def test_torchs_files(make: Make, start: Start, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.filterwarnings("default")
 def test_the_command_that_tries_it(make: Make) -> None:
+    """With this model two ranks answer otherwise than one, in vLLM itself."""
     command = [sys.executable, "-m", "yr_fastload_native", "verify-vllm", "--model", str(make("qwen2", seed=SEED + 1))]
     done = subprocess.run(
         [*command, "--tp", "1", "--then-tp", "2", "--json"], capture_output=True, text=True, check=False
@@ -125,6 +126,7 @@ def test_the_command_that_tries_it(make: Make) -> None:
     record = json.loads(done.stdout)
     assert (record["tokens_equal"], record["transport"], record["ranks"]) == (True, "checkpoint", 2)
     assert record["fallback"] is None
+    assert record["compared_with"] == "an instance of tensor parallel size 2 that reads the files"
 
 
 def pooling(directory: Path) -> Path:
@@ -150,7 +152,7 @@ def test_a_model_that_embeds(worker: str, tmp_path: Path, servers: ForkServers) 
         assert each["digest"] == plain["digest"]
 
 
-OTHERS = sorted(
+OTHERS = sorted(  # the newest one last
     each.parent / "bin" / "python"
     for each in Path(__file__).parents[2].glob(".venv-vllm*/.develop")
     if each.parent != Path(sys.prefix)
@@ -175,7 +177,7 @@ def test_two_versions_share_one_checkpoint(
     assert wait_until(lambda: publications(first))
     settings = {"worker": worker, "share": "checkpoint", "publish": "off", "report": str(report)}
     environment = {**environment_of_vllm, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    command = [str(OTHERS[0]), "-c", LOAD, str(model), json.dumps(settings)]
+    command = [str(OTHERS[-1]), "-c", LOAD, str(model), json.dumps(settings)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_S, check=False)
     assert done.returncode == 0, done.stderr
     (loaded,) = events(report, "loaded")
