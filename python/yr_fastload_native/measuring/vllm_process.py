@@ -58,4 +58,4 @@ def instance(task: Mapping[str, Any], parent: Parent) -> None:
 
 
 if __name__ == "__main__":
-    main({"first instance": instance, "second instance": instance})
+    main({"first instance": instance, "second instance": instance, "third instance": instance})
