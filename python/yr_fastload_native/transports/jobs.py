@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -37,6 +38,14 @@ class StoreSession:
     connection: _core.Connection | None
     copy_threads: int
     address: str = ""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether its worker is on loopback, where it has no others."""
+        try:
+            return ipaddress.ip_address(self.address.rpartition(":")[0].strip("[]")).is_loopback
+        except ValueError:
+            return False
 
 
 @attrs.frozen
