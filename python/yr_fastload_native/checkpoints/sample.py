@@ -78,9 +78,9 @@ class _Opened:
                 raise _too_late()
             try:
                 piece = os.pread(self.descriptor, count, start) if waits else self._read_cached(start, count)
-            except BlockingIOError:
-                raise
             except OSError as error:
+                if not waits:  # or the file system cannot tell
+                    raise BlockingIOError(*error.args) from error
                 raise _unreadable(self.path, error) from error
             if not piece:
                 break
@@ -90,11 +90,7 @@ class _Opened:
 
     def _read_cached(self, start: int, count: int) -> bytes:
         piece = bytearray(count)
-        try:
-            got = os.preadv(self.descriptor, [piece], start, os.RWF_NOWAIT)
-        except OSError as error:  # some file systems cannot tell
-            raise BlockingIOError(*error.args) from error
-        return bytes(piece[:got])
+        return bytes(piece[: os.preadv(self.descriptor, [piece], start, os.RWF_NOWAIT)])
 
 
 def sample(paths: Sequence[Path], *, deadline_s: float) -> list[Sampled]:
