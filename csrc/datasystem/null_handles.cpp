@@ -63,11 +63,33 @@ class __attribute__((visibility("default"))) CommWrapperBase {
   Status CheckTranPointer(const void* pointer, const std::string& name);
 };
 
+namespace acl {
+
+class AclDeviceManager {
+ public:
+  Status DSAclrtCreateEvent(void** event);
+};
+
+}  // namespace acl
+
+/// As openYuanrong has it in 0.8.1 (device_pointer_wrapper.h).
+class __attribute__((visibility("default"))) DeviceRtEventWrapper {
+ public:
+  Status RecordEvent(void* stream);
+
+ private:
+  [[maybe_unused]] void* functions_;  ///< The virtual ones.
+  void* event_;
+};
+
 namespace {
 
 using PollOut = Status (ZmqEpoll::*)(void*) const;
 using EndPoint = Status (ZmqSockConnHelper::*)(const ReconnectInfo&, std::string&, int);
 using Check = Status (CommWrapperBase::*)(const void*, const std::string&);
+using Record = Status (DeviceRtEventWrapper::*)(void*);
+using Devices = acl::AclDeviceManager* (*)();
+using MakeEvent = Status (acl::AclDeviceManager::*)(void**);
 
 /// openYuanrong's own, by its name in the library.
 template <typename Function>
@@ -116,6 +138,20 @@ Status CommWrapperBase::CheckTranPointer(const void* pointer, const std::string&
   }
   if (pointer != nullptr) return Status::OK();
   return {StatusCode::K_HCCL_ERROR, "the connection has no " + name};
+}
+
+/// Makes the event where it is missing: whoever records one is on a device.
+Status DeviceRtEventWrapper::RecordEvent(void* stream) {
+  static const Record own = next<Record>("_ZN10datasystem20DeviceRtEventWrapper11RecordEventEPv");
+  static const auto devices =
+      reinterpret_cast<Devices>(::dlsym(RTLD_NEXT, "_ZN10datasystem3acl16AclDeviceManager8InstanceEv"));
+  static const MakeEvent make = next<MakeEvent>("_ZN10datasystem3acl16AclDeviceManager18DSAclrtCreateEventEPPv");
+  if (own == nullptr) return {StatusCode::K_RUNTIME_ERROR, "openYuanrong has no function that records events"};
+  if (event_ == nullptr && devices != nullptr && make != nullptr) {
+    Status made = (devices()->*make)(&event_);
+    if (made.IsError()) return made;
+  }
+  return (this->*own)(stream);
 }
 
 }  // namespace datasystem

@@ -6,6 +6,7 @@
 #include "engine/device.hpp"
 #include "engine/event.hpp"
 #include "engine/export.hpp"
+#include "engine/faults.hpp"
 #include "engine/handles.hpp"
 #include "engine/stream.hpp"
 
@@ -48,6 +49,9 @@ YRFL_SIM_API int aclrtQueryEventStatus(void* handle, int* status) {
   const auto event = find_event(handle);
   if (event == nullptr) return kAclRtInvalidHandle;
   if (status == nullptr) return kAclRtParamInvalid;
+  const Hit hit = match(Operation::kQuery);
+  sit_out(hit, [] { return false; });
+  if (hit.action == Action::kFail) return kAclRtInternalError;
   *status = event->done_soon() ? 1 : 0;  // ACL_EVENT_RECORDED_STATUS_COMPLETE, _NOT_READY
   return kAclSuccess;
 }

@@ -66,6 +66,17 @@ def test_numpy_arrays_are_loaded_through_landing_memory(node, model):
     assert reader.call("load", model=model, numpy=True)["equal"]
 
 
+def test_a_chunk_is_sent_again_before_its_last_send_was_seen_to_be_done(node, model):
+    """openYuanrong's sends of a chunk share an event, and its thread that waits for them is late: csrc/datasystem."""
+    late_s = 3.0
+    source, reader = node("source", YR_FASTLOAD_SIM_FAULTS=f"query@1:delay_ms={1e3 * late_s}"), node("reader")
+    source.call("publish", model=model)
+    began = time.monotonic()
+    while time.monotonic() < began + 2 * late_s:
+        answer = reader.call("load", model=model, deadline_s=10.0, settings={"hold": False, "source_stall_s": 2.0})
+        assert (answer["equal"], answer["retried"]) == (True, 0)
+
+
 @pytest.mark.parametrize(
     ("stand_ins", "delay_s", "number"),
     [

@@ -64,7 +64,7 @@ def test_the_datasystem_calls_what_stands_in_for_its_own() -> None:
     command = [sys.executable, "-c", "import yr_fastload_native._core"]
     environment = {**os.environ, "LD_DEBUG": "bindings"}
     done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, env=environment)
-    for name in ("SetPollOut", "UnsetPollOut", "GetEndPoint", "CheckTranPointer"):
+    for name in ("SetPollOut", "UnsetPollOut", "GetEndPoint", "CheckTranPointer", "RecordEvent"):
         bound = [line for line in done.stderr.splitlines() if f"{len(name)}{name}E" in line]
         assert any("libdatasystem.so [0] to " in line and f"to {_core.__file__} [0]" in line for line in bound), bound
 

@@ -14,10 +14,11 @@ namespace {
 
 // Plain arrays: threads parse the control file until the process ends, when a map may be destroyed already.
 constexpr std::pair<const char*, Operation> kOperations[] = {
-    {"send", Operation::kSend},     {"recv", Operation::kRecv},         {"copy", Operation::kCopy},
-    {"malloc", Operation::kMalloc}, {"comm", Operation::kComm},         {"link", Operation::kLink},
-    {"init", Operation::kInit},     {"pin", Operation::kPin},           {"share", Operation::kShare},
-    {"open", Operation::kOpen},     {"register", Operation::kRegister}, {"peer", Operation::kPeer}};
+    {"send", Operation::kSend},     {"recv", Operation::kRecv}, {"copy", Operation::kCopy},
+    {"malloc", Operation::kMalloc}, {"comm", Operation::kComm}, {"link", Operation::kLink},
+    {"query", Operation::kQuery},   {"init", Operation::kInit}, {"pin", Operation::kPin},
+    {"share", Operation::kShare},   {"open", Operation::kOpen}, {"register", Operation::kRegister},
+    {"peer", Operation::kPeer}};
 constexpr std::pair<const char*, Action> kActions[] = {
     {"fail", Action::kFail},       {"delay_ms", Action::kDelay},  {"freeze", Action::kFreeze}, {"drop", Action::kDrop},
     {"corrupt", Action::kCorrupt}, {"oom", Action::kOutOfMemory}, {"gbps", Action::kRate},     {"code", Action::kCode}};

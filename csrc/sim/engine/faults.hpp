@@ -9,7 +9,21 @@
 
 namespace yr_fastload::sim {
 
-enum class Operation { kSend, kRecv, kCopy, kMalloc, kComm, kLink, kInit, kPin, kShare, kOpen, kRegister, kPeer };
+enum class Operation {
+  kSend,
+  kRecv,
+  kCopy,
+  kMalloc,
+  kComm,
+  kLink,
+  kQuery,
+  kInit,
+  kPin,
+  kShare,
+  kOpen,
+  kRegister,
+  kPeer
+};
 enum class Action { kNone, kFail, kDelay, kFreeze, kDrop, kCorrupt, kOutOfMemory, kRate, kCode };
 
 /// What is to go wrong with one operation.
