@@ -13,6 +13,8 @@ constexpr std::uint64_t kPieceBytes = 8 * Digest::kBlockBytes;
 /// Runs from the host up to this size are read by the kernel, dozens at a time; a larger one is worth a copy of its
 /// own.
 constexpr std::uint64_t kSmallRun = kPieceBytes;
+/// Of the first batch, which the device waits for: it is busy with it for as long as the CPU describes a whole one.
+constexpr std::size_t kFirstPieces = 1024;
 /// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
 constexpr double kDrainSeconds = 2.0;
 
@@ -22,10 +24,12 @@ DeviceCopies::DeviceCopies(Device& device, PinnedPool::Lease memory, Digests dig
     : digests_(digests), deadline_(deadline), memory_(std::move(memory)) {
   auto* const pieces = reinterpret_cast<DigestedPiece*>(memory_->data());
   auto* const sums = reinterpret_cast<std::uint64_t*>(pieces + kBatches * kPieces);
+  auto** const sum_of = reinterpret_cast<std::uint64_t**>(sums + kBatches * kPieces);
   for (std::size_t i = 0; i < kBatches; ++i) {
     Batch& batch = batches_[i];
     batch.pieces = pieces + i * kPieces;
     batch.sums = sums + i * kPieces;
+    batch.sum_of = sum_of + i * kPieces;
     batch.stream = device.make_stream();
     batch.done = batch.stream->make_event();
   }
@@ -79,28 +83,30 @@ void DeviceCopies::begin_from_host(Span<const Copy> runs, std::ptrdiff_t shift) 
 void DeviceCopies::add(const Copy& run, Run& digested, const std::byte* from_host) {
   const bool copied_first = from_host != nullptr && run.bytes > kSmallRun;
   for (std::uint64_t done = 0; done < run.bytes;) {
-    if (batch(filling_).sum_of.size() == kPieces) launch();
+    if (batch(filling_).count == room()) launch();
     if (filling_ >= kBatches) wait_for(filling_ - kBatches);
     Batch& mine = batch(filling_);
-    const std::uint64_t end = std::min(run.bytes, done + (kPieces - mine.sum_of.size()) * kPieceBytes);
+    const std::uint64_t end = std::min(run.bytes, done + (room() - mine.count) * kPieceBytes);
     if (copied_first) {
       mine.under_way = mine.copying = true;
       mine.stream->copy(Direction::kToDevice, {run.destination + done, from_host + done, end - done});
     }
     for (; done < end; done += std::min(end - done, kPieceBytes)) {
       std::byte* const to = run.destination == nullptr ? nullptr : run.destination + done;
-      DigestedPiece& piece = mine.pieces[mine.sum_of.size()];
+      DigestedPiece& piece = mine.pieces[mine.count];
       piece = {to, run.source + done, std::min(end - done, kPieceBytes), done / Digest::kBlockBytes};
       if (copied_first) piece.source = std::exchange(piece.destination, nullptr);
-      mine.sum_of.push_back(&digested.sum);
+      mine.sum_of[mine.count++] = &digested.sum;
     }
   }
 }
 
+std::size_t DeviceCopies::room() const noexcept { return filling_ == 0 ? kFirstPieces : kPieces; }
+
 void DeviceCopies::launch() {
   Batch& mine = batch(filling_++);
   mine.under_way = true;
-  mine.stream->digest({mine.pieces, mine.sum_of.size()}, mine.sums);
+  mine.stream->digest({mine.pieces, mine.count}, mine.sums);
   mine.done->record();
   mine.copying = false;
 }
@@ -111,8 +117,8 @@ void DeviceCopies::wait_for(std::uint64_t number) {
     Batch& mine = batch(waited_);
     mine.done->wait(deadline_);
     mine.under_way = false;
-    for (std::size_t i = 0; i < mine.sum_of.size(); ++i) *mine.sum_of[i] += mine.sums[i];
-    mine.sum_of.clear();
+    for (std::size_t i = 0; i < mine.count; ++i) *mine.sum_of[i] += mine.sums[i];
+    mine.count = 0;
   }
 }
 

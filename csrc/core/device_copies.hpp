@@ -26,7 +26,8 @@ class DeviceCopies {
   /// Page-locked memory that it takes of the pool.
   static constexpr std::size_t kBatches = 4;
   static constexpr std::size_t kPieces = 4096;
-  static constexpr std::size_t kBytes = kBatches * kPieces * (sizeof(DigestedPiece) + sizeof(std::uint64_t));
+  static constexpr std::size_t kBytes =
+      kBatches * kPieces * (sizeof(DigestedPiece) + sizeof(std::uint64_t) + sizeof(std::uint64_t*));
 
   /// `Digests::kTaken` is for devices that take digests. Throws kResourceExhausted, kTransferTimeout, kDevice.
   DeviceCopies(Device& device, PinnedPool& pool, Digests digests, Deadline deadline)
@@ -65,7 +66,8 @@ class DeviceCopies {
   struct Batch {
     DigestedPiece* pieces = nullptr;
     std::uint64_t* sums = nullptr;
-    std::vector<std::uint64_t*> sum_of;  ///< Of the run that each piece belongs to.
+    std::uint64_t** sum_of = nullptr;  ///< Of the run that each piece belongs to.
+    std::size_t count = 0;             ///< Of the pieces.
     std::unique_ptr<Stream> stream;
     std::unique_ptr<Event> done;
     bool under_way = false;
@@ -75,6 +77,8 @@ class DeviceCopies {
   Batch& batch(std::uint64_t number) noexcept { return batches_[number % kBatches]; }
   /// `from_host`: the device itself reads `source`, its copies what is there for the CPU; null: both are the same.
   void add(const Copy& run, Run& digested, const std::byte* from_host);
+  /// How many pieces the batch that is being filled takes.
+  std::size_t room() const noexcept;
   void launch();
   void wait_for(std::uint64_t batch);
 

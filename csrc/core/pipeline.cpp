@@ -130,6 +130,20 @@ unsigned crew_size(const TransferOptions& options, std::uint64_t chunks) {
   return size;
 }
 
+/// A thread's stream, made for its first copy: making one takes a driver's lock, which others may need at that moment.
+class LazyStream {
+ public:
+  explicit LazyStream(Device& device) : device_(device) {}
+  Stream* operator->() {
+    if (!stream_) stream_ = device_.make_stream();
+    return stream_.get();
+  }
+
+ private:
+  Device& device_;
+  std::unique_ptr<Stream> stream_;
+};
+
 class Load {
  public:
   Load(ChunkReader& reader, Device& device, PinnedPool& pool, const Plan& plan, Span<const std::uint64_t> addresses,
@@ -263,14 +277,14 @@ class Load {
 
   void copy_all(unsigned thread) {
     device_.bind_thread();
-    const std::unique_ptr<Stream> stream = device_.make_stream();
+    LazyStream stream(device_);
     std::optional<Uploader> uploader;
     while (auto item = fetched_.pop()) {
       const Stopwatch watch;
       const Place place = item->view->place();
       if (uploads() && place == Place::kHost && !uploader)
         uploader.emplace(device_, pool_, options_.deadline, options_.digest);
-      const bool done = uploader && place == Place::kHost ? upload(*item, *uploader) : copy_one(*item, *stream);
+      const bool done = uploader && place == Place::kHost ? upload(*item, *uploader) : copy_one(*item, stream);
       note(place == Place::kTensors ? Stage::kDigest : Stage::kCopy, item->chunk, thread, watch);
       if (!done) return;
     }
@@ -278,7 +292,7 @@ class Load {
   }
 
   /// False if the crew was cancelled.
-  bool copy_one(const FetchedChunk& item, Stream& stream) {
+  bool copy_one(const FetchedChunk& item, LazyStream& stream) {
     const Place place = item.view->place();
     if (stages(place)) return copy_staged(item, stream);
     if (!device_.cpu_accessible()) return copy_on_device(item, stream);
@@ -312,18 +326,18 @@ class Load {
     result_.verified = false;
   }
 
-  bool copy_staged(const FetchedChunk& item, Stream& stream) {
+  bool copy_staged(const FetchedChunk& item, LazyStream& stream) {
     const PinnedPool::Lease staging = pool_.lease(plan_.chunk_bytes[item.chunk], options_.deadline);
     const auto upload = [&] {
       for (const Blob& blob : plan_.chunk(item.chunk))
-        stream.copy(Direction::kToDevice, {tensor(blob), staging.data() + blob.chunk_offset, blob.bytes});
-      stream.synchronize(options_.deadline);
+        stream->copy(Direction::kToDevice, {tensor(blob), staging.data() + blob.chunk_offset, blob.bytes});
+      stream->synchronize(options_.deadline);
       return arrived_unharmed(item.chunk);
     };
     if (item.view->place() == Place::kDevice && !device_.cpu_accessible()) {
       const Span<const std::byte> landed = item.view->bytes();
-      stream.copy(Direction::kToHost, {staging.data(), landed.data(), landed.size()});
-      stream.synchronize(options_.deadline);
+      stream->copy(Direction::kToHost, {staging.data(), landed.data(), landed.size()});
+      stream->synchronize(options_.deadline);
       return check_staged(item, staging.data(), upload);
     }
     return copy_blobs(item, [&](const Blob& blob) { return staging.data() + blob.chunk_offset; }, upload);
@@ -358,12 +372,12 @@ class Load {
   }
 
   /// The CPU cannot see these bytes: they are verified here only if their digest was taken on the way.
-  bool copy_on_device(const FetchedChunk& item, Stream& stream) {
+  bool copy_on_device(const FetchedChunk& item, LazyStream& stream) {
     if (item.view->place() == Place::kDevice) {
       const std::byte* source = item.view->bytes().data();
       for (const Blob& blob : plan_.chunk(item.chunk))
-        stream.copy(Direction::kOnDevice, {tensor(blob), source + blob.chunk_offset, blob.bytes});
-      stream.synchronize(options_.deadline);
+        stream->copy(Direction::kOnDevice, {tensor(blob), source + blob.chunk_offset, blob.bytes});
+      stream->synchronize(options_.deadline);
     }
     progress_.add(plan_.chunk_bytes[item.chunk]);
     if (const auto digest = item.view->digest()) {

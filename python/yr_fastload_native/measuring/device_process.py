@@ -124,7 +124,7 @@ def _told(task: Mapping[str, Any]) -> tuple[Plan, int, bool]:
 def _source(task: Mapping[str, Any], parent: Parent) -> None:
     """Publish, as often as told, in both ways."""
     plan, device, _ = _told(task)
-    mine = made(device, _arrays(plan, 1), reads=False)
+    mine = made(device, _arrays(plan, 1))
     baseline: _Baseline | None = None
     held: list[Any] = []
     with FastLoader(plan.config(hold=True, device=device)) as loader:
@@ -158,7 +158,7 @@ def _source(task: Mapping[str, Any], parent: Parent) -> None:
 def _reader(task: Mapping[str, Any], parent: Parent) -> None:
     """Load, as often as told, in both ways, and compare every byte."""
     plan, device, hold = _told(task)
-    wanted, mine = _arrays(plan, 1), made(device, _arrays(plan, None), reads=True)
+    wanted, mine = _arrays(plan, 1), made(device, _arrays(plan, None))
     baseline: _Baseline | None = None
 
     def check(seconds: float, **more: Any) -> None:

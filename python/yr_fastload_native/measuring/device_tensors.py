@@ -51,21 +51,20 @@ class DeviceTensors(Protocol):
         """
 
 
-def made(device: int, arrays: Arrays, *, reads: bool) -> DeviceTensors:
+def made(device: int, arrays: Arrays) -> DeviceTensors:
     """Tensors of the device with these bytes.
 
     Args:
         device: Its number.
-        arrays: The bytes; these arrays themselves where the CPU reaches a simulated device's memory.
-        reads: Whether they are loaded into: torch's are read straight into.
+        arrays: The bytes; tensors of torch's in this very memory where the CPU reaches a simulated device's.
     """
-    return _InReach(arrays, reads) if NPU.stands_in() else _OnDevice(device, arrays)
+    return _InReach(arrays) if NPU.stands_in() else _OnDevice(device, arrays)
 
 
 class _InReach:
-    def __init__(self, arrays: Arrays, reads: bool) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self._arrays = arrays
-        self.tensors: Mapping[str, Any] = _as_torch(arrays) if reads else arrays
+        self.tensors: Mapping[str, Any] = _as_torch(arrays)
         self.places: Sequence[tuple[int, int]] = [(value.ctypes.data, value.nbytes) for value in arrays.values()]
 
     def differing(self, wanted: Arrays) -> list[str]:
