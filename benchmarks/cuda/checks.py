@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import threading
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ __all__ = ["host_checks", "run_checks"]
 
 _WORKER_BYTES = 2 << 30
 _LARGE_BYTES = 1 << 30
+_GRAPHS, _OPERATIONS = 100, 500
 
 
 def exchange(worker: str, source: str, target: str, **settings: Any) -> None:
@@ -59,6 +61,45 @@ def work_under_way(worker: str) -> None:
             second.load(target, identity)
             total = float(target["a"].sum())
     assert total == 3.0 * (8 << 20), total
+
+
+def graphs_meanwhile(worker: str) -> None:
+    """Graphs can be captured, in torch's default mode, while other threads publish and load."""
+    cuda: Any = torch.cuda  # in parts untyped
+    weights = {f"w{i}": random_tensor(torch.bfloat16, 4 << 20) for i in range(8)}
+    target = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    rounds, failures = [0], []
+    done = threading.Event()
+
+    def exchanges() -> None:
+        try:
+            with FastLoader(Config(worker=worker)) as first, FastLoader(Config(worker=worker, pin="pool")) as second:
+                while not done.is_set():
+                    identity = {"check": uuid.uuid4().hex}
+                    with first.publish(weights, identity):
+                        second.load(target, identity)
+                    rounds[0] += 1
+        except BaseException as error:
+            failures.append(error)
+
+    value = torch.ones(1 << 20, device="cuda")
+    thread = threading.Thread(target=exchanges)
+    thread.start()
+    try:
+        for _ in range(_GRAPHS):
+            graph = cuda.CUDAGraph()
+            with cuda.graph(graph):
+                result = value
+                for _ in range(_OPERATIONS):
+                    result = result * 2 - value
+            graph.replay()
+            assert float(result[0]) == 1.0
+    finally:
+        done.set()
+        thread.join(60)
+    assert not failures, failures
+    assert rounds[0] > 1, rounds
+    assert same(weights, target)
 
 
 def arrays_of_others(worker: str) -> None:
@@ -170,6 +211,7 @@ def host_checks() -> dict[str, Callable[[str], None]]:
         "every dtype, without digests": lambda worker: exchange(worker, "cuda", "cuda", verify="layout"),
         "every dtype, trusted by SHA-256": trusted,
         "work under way on a stream": work_under_way,
+        "graphs that are captured meanwhile": graphs_meanwhile,
         "arrays of CuPy and __cuda_array_interface__": arrays_of_others,
         "bad input": bad_input,
         "a reader that is killed": killed_reader,

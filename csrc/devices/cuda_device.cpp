@@ -251,7 +251,10 @@ class CudaDevice final : public Device {
   int index() const noexcept override { return index_; }
   bool cpu_accessible() const noexcept override { return false; }
   bool copies_are_checked() const noexcept override { return true; }  // PCIe and NVLink have checksums a packet
-  void bind_thread() override { check(driver_.set_context(context_.handle()), "cuCtxSetCurrent"); }
+  void bind_thread() override {
+    check(driver_.set_context(context_.handle()), "cuCtxSetCurrent");
+    cuda::Relaxed::thread();
+  }
   void wait_for_stream(std::uint64_t handle, Deadline deadline) override {
     const Bound bound(context_);
     check(bound.result(), "cuCtxPushCurrent");

@@ -81,6 +81,7 @@ Driver::Driver() {
   load(load_module, "cuModuleLoadData");
   load(get_function, "cuModuleGetFunction");
   load(launch, "cuLaunchKernel");
+  load(exchange_capture_mode, "cuThreadExchangeStreamCaptureMode");
   simulated = ::dlsym(library_, "yrfl_sim_counters") != nullptr;
   const Result result = initialize(0);
   if (result == kNoDevice) fail("cuInit failed with " + describe(result) + "; CUDA_VISIBLE_DEVICES may hide them");
@@ -110,6 +111,11 @@ void check(Result result, const char* call) {
   throw Error(code, "device", detail);
 }
 
+void Relaxed::thread() noexcept {
+  int mode = kRelaxed;
+  static_cast<void>(Driver::instance().exchange_capture_mode(&mode));
+}
+
 const Context& Context::of(int device) {
   static std::mutex mutex;
   static auto* const made = new std::map<int, std::unique_ptr<Context>>;  // never destroyed
@@ -121,6 +127,7 @@ const Context& Context::of(int device) {
 
 Context::Context(int device) {
   const Driver& driver = Driver::instance();
+  const Relaxed relaxed;
   int count = 0;
   check(driver.device_count(&count), "cuDeviceGetCount");
   if (device < 0 || device >= count)

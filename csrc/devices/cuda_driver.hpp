@@ -60,6 +60,7 @@ class Driver {
   Result (*get_function)(Handle*, Handle, const char*) = nullptr;
   Result (*launch)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Handle, void**,
                    void**) = nullptr;
+  Result (*exchange_capture_mode)(int*) = nullptr;
   bool simulated = false;
 
   /// "CUDA_ERROR_OUT_OF_MEMORY (2): out of memory".
@@ -77,6 +78,23 @@ class Driver {
 
 /// Throws kResourceExhausted where memory is short, kDevice for every other error.
 void check(Result result, const char* call);
+
+/// While a thread captures a graph in mode `global`, which is torch's default, whatever another thread does that a
+/// graph could not repeat, such as to allocate or to ask whether an event is done, is refused and ends the capture. Not
+/// so in mode `relaxed`, which the calling thread is in while this lives.
+class Relaxed {
+ public:
+  Relaxed() noexcept { static_cast<void>(Driver::instance().exchange_capture_mode(&mode_)); }
+  Relaxed(const Relaxed&) = delete;
+  Relaxed& operator=(const Relaxed&) = delete;
+  ~Relaxed() { static_cast<void>(Driver::instance().exchange_capture_mode(&mode_)); }
+  /// For a thread of this package's own, for good.
+  static void thread() noexcept;
+
+ private:
+  static constexpr int kRelaxed = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED
+  int mode_ = kRelaxed;               ///< The other of the two: what the thread is to be in next.
+};
 
 /// A device's primary context, which the whole process shares with torch and others. Retained when first asked for, and
 /// never released: memory and streams of it may live until the process ends.
@@ -101,7 +119,7 @@ class Context {
   Handle digest_kernel_ = nullptr;
 };
 
-/// Makes a context the calling thread's own while it lives: a caller's thread keeps the one that it had.
+/// Makes a context the calling thread's own while it lives: a caller's thread keeps the one that it had, and its mode.
 class Bound {
  public:
   explicit Bound(const Context& context) noexcept : result_(Driver::instance().push_context(context.handle())) {}
@@ -114,6 +132,7 @@ class Bound {
   Result result() const noexcept { return result_; }
 
  private:
+  const Relaxed relaxed_;
   const Result result_;
 };
 

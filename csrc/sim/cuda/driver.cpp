@@ -61,6 +61,10 @@ constexpr Named kNames[] = {
     {kAlreadyRegistered, "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED", "part of the memory range is already mapped"},
     {kNotRegistered, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED", "pointer does not correspond to a registered region"},
     {kNotPermitted, "CUDA_ERROR_NOT_PERMITTED", "operation not permitted"},
+    {kIllegalState, "CUDA_ERROR_ILLEGAL_STATE", "the operation cannot be performed in the present state"},
+    {kCaptureUnsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {kCaptureInvalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+     "operation failed due to a previous error during capture"},
 };
 
 const Named* named(int result) {
@@ -82,6 +86,11 @@ int enter_context(const char* call) {
   const int result = enter(call);
   if (result != kSuccess) return result;
   return current_device() < 0 ? kInvalidContext : kSuccess;
+}
+
+int enter_unsafe(const char* call) {
+  const int result = enter_context(call);
+  return result == kSuccess ? check_capture() : result;
 }
 
 int current_device() { return contexts.empty() ? -1 : contexts.back(); }

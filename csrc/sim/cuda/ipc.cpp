@@ -88,7 +88,7 @@ YRFL_SIM_API int cuIpcGetMemHandle(Opaque* opaque, std::uint64_t address) {
 }
 
 YRFL_SIM_API int cuIpcOpenMemHandle_v2(std::uint64_t* address, Opaque opaque, unsigned) {
-  if (const int result = enter_context("cuIpcOpenMemHandle")) return result;
+  if (const int result = enter_unsafe("cuIpcOpenMemHandle")) return result;
   if (address == nullptr) return kInvalidValue;
   Handle handle{};
   std::memcpy(&handle, &opaque, sizeof handle);
@@ -114,7 +114,7 @@ YRFL_SIM_API int cuIpcOpenMemHandle_v2(std::uint64_t* address, Opaque opaque, un
 }
 
 YRFL_SIM_API int cuIpcCloseMemHandle(std::uint64_t address) {
-  if (const int result = enter_context("cuIpcCloseMemHandle")) return result;
+  if (const int result = enter_unsafe("cuIpcCloseMemHandle")) return result;
   Open& open = Open::instance();
   const std::lock_guard<std::mutex> lock(open.mutex);
   const auto times = open.times.find(address);

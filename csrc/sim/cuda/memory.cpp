@@ -169,7 +169,7 @@ using namespace yr_fastload::sim;
 using namespace yr_fastload::sim::cuda;
 
 YRFL_SIM_API int cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
-  if (const int result = enter_context("cuMemAlloc")) return result;
+  if (const int result = enter_unsafe("cuMemAlloc")) return result;
   if (address == nullptr || bytes == 0) return kInvalidValue;
   if (const int result = refused(Operation::kMalloc, kInvalidValue)) return result;
   void* backing = nullptr;
@@ -188,7 +188,7 @@ YRFL_SIM_API int cuMemAlloc_v2(std::uint64_t* address, std::size_t bytes) {
 }
 
 YRFL_SIM_API int cuMemFree_v2(std::uint64_t address) {
-  if (const int result = enter_context("cuMemFree")) return result;
+  if (const int result = enter_unsafe("cuMemFree")) return result;
   const auto allocation = find_allocation(pointer(address));
   if (!allocation || !allocation->own) return kInvalidValue;
   return result_of(release(bytes_of(pointer(address), 1), false));
@@ -210,23 +210,23 @@ YRFL_SIM_API int cuPointerGetAttribute(void* value, int attribute, std::uint64_t
 }
 
 YRFL_SIM_API int cuMemHostAlloc(void** data, std::size_t bytes, unsigned) {
-  if (const int result = enter_context("cuMemHostAlloc")) return result;
+  if (const int result = enter_unsafe("cuMemHostAlloc")) return result;
   if (const int result = refused(Operation::kPin, kInvalidValue)) return result;
   return result_of(allocate(kHost, bytes, data));
 }
 
 YRFL_SIM_API int cuMemFreeHost(void* data) {
-  if (const int result = enter_context("cuMemFreeHost")) return result;
+  if (const int result = enter_unsafe("cuMemFreeHost")) return result;
   return data == nullptr ? kInvalidValue : result_of(release(data, true));
 }
 
 YRFL_SIM_API int cuMemcpyHtoD_v2(std::uint64_t destination, const void* source, std::size_t bytes) {
-  if (const int result = enter_context("cuMemcpyHtoD")) return result;
+  if (const int result = enter_unsafe("cuMemcpyHtoD")) return result;
   return is_device_memory(pointer(destination)) ? copy_now(pointer(destination), source, bytes) : kInvalidValue;
 }
 
 YRFL_SIM_API int cuMemcpyDtoH_v2(void* destination, std::uint64_t source, std::size_t bytes) {
-  if (const int result = enter_context("cuMemcpyDtoH")) return result;
+  if (const int result = enter_unsafe("cuMemcpyDtoH")) return result;
   return is_device_memory(pointer(source)) ? copy_now(destination, pointer(source), bytes) : kInvalidValue;
 }
 

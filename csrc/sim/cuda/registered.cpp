@@ -53,7 +53,7 @@ using namespace yr_fastload::sim;
 using namespace yr_fastload::sim::cuda;
 
 YRFL_SIM_API int cuMemHostRegister_v2(void* data, std::size_t bytes, unsigned) {
-  if (const int result = enter_context("cuMemHostRegister")) return result;
+  if (const int result = enter_unsafe("cuMemHostRegister")) return result;
   if (data == nullptr || bytes == 0) return kInvalidValue;
   if (const int result = refused(Operation::kRegister, kNotPermitted)) return result;
   const auto first = reinterpret_cast<std::uintptr_t>(data);
@@ -70,7 +70,7 @@ YRFL_SIM_API int cuMemHostRegister_v2(void* data, std::size_t bytes, unsigned) {
 }
 
 YRFL_SIM_API int cuMemHostUnregister(void* data) {
-  if (const int result = enter_context("cuMemHostUnregister")) return result;
+  if (const int result = enter_unsafe("cuMemHostUnregister")) return result;
   const auto first = reinterpret_cast<std::uintptr_t>(data);
   Registered& registered = Registered::instance();
   const std::lock_guard<std::mutex> lock(registered.mutex);

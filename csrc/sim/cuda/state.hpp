@@ -24,12 +24,15 @@ enum Result : int {
   kMapFailed = 205,
   kNoPeerAccess = 217,
   kInvalidHandle = 400,
+  kIllegalState = 401,
   kNotFound = 500,
   kNotReady = 600,
   kIllegalAddress = 700,
   kAlreadyRegistered = 712,
   kNotRegistered = 713,
   kNotPermitted = 800,
+  kCaptureUnsupported = 900,
+  kCaptureInvalidated = 901,
 };
 
 /// Counts the call. Not 0 if the driver is not initialised, or an error that lasts has come before.
@@ -37,6 +40,13 @@ int enter(const char* call);
 
 /// The same, and that the calling thread has a context.
 int enter_context(const char* call);
+
+/// kSuccess if the calling thread may do now what no graph could repeat, such as allocate; else what that is refused
+/// with while streams are captured, whose capture it has made invalid.
+int check_capture();
+
+/// `enter_context`, for such a call.
+int enter_unsafe(const char* call);
 
 /// Device of the calling thread's context; -1 without one.
 int current_device();

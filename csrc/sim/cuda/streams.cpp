@@ -67,7 +67,7 @@ YRFL_SIM_API int cuStreamDestroy_v2(void* handle) {
 }
 
 YRFL_SIM_API int cuStreamSynchronize(void* handle) {
-  if (const int result = enter_context("cuStreamSynchronize")) return result;
+  if (const int result = enter_unsafe("cuStreamSynchronize")) return result;
   const auto stream = stream_of(handle);
   return stream == nullptr ? kInvalidHandle : settle(stream->synchronize(-1, 0));
 }
@@ -95,6 +95,7 @@ YRFL_SIM_API int cuEventRecord(void* handle, void* stream_handle) {
 /// An event that was not recorded is done.
 YRFL_SIM_API int cuEventQuery(void* handle) {
   if (const int result = enter("cuEventQuery")) return result;
+  if (const int result = check_capture()) return result;
   const auto event = event_of(handle);
   if (event == nullptr) return kInvalidHandle;
   if (!event->recorded() || event->done_soon()) return kSuccess;
