@@ -191,6 +191,46 @@ def test_a_source_waits_for_no_reader_for_ever(process, tmp_path, settings, faul
     assert read[1][0] in codes
 
 
+def test_a_worker_that_dies_and_comes_back(own_worker, start_again, tmp_path):
+    """What a reader copies meanwhile is right or a typed error, in time; then both go on."""
+    control = tmp_path / "control"
+    control.write_text("copy@5+:delay_ms=20")  # the first four filled the tensors; more than 60 follow
+    address = own_worker.address
+    prelude = PRELUDE.format(model=uuid.uuid4().hex, worker=address) + HERE
+    settings = "publish_as='d2d', rpc_timeout_s=1"
+    again = """
+publication.close(); told(); publication = first.publish(weights, {"again": 1}); say(publication.state); told()
+"""
+    reader = """
+told(); say(second.load(target, {"again": 1}).transport); say(equal(target, 1)); second.close()
+"""
+    with (
+        start(prelude + SOURCE.format(settings=settings) + again, kind="cuda") as first,
+        start(
+            prelude + READER.format(settings=settings + ", hold=False") + READING + reader,
+            kind="cuda",
+            YR_FASTLOAD_SIM_CONTROL=control,
+        ) as second,
+    ):
+        first.heard()
+        second.tell(1)
+        assert second.heard() == "reading"
+        own_worker.stop(force=True)
+        outcome, right = second.heard(), second.heard()
+        second.heard()
+        assert outcome[0] in ("d2d", "UNAVAILABLE", "TRANSFER_TIMEOUT", "PARTIAL_TRANSFER", "NOT_PUBLISHED"), outcome
+        assert right or outcome[0] != "d2d"
+        control.write_text("")
+        first.tell(1)
+        start_again(address)
+        first.tell(1)
+        assert first.heard() == "live"
+        second.tell(1)
+        assert second.finish().said[-2:] == ["d2d", True]
+        first.tell(1)
+        first.finish()
+
+
 @pytest.mark.parametrize(("offers", "transport"), [("d2d", "host"), ("d2d+host", "host")])
 def test_memory_that_others_cannot_open_is_published_as_a_copy(process, offers, transport):
     publish = SOURCE.format(settings=f"publish_as={offers!r}")
