@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from yr_fastload_native import Config, FastLoader
 from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
 from yr_fastload_native.checkpoints.synthetic import make_qwen2
+from yr_fastload_native.checkpoints.tensor_files import TensorFiles
 from yr_fastload_native.measuring.resources import private_worker
 
 __all__ = ["measure"]
@@ -69,9 +70,10 @@ def _first(config: Config, directory: Path, rounds: int, note: Callable[[str], N
             _drop(files)
             announced = threading.Event()
             started = time.perf_counter()
-            publishing = pool.submit(publisher.publish_checkpoint, directory, announced=announced.set)
+            sampled = TensorFiles.of(directory, deadline_s=config.deadline_s)  # once for both, as in vLLM
+            publishing = pool.submit(publisher.publish_checkpoint, sampled, announced=announced.set)
             announced.wait(config.publish_deadline_s)
-            opened = reader.checkpoint(directory, framework="torch")
+            opened = reader.checkpoint(sampled, framework="torch")
             mine = _copied(opened.items())
             seconds["publishing"].append(time.perf_counter() - started)
             publishing.result().close()

@@ -110,7 +110,7 @@ using GivenFiles = std::vector<std::tuple<std::uint64_t, std::uint64_t, int>>;
 using Stored = std::vector<std::tuple<std::uint64_t, std::uint64_t>>;
 using ToldStored = std::optional<py::typing::Callable<void(Stored)>>;
 
-/// Chunks that threads have stored, until the waiting thread tells Python of them.
+/// Chunks that threads have stored, until the waiting thread tells Python of them; at first, of none.
 class StoredSince {
  public:
   void add(std::uint64_t chunk, std::uint64_t digest) {
@@ -125,12 +125,15 @@ class StoredSince {
       const std::lock_guard<std::mutex> lock(mutex_);
       stored.swap(stored_);
     }
-    if (stored.empty()) return;
+    const bool begins = !std::exchange(has_begun_, true);
+    if (!begins && stored.empty()) return;
     const WithGil gil;
-    told(stored);
+    if (begins) told(Stored());
+    if (!stored.empty()) told(stored);
   }
 
  private:
+  bool has_begun_ = false;
   std::mutex mutex_;
   Stored stored_;
 };
@@ -238,8 +241,8 @@ void register_transfer(py::module_& module) {
       py::arg("pool") = py::none(), py::arg("stored") = py::none(), py::arg("files") = GivenFiles(),
       py::arg("digest") = kDigestNames[0],
       "Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they "
-      "can be read; returns (digest of each chunk, seconds by stage). files: (address, bytes, descriptor) of mapped "
-      "ones that tensors may lie in, which are read by calls then.");
+      "can be read, and of none once there is room for all; returns (digest of each chunk, seconds by stage). files: "
+      "(address, bytes, descriptor) of mapped ones that tensors may lie in, which are read by calls then.");
   module.def("end_transfers", &end_transfers,
              "End every transfer, including later ones, with SystemExit in the waiting thread.");
   module.def("digest_chunks", &digests, py::arg("plan"), py::arg("addresses"), py::kw_only(), py::arg("copy_threads"),

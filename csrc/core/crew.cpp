@@ -42,7 +42,13 @@ void Crew::run(const std::function<void()>& body) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (failure && !failure_) failure_ = failure;
   --running_;
-  ended_.notify_all();
+  changed_.notify_all();
+}
+
+void Crew::wake() noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  woken_ = true;
+  changed_.notify_all();
 }
 
 void Crew::cancel() noexcept {
@@ -59,8 +65,9 @@ bool Crew::wait(Deadline deadline, const Tick& tick) {
   std::unique_lock<std::mutex> lock(mutex_);
   while (running_ > 0 && !deadline.passed()) {
     const auto next = std::min(deadline.at(), Deadline::Clock::now() + kTickInterval);
-    const bool ended = ended_.wait_until(lock, next, [&] { return running_ == 0; });
-    if (tick && !ended) {
+    changed_.wait_until(lock, next, [&] { return running_ == 0 || woken_; });
+    woken_ = false;
+    if (tick && running_ > 0) {
       lock.unlock();
       tick();  // an exception from it leaves the rest to the destructor
       lock.lock();

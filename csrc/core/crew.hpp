@@ -50,6 +50,9 @@ class Crew {
   /// Sets what is called once on cancellation, to wake bodies that sleep in a channel. Call before the first `start`.
   void on_cancel(std::function<void()> hook) { hooks_.push_back(std::move(hook)); }
 
+  /// Has the thread in `wait` call its tick now.
+  void wake() noexcept;
+
   /// Joins all threads. Returns false if the deadline cancelled them first.
   bool wait(Deadline deadline, const Tick& tick);
 
@@ -61,8 +64,9 @@ class Crew {
   CancelFlag& cancelled_;
   std::vector<std::function<void()>> hooks_;
   std::mutex mutex_;
-  std::condition_variable ended_;
+  std::condition_variable changed_;
   std::size_t running_ = 0;
+  bool woken_ = false;
   std::exception_ptr failure_;
   std::vector<std::thread> threads_;
 };

@@ -585,13 +585,16 @@ class Publish {
   }
 
   void seal_all() {
+    if (options_.stored) crew_.wake();  // there is room for all
     while (auto first = filled_.pop()) {
       std::vector<std::unique_ptr<ObjectDraft>> batch;
       batch.push_back(std::move(drafts_[*first]));
       const Stopwatch watch;
       store_.seal(std::move(batch), options_.deadline);
       seal_seconds_.add(watch);
-      if (options_.stored) options_.stored(*first, options_.verify ? result_.digests[*first] : 0);
+      if (!options_.stored) continue;
+      options_.stored(*first, options_.verify ? result_.digests[*first] : 0);
+      crew_.wake();
     }
   }
 

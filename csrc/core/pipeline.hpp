@@ -27,7 +27,8 @@ struct TransferOptions {
   /// Loads only: what a device that takes digests copies straight from where it is; null for nothing.
   LockedChunks* locked = nullptr;
   Deadline deadline = Deadline::after(30.0);
-  /// Called by the waiting thread every few milliseconds, with the bytes copied so far; throws to give up.
+  /// Called by the waiting thread every few milliseconds, with the bytes copied so far; throws to give up. With
+  /// `stored`, also once there is room for all chunks, and after each.
   std::function<void(std::uint64_t)> progress;
   /// Loads only: called by the thread that copied a chunk, once it is in the tensors and, if requested, verified.
   std::function<void(std::uint64_t)> arrived;

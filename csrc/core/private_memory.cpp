@@ -64,14 +64,15 @@ class NamelessFiles {
   /// Throws kDevice if no process that this one may inspect has it open.
   Descriptor open(const Mapping& mapping) {
     if (mapping.inode == 0) refuse("it is no file's");
-    std::size_t next = 0;
-    do {
-      for (; next < seen_.size(); ++next)
-        if (seen_[next].inode == mapping.inode && seen_[next].device == mapping.device)
-          if (std::optional<Descriptor> file = same(seen_[next], mapping)) return std::move(*file);
-    } while (look_into_next());
-    refuse("no process that this one may look into has " + mapping.path +
-           " open; run the worker as the same user and in the same container");
+    // Whoever maps chunks as they come would search each time. Only names are kept: a descriptor keeps memory.
+    thread_local std::deque<Seen> found;
+    for (const Seen& each : found)
+      if (each.inode == mapping.inode && each.device == mapping.device)
+        if (std::optional<Descriptor> file = same(each, mapping)) return std::move(*file);
+    auto [seen, file] = search(mapping);
+    found.push_front(std::move(seen));
+    if (found.size() > kKept) found.pop_back();
+    return std::move(file);
   }
 
  private:
@@ -80,6 +81,19 @@ class NamelessFiles {
     ino_t inode;
     dev_t device;
   };
+
+  static constexpr std::size_t kKept = 8;
+
+  std::pair<Seen, Descriptor> search(const Mapping& mapping) {
+    std::size_t next = 0;
+    do {
+      for (; next < seen_.size(); ++next)
+        if (seen_[next].inode == mapping.inode && seen_[next].device == mapping.device)
+          if (std::optional<Descriptor> file = same(seen_[next], mapping)) return {seen_[next], std::move(*file)};
+    } while (look_into_next());
+    refuse("no process that this one may look into has " + mapping.path +
+           " open; run the worker as the same user and in the same container");
+  }
 
   static std::optional<Descriptor> same(const Seen& seen, const Mapping& mapping) {
     Descriptor file(::open(seen.path.c_str(), O_RDONLY | O_CLOEXEC));

@@ -38,12 +38,15 @@ class HalfWay:
     def __init__(self, pool: ThreadPoolExecutor, patch: pytest.MonkeyPatch) -> None:
         self._pool = pool
         self._may_go_on = threading.Event()
-        self.announced = threading.Event()
+        self._told = threading.Event()
         self.error: Exception | None = None
         real = Growth.stored
 
         def stored(growth: Growth, chunks: Sequence[tuple[int, int]]) -> None:
             real(growth, chunks[:FIRST])
+            if not chunks:
+                return
+            self._told.set()
             assert self._may_go_on.wait(PATIENCE_S)
             if self.error is not None:
                 raise self.error
@@ -52,8 +55,8 @@ class HalfWay:
         patch.setattr(Growth, "stored", stored)
 
     def start(self, loader: fl.FastLoader, directory: Path) -> Future[fl.Publication]:
-        publishing = self._pool.submit(loader.publish_checkpoint, directory, announced=self.announced.set)
-        assert self.announced.wait(PATIENCE_S)
+        publishing = self._pool.submit(loader.publish_checkpoint, directory)
+        assert self._told.wait(PATIENCE_S)
         return publishing
 
     def go_on(self) -> None:
@@ -99,6 +102,28 @@ def test_what_is_there_can_be_read_and_the_rest_is_waited_for(
     assert not opened.from_files
     assert publishing.result().generation == opened.generation
     assert_right(guest.checkpoint(directory, framework="torch"), wanted)
+
+
+def test_it_is_opened_before_anything_has_come(
+    publisher: fl.FastLoader, guest: fl.FastLoader, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced, may_go_on = threading.Event(), threading.Event()
+    real = Growth.stored
+
+    def stored(growth: Growth, chunks: Sequence[tuple[int, int]]) -> None:
+        assert not chunks or may_go_on.wait(PATIENCE_S)
+        real(growth, chunks)
+
+    monkeypatch.setattr(Growth, "stored", stored)
+    with ThreadPoolExecutor() as pool:
+        publishing = pool.submit(publisher.publish_checkpoint, directory, announced=announced.set)
+        assert announced.wait(PATIENCE_S)
+        opened = guest.checkpoint(directory, framework="torch")
+        assert not names_told(opened)
+        may_go_on.set()
+        assert_right(opened, weights())
+        assert not opened.from_files
+        publishing.result()
 
 
 def test_tensors_that_share_chunks_come_first(

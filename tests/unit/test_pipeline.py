@@ -115,13 +115,16 @@ def test_a_publisher_tells_of_chunks_as_they_are_stored() -> None:
     """Those of small tensors first, although they are the last ones of the plan."""
     setup = Setup([2 * MIB, 100, 3 * MIB, 200], chunk_bytes=4 * MIB)
     told: list[tuple[int, int]] = []
+    calls: list[int] = []
 
     def stored(chunks: list[tuple[int, int]]) -> None:
+        calls.append(len(chunks))
         assert all(setup.store.exist(setup.keys(*(chunk for chunk, _ in chunks)), deadline_s=1))
         told.extend(chunks)
 
     setup.publish(stored=stored, copy_threads=1)
     assert dict(told) == dict(enumerate(setup.digests))
+    assert calls[0] == 0  # once there was room for all
     assert [chunk for chunk, _ in told] == [setup.plan.chunks - 1, *range(setup.plan.chunks - 1)]
 
 

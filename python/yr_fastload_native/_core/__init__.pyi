@@ -819,7 +819,7 @@ def publish_chunks(
     digest: str = "nh64-1",
 ) -> tuple[memoryview, dict[str, float]]:
     """
-    Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they can be read; returns (digest of each chunk, seconds by stage). files: (address, bytes, descriptor) of mapped ones that tensors may lie in, which are read by calls then.
+    Copy tensors, by default of ordinary memory, into chunks, and tell `stored` of them, [(chunk, digest)], as they can be read, and of none once there is room for all; returns (digest of each chunk, seconds by stage). files: (address, bytes, descriptor) of mapped ones that tensors may lie in, which are read by calls then.
     """
 
 def publish_staged(

@@ -247,12 +247,12 @@ def _check_same(files: TensorFiles, generation: Generation) -> None:
 
 
 def _reader(session: StoreSession, generation: Generation, framework: str, terms: ReadTerms) -> CheckpointReader:
-    manifest, plan, store = generation.manifest, generation.manifest.plan(), session.catalogue.store
+    manifest, plan = generation.manifest, generation.manifest.plan()
     prefix = generation.chunk_prefix
     if generation.digests is not None:
-        chunks = StoredChunks(store, prefix, plan, manifest.digest, generation.digests.chunks, session.copy_threads)
+        chunks = StoredChunks(session, prefix, plan, manifest.digest, generation.digests.chunks)
         return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms)
     digests = array("Q", bytes(8 * plan.chunks))
     arriving = Arriving(Arrivals(session.catalogue, generation), digests, terms.deadline_s)
-    chunks = StoredChunks(store, prefix, plan, manifest.digest, digests, session.copy_threads)
+    chunks = StoredChunks(session, prefix, plan, manifest.digest, digests)
     return CheckpointReader(generation, plan, chunks, VIEWS[framework](), terms, arriving)

@@ -55,7 +55,7 @@ class CheckpointCalls:
             directory: With files of safetensors, or with torch's, which torch reads; or the only file; or those files
                 that somebody has chosen.
             progress: As in `publish`.
-            announced: Called once `checkpoint` finds it, with the first chunk.
+            announced: Called once `checkpoint` finds it: there is room for all of it.
 
         Raises:
             InvalidArgumentError: There are no such files, or one cannot be read.

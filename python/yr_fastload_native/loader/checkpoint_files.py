@@ -62,12 +62,11 @@ def _check_stored(files: TensorFiles, job: PublishJob, stored: Sequence[tuple[in
     for chunk, digest in stored:
         digests[chunk] = digest
     chunks = StoredChunks(
-        job.worker.catalogue.store,
+        job.worker,
         job.who.chunk_prefix(job.generation),
         job.plan,
         job.chunks.digest,
         digests,
-        job.worker.copy_threads,
     )
     wanted = [chunk for chunk, _ in stored]
     for first in range(0, len(wanted), _COMPARED_AT_ONCE):

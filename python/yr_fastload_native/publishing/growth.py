@@ -43,7 +43,7 @@ class Growing:
 
 
 class Growth:
-    """One such generation: announced with its first chunk, under a lease of its own until all are there.
+    """One such generation: announced once there is room for it, under a lease of its own until all chunks are there.
 
     Args:
         catalogue: Where it is.
@@ -78,15 +78,16 @@ class Growth:
         """Let chunks be read.
 
         Args:
-            chunks: Each with its digest.
+            chunks: Each with its digest; none once there is room for all.
 
         Raises:
             OvertakenError: There is another generation.
             FastLoadError: As from the check, or from the store.
         """
-        self._growing.check(self._job, chunks)
-        self._told |= dict(chunks)
-        self._arrivals.tell(self._told, ttl_s=self._job.ttl_s, deadline=self._job.deadline)
+        if chunks:
+            self._growing.check(self._job, chunks)
+            self._told |= dict(chunks)
+            self._arrivals.tell(self._told, ttl_s=self._job.ttl_s, deadline=self._job.deadline)
         self._announce()
 
     def complete(self, digests: array[int], sha256: list[str] | None) -> Generation:

@@ -47,6 +47,16 @@ class StoreSession:
         except ValueError:
             return False
 
+    def mapping_reader(self, key_prefix: str, chunks: int) -> _core.StoreReader:
+        """Of this many stored chunks, which are to be mapped.
+
+        A worker that is alone has all in its memory, which need not be asked for as a link carries it.
+        """
+        batch = max(1, chunks)
+        return _core.StoreReader(
+            self.catalogue.store, key_prefix, first_batch=batch if self.is_alone else 1, batch=batch
+        )
+
 
 @attrs.frozen
 class Request:
@@ -85,7 +95,8 @@ class PublishJob(Request):
     Attributes:
         generation: Its name; nothing in the store tells of it yet.
         ttl_s: Life of what is stored until a lease renews it.
-        stored: Called with chunks and their digests once they are stored, by a transport that copies.
+        stored: Called with chunks and their digests once they are stored, by a transport that copies; with none at
+            first, once there is room for all.
         files: Mapped ones that tensors may lie in.
     """
 

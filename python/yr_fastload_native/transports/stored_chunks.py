@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from yr_fastload_native import _core
 from yr_fastload_native.errors import DeviceError, FastLoadError, IntegrityError, PartialTransferError
 from yr_fastload_native.transports.alias_watchdog import watch
+from yr_fastload_native.transports.jobs import StoreSession
 
 __all__ = ["Memory", "StoredChunks"]
 
@@ -30,12 +31,11 @@ class StoredChunks:
     """The chunks of one generation. Thread-safe.
 
     Args:
-        store: That holds them.
+        worker: That holds them.
         key_prefix: Of their keys.
         plan: How tensors are cut into them.
         digest: Which one they have, of `_core.digest_names`.
         digests: Of each.
-        copy_threads: That compare.
 
     Attributes:
         cut: Tensors that lie in several chunks.
@@ -43,20 +43,19 @@ class StoredChunks:
 
     def __init__(
         self,
-        store: _core.ObjectStore,
+        worker: StoreSession,
         key_prefix: str,
         plan: _core.Plan,
         digest: str,
         digests: Sequence[int],
-        copy_threads: int,
     ) -> None:
-        self._store = store
+        self._store = worker.catalogue.store
         self._keys = _core.chunk_keys(key_prefix, plan.chunks)
-        self._reader = _core.StoreReader(store, key_prefix, first_batch=1, batch=max(1, plan.chunks))
+        self._reader = worker.mapping_reader(key_prefix, plan.chunks)
         self._plan = plan
         self._digest = digest
         self._digests = digests
-        self._copy_threads = copy_threads
+        self._copy_threads = worker.copy_threads
         self._lock = threading.Lock()
         self._may_map = True
         self._blobs = np.asarray(plan.blobs).reshape(-1, 4)

@@ -83,10 +83,7 @@ def _map_chunks(job: LoadJob, wanted: Iterable[int]) -> list[_Alias]:
     tensors = _tensors_by_chunk(job, wanted)
     if not tensors:
         return []
-    store, prefix = job.worker.catalogue.store, job.generation.chunk_prefix
-    # A worker on loopback has no others: all is in its memory, and need not be asked for as a link carries it.
-    first_batch = job.plan.chunks if job.worker.is_alone else 1
-    reader = _core.StoreReader(store, prefix, first_batch=first_batch, batch=job.plan.chunks)
+    reader = job.worker.mapping_reader(job.generation.chunk_prefix, job.plan.chunks)
     mapped = _core.map_chunks(reader, list(tensors), deadline_s=job.deadline.left())
     return [
         _Alias(chunk, memory, offsets)
