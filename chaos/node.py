@@ -176,8 +176,8 @@ class Commands:
 
     def holds(self, identity: dict[str, Any]) -> _Answer:
         """Whether it keeps this published, or means to as soon as it can."""
-        found = [loader.publication(identity) for loader in self._loaders]
-        return {"states": [publication.state for publication in found if publication is not None]}
+        found = list(filter(None, (loader.publication(identity) for loader in self._loaders)))
+        return {"states": [each.state for each in found], "trouble": [each.trouble for each in found if each.trouble]}
 
     def written(self) -> _Answer:
         """Bytes written to destinations after their load had ended, by round."""

@@ -35,14 +35,16 @@ class HostScenario(Scenario):
         self.cluster.host(where).kill()
         self._leaks.forget(where)
 
-    def _holders(self) -> list[Node]:
-        found = []
+    def _holders(self) -> dict[Node, str]:
+        """Who holds it, each with what is in the way of its lease."""
+        found = {}
         for node in self.nodes:
             if node.gone or node in self._verdict.to_die:
                 continue
             node.start("holds", identity=self.spec.identity)
-            if _HELD & set(self._finish(node, _ANSWER_S).get("states", ())):
-                found.append(node)
+            answer = self._finish(node, _ANSWER_S)
+            if _HELD & set(answer.get("states", ())):
+                found[node] = str(answer["trouble"])
         return found
 
     def run(self, fault: Fault) -> None:
@@ -70,7 +72,7 @@ class HostScenario(Scenario):
                 return
             tries.append(f"{answer.get('error')}: {answer.get('message')}")
             time.sleep(_PAUSE_S)
-        told = [f"{node.name} on host {node.where}:\n{node.tail()}" for node in (*holders, guest)]
+        told = [f"{node.name} on host {node.where}: {why}\n{node.tail()}" for node, why in self._holders().items()]
         self._verdict.lost("\n".join([f"held by {len(holders)}; {tries[-1:]}", *told]))
 
     def _guest(self) -> Node:

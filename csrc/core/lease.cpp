@@ -10,6 +10,8 @@ namespace yr_fastload {
 namespace {
 
 constexpr double kLeaveSeconds = 1.0;
+constexpr double kRenewals = 3;       // per lease
+constexpr double kSoonerByTimes = 4;  // a renewal is tried again after one that was not complete
 
 }  // namespace
 
@@ -87,21 +89,25 @@ void Lease::take_slot(Deadline deadline) {
               {keys_.slot_prefix});
 }
 
+double Lease::interval_s() const noexcept { return times_.lease_s / kRenewals; }
+
 void Lease::renew_until_told(bool at_once) {
-  const std::chrono::duration<double> interval(times_.lease_s / 3.0);
-  std::chrono::duration<double> rest(at_once ? 0 : interval.count());
+  double rest_s = at_once ? 0 : interval_s();
   std::unique_lock<std::mutex> lock(mutex_);
-  while (!told_.wait_for(lock, rest, [this] { return state_ != LeaseState::kLive; })) {
+  const auto is_over = [this] { return state_ == LeaseState::kSuperseded || state_ == LeaseState::kLeft; };
+  while (!told_.wait_for(lock, std::chrono::duration<double>(rest_s), is_over)) {
+    const LeaseState before = state_;
     lock.unlock();
-    rest = interval;
     try {
-      const Deadline deadline = Deadline::after(interval.count());
-      renew(deadline);
+      const Deadline deadline = Deadline::after(interval_s());
+      if (before == LeaseState::kLive || is_there(keys_.data, deadline)) renew(deadline);
       if (status().state == LeaseState::kLive) enlist(deadline);
     } catch (const std::exception& error) {
-      settle(LeaseState::kLive, error.what());  // tried again in the next interval
+      settle(before, error.what());  // tried again
     }
     lock.lock();
+    const bool is_troubled = state_ == LeaseState::kLive && !last_error_.empty();
+    rest_s = is_troubled ? interval_s() / kSoonerByTimes : interval_s();
   }
   if (state_ != LeaseState::kSuperseded) return;
   lock.unlock();
@@ -120,16 +126,21 @@ void Lease::renew(Deadline deadline) {
   short_lived.push_back(keys_.head);
   if (!head && missing.size() == keys_.data.size())
     return settle(LeaseState::kLost, "the store lost all of it: " + abbreviate(missing));
-  if (missing.empty()) missing = revive(store_->expire(short_lived, times_.lease_s, deadline), deadline);
-  if (!missing.empty()) return settle_missing(missing);
-  missed_.reset();
-  settle(LeaseState::kLive, {});
+  const bool is_whole = missing.empty();
+  if (is_whole) missing = revive(store_->expire(short_lived, times_.lease_s, deadline), deadline);
+  if (missing.empty()) {
+    missed_.reset();
+    return settle(LeaseState::kLive, {});
+  }
+  if (!missed_) missed_.emplace();
+  const bool for_good = missed_->seconds() >= interval_s();
+  if (for_good && !is_whole) store_->erase({keys_.head}, deadline);  // in the way of whoever publishes it anew
+  settle(for_good ? LeaseState::kLost : LeaseState::kLive, "the store lost " + abbreviate(missing));
 }
 
-void Lease::settle_missing(const Keys& missing) {
-  if (!missed_) missed_.emplace();
-  const bool for_good = missed_->seconds() >= times_.lease_s;
-  settle(for_good ? LeaseState::kLost : LeaseState::kLive, "the store lost " + abbreviate(missing));
+bool Lease::is_there(const Keys& keys, Deadline deadline) const {
+  const std::vector<bool> there = store_->exist(keys, deadline);
+  return std::find(there.begin(), there.end(), false) == there.end();
 }
 
 /// Sets or renews the entry that lists this identity. Nothing depends on it: for a while there may be two entries, or
@@ -169,7 +180,7 @@ Keys Lease::revive(const Keys& missing, Deadline deadline) {
 void Lease::settle(LeaseState state, std::string why) {
   const std::lock_guard<std::mutex> lock(mutex_);
   last_error_ = std::move(why);
-  if (state_ == LeaseState::kLive) state_ = state;
+  if (state_ != LeaseState::kLeft) state_ = state;
   if (last_error_.empty()) renewed_ = Stopwatch();
 }
 

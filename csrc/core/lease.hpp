@@ -34,7 +34,7 @@ struct LeaseTimes {
 enum class LeaseState : std::uint8_t {
   kLive,
   kSuperseded,  ///< The head names another generation.
-  kLost,        ///< All of it is gone, or part of it for a whole lease: a worker restarted, or its host has gone.
+  kLost,        ///< All of it is gone, or part of it for a third of a lease; live again if it comes back.
   kLeft,        ///< `leave` was called.
 };
 
@@ -51,7 +51,8 @@ struct LeaseStatus {
 /// A source takes a free slot and renews slot, head and data until it leaves; the last one to leave erases everything.
 /// A source that dies stops renewing; after the last one, the head disappears within `lease_s`. Times are monotonic.
 /// Keys that are missing may come back, when the workers of a cluster have taken over what a dead one kept track of:
-/// for a lease they are looked for again.
+/// for a third of a lease they are looked for, more often than is renewed otherwise. What is lost then is looked for
+/// until this leaves, and not kept alive meanwhile; its head is erased.
 class Lease {
  public:
   static constexpr unsigned kSlots = 64;
@@ -76,11 +77,12 @@ class Lease {
   void take_slot(Deadline deadline);
   void join(Deadline deadline);
   void renew_until_told(bool at_once);
+  double interval_s() const noexcept;  ///< From one renewal to the next.
   void renew(Deadline deadline);
   void enlist(Deadline deadline);
   void delist(Deadline deadline);
   Keys revive(const Keys& missing, Deadline deadline);
-  void settle_missing(const Keys& missing);
+  bool is_there(const Keys& keys, Deadline deadline) const;
   void withdraw(Deadline deadline);
   void settle(LeaseState state, std::string why);
   Keys slots() const;

@@ -75,6 +75,29 @@ def test_a_copy_on_another_host_takes_the_place_of_one_that_died(bed: Bed, model
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("lost", [1, 2], ids=["has nothing", "published it"])
+def test_it_is_loaded_again_within_twice_the_node_timeout(bed: Bed, model: str, lost: int) -> None:
+    """With the times that `worker start` and a lease have by default: docs/cluster.md derives the bound."""
+    dead_s = 10
+    bed.start_workers(node_timeout_s=dead_s // 2, node_dead_timeout_s=dead_s)
+    reader, holder = bed.hosts[0].guest(), bed.hosts[3 - lost].guest()
+    first = bed.hosts[2].guest() if lost == 2 else holder
+    models = [f"{model}-{number}" for number in range(4)]  # whoever is lost keeps track of some of their keys
+    for each in models:
+        settings = {"model": each, "size_mb": SIZE_MB, "lease_s": dead_s, "chunk_bytes": 8 << 20}
+        assert "error" not in ask(first, "publish", **settings)
+        assert ask(holder, "load", **settings)["equal"]
+    quick = {"size_mb": SIZE_MB, "deadline_s": 1.0, "hold": False, "rpc_timeout_s": 0.5}
+    bed.hosts[lost].kill()
+    died, failed = time.monotonic(), 0.0
+    while time.monotonic() < died + 2 * dead_s:
+        if not all(ask(reader, "load", model=each, **quick).get("equal") for each in models):
+            failed = (time.monotonic() - died) / dead_s
+    for each in models:
+        assert loads(reader, each)(), f"{each}; not all could be loaded for {failed:.2f} node_dead_timeout_s"
+
+
+@pytest.mark.long
 def test_a_head_that_comes_back_is_joined_again(bed: Bed, model: str) -> None:
     bed.start_workers()
     source, reader = bed.hosts[1].guest(), bed.hosts[1].guest()

@@ -115,8 +115,8 @@ def test_lost_data_is_noticed(store: MemoryStore) -> None:
     assert "chunk-0" in lease.status()[2]
 
 
-def test_data_that_comes_back_within_a_lease_is_kept(store: MemoryStore) -> None:
-    lease = take(store, lease_s=2)
+def test_data_that_comes_back_soon_is_not_lost(store: MemoryStore) -> None:
+    lease = take(store, lease_s=6)
     store.erase(["chunk-0"], deadline_s=1)
     assert wait_until(lambda: "chunk-0" in lease.status()[2])
     assert state(lease) == "live"
@@ -125,6 +125,40 @@ def test_data_that_comes_back_within_a_lease_is_kept(store: MemoryStore) -> None
     time.sleep(2.5)
     assert state(lease) == "live"
     assert store.get(HEAD, deadline_s=1) == b"gen1"
+
+
+def test_data_that_is_missing_is_lost_within_a_lease(store: MemoryStore) -> None:
+    """Also where nobody could say so before: other workers take over, and do not know of it."""
+    lease_s = 3
+    lease = take(store, lease_s=lease_s)
+    store.set_faults(unreachable=True)
+    assert wait_until(lambda: "does not answer" in lease.status()[2])
+    store.set_faults()
+    store.erase(["chunk-0"], deadline_s=1)
+    assert wait_until(lambda: state(lease) == "lost", lease_s)
+
+
+def test_what_is_lost_is_live_again_if_it_comes_back(store: MemoryStore) -> None:
+    lease = take(store)
+    store.erase(["chunk-0"], deadline_s=1)
+    assert wait_until(lambda: state(lease) == "lost")
+    assert wait_until(lambda: not store.exist([HEAD], deadline_s=1)[0] or store.erase([HEAD], deadline_s=1) is None)
+    store.set_faults(unreachable=True)
+    assert wait_until(lambda: "does not answer" in lease.status()[2])
+    assert state(lease) == "lost"
+    store.set_faults()
+    put(store, "chunk-0", b"data")
+    assert wait_until(lambda: lease.status()[::2] == ("live", ""))
+    assert store.exist([HEAD, SLOT + "0", *DATA], deadline_s=1) == [True] * 5
+
+
+def test_what_is_lost_is_not_kept_in_parts(store: MemoryStore) -> None:
+    lease = take(store)
+    store.erase(["chunk-0"], deadline_s=1)
+    assert wait_until(lambda: state(lease) == "lost")
+    store.advance(60)
+    assert store.exist(DATA, deadline_s=1) == [False] * 3
+    assert state(lease) == "lost"
 
 
 def test_a_store_that_lost_everything_is_not_waited_for(store: MemoryStore) -> None:

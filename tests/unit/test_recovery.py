@@ -62,6 +62,22 @@ def test_what_the_worker_forgot_is_published_again(
     assert not keys_with(store, "chunk")
 
 
+@pytest.mark.parametrize("part", ["chunk", "manifest"])
+def test_what_the_worker_forgot_in_part_is_published_again_at_once(
+    part: str, open_loader: Open, guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
+) -> None:
+    """Though the head is there, and would be for the rest of its lease."""
+    lease_s = 6
+    tensors = weights()
+    publication = open_loader(lease_s=lease_s).publish(tensors, identity)
+    before = publication.generation
+    assert wait_until(lambda: publication.lease_age_s > 0.1)
+    store.erase(keys_with(store, part), deadline_s=1)
+    assert wait_until(lambda: publication.generation != before, 1.2 * lease_s)
+    assert publication.state == "live"
+    assert loaded(guest, identity) == 1
+
+
 def test_a_reader_publishes_again_what_it_was_left_with(
     open_loader: Open, guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
 ) -> None:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.settings import ENVIRONMENT_PREFIX, SECRETS, Config, parse_address
+from yr_fastload_native.settings import ENVIRONMENT_PREFIX, SECRETS, Config, host_of, is_loopback, parse_address
 from yr_fastload_native.settings.secret import Secret
 
 MIB = 1 << 20
@@ -284,3 +284,20 @@ def test_worker_of_the_environment() -> None:
 )
 def test_where_a_user_keeps_what_can_be_made_again(environ: dict[str, str], expected: str | None) -> None:
     assert Config.cache_directory(environ) == (None if expected is None else Path(expected))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
+def test_what_no_other_machine_reaches_is_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.2", "machine-1", "[fd00::3]", "0.0.0.0", ""])
+def test_what_others_may_reach_is_not(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [("10.0.0.2:31501", "10.0.0.2"), ("[::1]:31501", "::1"), ("node-3:1", "node-3"), ("", "")]
+)
+def test_the_host_of_an_address(address: str, host: str) -> None:
+    assert host_of(address) == host

@@ -192,7 +192,7 @@ def test_hosts_begin_in_different_places() -> None:
     assert all(0 <= share < 1 for share in shares)
     assert min(gaps) > 0.05
     assert share_of("10.0.0.3:1") == share_of("10.0.0.3:2")
-    assert share_of("127.0.0.1:31501") == share_of("") == 0.0
+    assert share_of("127.0.0.1:31501") == share_of("localhost:31501") == share_of("") == 0.0
     assert 0 < share_of("node-3:31501") < 1
     assert 0 < share_of("[fd00::3]:31501") < 1
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
+from yr_fastload_native.settings.addresses import parse_address
 from yr_fastload_native.settings.secret import Secret
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "json_object",
     "number",
     "one_of",
-    "parse_address",
     "path",
     "secret",
     "setting",
@@ -39,18 +39,6 @@ TRANSPORTS = ("d2d", "staged", "host")  # from the fastest to the one that works
 _BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 _SWITCHED = {"on": True, "off": False}
 _Check = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-
-
-def parse_address(address: str, *, op: str) -> tuple[str, int]:
-    """Split ``HOST:PORT``.
-
-    Raises:
-        InvalidArgumentError: It does not have that form, or the port is outside 1..65535.
-    """
-    host, colon, port = address.rpartition(":")
-    if colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
-        return host, int(port)
-    raise InvalidArgumentError(f"worker address {address!r} is not HOST:PORT, for example 127.0.0.1:31501", op=op)
 
 
 def _refuse(attribute: attrs.Attribute[Any], value: object, allowed: str) -> InvalidArgumentError:

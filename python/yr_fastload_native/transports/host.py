@@ -10,6 +10,7 @@ from array import array
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.devices.kind import DeviceContext, DeviceKind
+from yr_fastload_native.settings import host_of, is_loopback
 from yr_fastload_native.transports.jobs import LoadJob, PublishJob, StoreSession
 from yr_fastload_native.transports.wanted import Attempt, Failure, WantedChunks
 from yr_fastload_native.transports.zero_copy import alias
@@ -93,12 +94,13 @@ def share_of(worker: str) -> float:
     Args:
         worker: Its ``HOST:PORT``; empty for a store that is no worker's.
     """
-    host = worker.rpartition(":")[0].strip("[]")
+    host = host_of(worker)
+    if is_loopback(host):
+        return 0.0
     try:
-        address = ipaddress.ip_address(host)
+        return int(ipaddress.ip_address(host)) % _NUMBERS * _GOLDEN_RATIO % 1.0
     except ValueError:
         return zlib.crc32(host.encode()) / _NUMBERS
-    return 0.0 if address.is_loopback else int(address) % _NUMBERS * _GOLDEN_RATIO % 1.0
 
 
 def _reader(job: LoadJob) -> _core.ChunkReader:

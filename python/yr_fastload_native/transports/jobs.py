@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -15,7 +14,7 @@ from yr_fastload_native.checkpoints.mapped_file import MappedFile
 from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.reporting.timeline import Timeline
-from yr_fastload_native.settings import Config
+from yr_fastload_native.settings import Config, host_of, is_loopback
 from yr_fastload_native.transports.chunk_digests import LocalChunks
 from yr_fastload_native.weights.tensor_table import TensorTable
 
@@ -42,10 +41,7 @@ class StoreSession:
     @property
     def is_alone(self) -> bool:
         """Whether its worker is on loopback, where it has no others."""
-        try:
-            return ipaddress.ip_address(self.address.rpartition(":")[0].strip("[]")).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(host_of(self.address))
 
     def mapping_reader(self, key_prefix: str, chunks: int) -> _core.StoreReader:
         """Of this many stored chunks, which are to be mapped.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,15 @@ import attrs
 from yr_fastload_native.devices.cpu import ORDINARY_MEMORY
 from yr_fastload_native.devices.registry import KINDS
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
-from yr_fastload_native.settings import ENVIRONMENT_PREFIX, SECRETS, Config, ExchangeConfig, allowed, parse_address
+from yr_fastload_native.settings import (
+    ENVIRONMENT_PREFIX,
+    SECRETS,
+    Config,
+    ExchangeConfig,
+    allowed,
+    is_loopback,
+    parse_address,
+)
 from yr_fastload_native.transports import registry
 
 __all__ = ["Settings"]
@@ -93,10 +100,7 @@ def _is_here(worker: str) -> bool:
     if worker == "auto":
         return True
     host, _ = parse_address(worker, op="config")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(host)
 
 
 def _unknown(key: object, value: object, known: set[str]) -> InvalidArgumentError:

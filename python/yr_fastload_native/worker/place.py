@@ -8,7 +8,7 @@ from typing import Literal
 import attrs
 
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.settings import parse_address
+from yr_fastload_native.settings import is_loopback, parse_address
 
 __all__ = ["HOST", "Place"]
 
@@ -73,12 +73,7 @@ class Place:
     @property
     def is_loopback(self) -> bool:
         """Whether no other machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def listens_on(self) -> list[tuple[str, int]]:
