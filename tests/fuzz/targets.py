@@ -14,18 +14,11 @@ from typing import Any
 import numpy as np
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue.file_sums import decode_files, encode_files
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import (
-    Head,
-    build_manifest,
-    decode_digests,
-    decode_files,
-    decode_head,
-    decode_manifest,
-    encode_digests,
-    encode_files,
-    encode_manifest,
-)
+from yr_fastload_native.catalogue.late_digests import decode_digests, encode_digests
+from yr_fastload_native.catalogue.manifest import Head, build_manifest
+from yr_fastload_native.catalogue.manifest_codec import decode_head, decode_manifest, encode_manifest
 from yr_fastload_native.errors import FastLoadError
 from yr_fastload_native.weights.tensor_table import TensorTable
 

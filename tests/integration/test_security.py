@@ -17,7 +17,7 @@ import pytest
 import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import decode_head
+from yr_fastload_native.catalogue.manifest_codec import decode_head
 from yr_fastload_native.worker import make_curve_keys
 
 from ..conftest import open_store, start_worker

@@ -27,7 +27,8 @@ PATIENT_S = 30  # with a source that a busy machine keeps from sending; a load's
 LEASE_S = 60  # outlives a machine that stands still for a while
 # Whoever was forked may wait for ever for the allocator of AddressSanitizer.
 _FORKS = "san" not in os.environ.get("LD_PRELOAD", "")
-_servers = {}  # by kind of devices
+_servers = {}  # by kind of devices, and what else they have imported
+_AHEAD = ("torch", "attrs", "ml_dtypes", "msgspec", "psutil")
 
 
 STAND_INS = {"YR_FASTLOAD_SIM_OPAQUE": "0"}
@@ -118,7 +119,7 @@ class Node:
             "NODE_DEVICE": str(device),
             **environment,
         }
-        self.process = Process("test", "nodes", name, None, simulated(kind) | settings, server=_server(kind))
+        self.process = Process("test", "nodes", name, None, simulated(kind) | settings, server=_server(kind, settings))
 
     def start(self, name, **arguments):
         self._what, self._asked = name, time.monotonic()
@@ -169,10 +170,16 @@ def simulated(kind="ascend"):
     return sim.environment(base, kind=kind)
 
 
-def _server(kind):
-    if _FORKS and kind not in _servers:
-        _servers[kind] = ForkServer(["torch", "attrs", "ml_dtypes", "msgspec", "psutil"], simulated(kind))
-    return _servers.get(kind)
+def _server(kind, settings):
+    """What a process with these settings is forked from; None for those that may not be."""
+    # torch_npu reads settings of its own when it is imported.
+    npu = {key: value for key, value in settings.items() if key == "NODE_TORCH_NPU" or key.startswith("PYTORCH_")}
+    key = (kind, *npu.items())
+    if _FORKS and key not in _servers:
+        _servers[key] = ForkServer(
+            [*_AHEAD, *(["torch_npu_path"] if "NODE_TORCH_NPU" in npu else [])], simulated(kind) | npu
+        )
+    return _servers.get(key)
 
 
 def close_server():
@@ -717,9 +724,8 @@ class Commands:
 def _commands(task):
     set_device(int(os.environ["NODE_DEVICE"]))
     if os.environ.get("NODE_TORCH_NPU"):
-        sys.path.insert(0, os.environ["NODE_TORCH_NPU"])
         import torch
-        import torch_npu  # noqa: F401
+        import torch_npu_path  # noqa: F401
 
         torch.npu.set_device(int(os.environ["NODE_DEVICE"]))
     return Commands()

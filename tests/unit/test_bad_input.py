@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import yr_fastload_native as fl
+from yr_fastload_native.catalogue.fields import FORMAT
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import FORMAT, Head
+from yr_fastload_native.catalogue.manifest import Head
 from yr_fastload_native.testing import MemoryStore
 
 from .keys import wait_renewed

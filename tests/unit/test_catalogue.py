@@ -11,7 +11,8 @@ import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import Catalogue, Generation, HeldKey, SupersededError, set_own
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import build_manifest, decode_head
+from yr_fastload_native.catalogue.manifest import build_manifest
+from yr_fastload_native.catalogue.manifest_codec import decode_head
 from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.testing import MemoryStore
 from yr_fastload_native.weights.tensor_table import TensorTable

@@ -21,16 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue.fields import FORMAT
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import (
-    FORMAT,
-    Head,
-    Manifest,
-    build_manifest,
-    decode_head,
-    decode_manifest,
-    encode_manifest,
-)
+from yr_fastload_native.catalogue.manifest import Head, Manifest, build_manifest
+from yr_fastload_native.catalogue.manifest_codec import decode_head, decode_manifest, encode_manifest
 from yr_fastload_native.errors import IntegrityError, LayoutMismatchError, ResourceExhaustedError
 from yr_fastload_native.weights.tensor_table import TensorTable
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
-from yr_fastload_native.catalogue import manifest
+from yr_fastload_native.catalogue import manifest_codec
 from yr_fastload_native.devices.kind import DeviceContext
 from yr_fastload_native.errors import IntegrityError, InvalidArgumentError
 
@@ -173,6 +173,6 @@ def test_a_reader_that_does_not_know_it_refuses(
     identity: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(manifest, "_DIGESTS", ("nh64-1",))  # as it was
+    monkeypatch.setattr(manifest_codec, "DIGESTS", ("nh64-1",))  # as it was
     with pytest.raises(IntegrityError, match="uses digest 'matrix64-1'; this version supports 'nh64-1'"):
         open_loader().load({name: np.zeros_like(value) for name, value in published.items()}, identity)

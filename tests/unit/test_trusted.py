@@ -12,7 +12,7 @@ import pytest
 import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import decode_head, decode_manifest, encode_manifest
+from yr_fastload_native.catalogue.manifest_codec import decode_head, decode_manifest, encode_manifest
 from yr_fastload_native.testing import MemoryStore
 
 from .keys import wait_renewed

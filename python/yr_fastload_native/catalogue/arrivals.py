@@ -9,7 +9,7 @@ import attrs
 import msgspec
 
 from yr_fastload_native.catalogue.catalogue import Catalogue, Generation, SupersededError
-from yr_fastload_native.catalogue.manifest import FORMAT
+from yr_fastload_native.catalogue.fields import FORMAT
 from yr_fastload_native.errors import IntegrityError
 from yr_fastload_native.process.deadline import Deadline
 

@@ -11,19 +11,11 @@ from collections.abc import Sequence
 import attrs
 
 from yr_fastload_native import _core
+from yr_fastload_native.catalogue.file_sums import decode_files, encode_files
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import (
-    Head,
-    Manifest,
-    Taken,
-    decode_digests,
-    decode_files,
-    decode_head,
-    decode_manifest,
-    encode_digests,
-    encode_files,
-    encode_manifest,
-)
+from yr_fastload_native.catalogue.late_digests import decode_digests, encode_digests
+from yr_fastload_native.catalogue.manifest import Head, Manifest, Taken
+from yr_fastload_native.catalogue.manifest_codec import decode_head, decode_manifest, encode_manifest
 from yr_fastload_native.errors import FastLoadError, NotPublishedError
 from yr_fastload_native.process.deadline import Deadline
 from yr_fastload_native.process.peaks import Peaks

@@ -16,7 +16,8 @@ import attrs
 from yr_fastload_native.catalogue.catalogue import Catalogue
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.catalogue.keys import Keys, entry_keys
-from yr_fastload_native.catalogue.manifest import Head, Manifest, decode_head, decode_manifest, identity_in
+from yr_fastload_native.catalogue.manifest import Head, Manifest
+from yr_fastload_native.catalogue.manifest_codec import decode_head, decode_manifest, identity_in
 from yr_fastload_native.errors import IntegrityError, InvalidArgumentError, NotPublishedError, ResourceExhaustedError
 from yr_fastload_native.process.deadline import Deadline
 

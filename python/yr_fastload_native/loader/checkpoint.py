@@ -18,8 +18,8 @@ from yr_fastload_native.catalogue.catalogue import Generation, SupersededError
 from yr_fastload_native.catalogue.checkpoint import compared_in, identity_of, is_tensor, pool_of
 from yr_fastload_native.catalogue.content_digest import content_digest
 from yr_fastload_native.catalogue.election import Claims
+from yr_fastload_native.catalogue.file_sums import check_files
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import check_files
 from yr_fastload_native.checkpoints.sums import differing
 from yr_fastload_native.checkpoints.tensor_files import TensorFiles
 from yr_fastload_native.errors import (

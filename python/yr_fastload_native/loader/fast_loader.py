@@ -15,9 +15,9 @@ from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import SupersededError
 from yr_fastload_native.catalogue.content_digest import check_trusted
 from yr_fastload_native.catalogue.election import Claims, await_publisher
+from yr_fastload_native.catalogue.file_sums import check_files
 from yr_fastload_native.catalogue.identity import Identity
 from yr_fastload_native.catalogue.listing import identities
-from yr_fastload_native.catalogue.manifest import check_files
 from yr_fastload_native.errors import FastLoadError, NotPublishedError, PartialTransferError
 from yr_fastload_native.loader.bounds import bounds
 from yr_fastload_native.loader.checkpoint_calls import CheckpointCalls

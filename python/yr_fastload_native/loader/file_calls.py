@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from yr_fastload_native.catalogue.file_sums import check_files
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import check_files
 from yr_fastload_native.errors import NotPublishedError
 from yr_fastload_native.loader.store_link import StoreLink
 from yr_fastload_native.process.deadline import Deadline

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -146,6 +147,8 @@ class Forked:
 def _serve(imports: Sequence[str]) -> None:
     for name in imports:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a process would go over all that was imported, and copy its pages
     owner = socket.socket(fileno=os.dup(0))
     while True:
         message, descriptors, _, _ = socket.recv_fds(owner, _MESSAGE_BYTES, 2)
