@@ -1,55 +1,11 @@
-// Graphs: a stream that is captured runs nothing, and what others may not do meanwhile ends the capture. Graphs are not
-// replayed.
-#include <map>
-#include <memory>
-#include <mutex>
-#include <thread>
-#include <utility>
-
+// Graphs: what others may not do while one is captured ends the capture. They are not replayed.
 #include "cuda/state.hpp"
+#include "engine/captures.hpp"
 #include "engine/export.hpp"
-#include "engine/handles.hpp"
 
 namespace yr_fastload::sim::cuda {
-namespace {
 
-enum Mode : int { kGlobal = 0, kThreadLocal = 1, kRelaxed = 2 };  // CUstreamCaptureMode
-enum Status : int { kNone = 0, kActive = 1, kInvalidated = 2 };   // CUstreamCaptureStatus
-
-struct Graph {};
-
-struct Capture {
-  std::thread::id thread;
-  int mode;
-  bool valid;
-};
-
-struct Captures {
-  std::mutex mutex;
-  std::map<std::shared_ptr<Stream>, Capture> active;
-  static Captures& all() {
-    static Captures* const made = new Captures;  // never destroyed
-    return *made;
-  }
-};
-
-thread_local int mode_of_thread = kGlobal;
-
-}  // namespace
-
-int check_capture() {
-  if (mode_of_thread == kRelaxed) return kSuccess;
-  Captures& all = Captures::all();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  int result = kSuccess;
-  for (auto& [stream, capture] : all.active) {
-    const bool own = capture.thread == std::this_thread::get_id();
-    if (capture.mode == kRelaxed || !(own || (capture.mode == kGlobal && mode_of_thread == kGlobal))) continue;
-    capture.valid = false;
-    result = kCaptureUnsupported;
-  }
-  return result;
-}
+int check_capture() { return refused_by_captures() ? kCaptureUnsupported : kSuccess; }
 
 }  // namespace yr_fastload::sim::cuda
 
@@ -60,46 +16,39 @@ YRFL_SIM_API int cuStreamBeginCapture_v2(void* handle, int mode) {
   if (const int result = enter_context("cuStreamBeginCapture")) return result;
   const auto stream = stream_of(handle);
   if (stream == nullptr) return kInvalidHandle;
-  if (mode < kGlobal || mode > kRelaxed) return kInvalidValue;
-  Captures& all = Captures::all();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  if (!all.active.emplace(stream, Capture{std::this_thread::get_id(), mode, true}).second) return kIllegalState;
-  stream->capture(true);
-  return kSuccess;
+  if (!is_capture_mode(mode)) return kInvalidValue;
+  return begin_capture(stream, mode) ? kSuccess : kIllegalState;
 }
 
 YRFL_SIM_API int cuStreamEndCapture(void* handle, void** graph) {
   if (const int result = enter_context("cuStreamEndCapture")) return result;
   if (graph == nullptr) return kInvalidValue;
-  Captures& all = Captures::all();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto found = all.active.find(stream_of(handle));
-  if (found == all.active.end()) return kIllegalState;
-  const bool valid = found->second.valid;
-  found->first->capture(false);
-  all.active.erase(found);
-  *graph = valid ? Handles<Graph>::all().add(std::make_shared<Graph>()) : nullptr;
-  return valid ? kSuccess : kCaptureInvalidated;
+  const CaptureInfo ended = end_capture(stream_of(handle));
+  *graph = nullptr;
+  if (ended.status == CaptureStatus::kNone) return kIllegalState;
+  if (ended.status == CaptureStatus::kInvalidated) {
+    destroy_graph(ended.graph);
+    return kCaptureInvalidated;
+  }
+  *graph = ended.graph;
+  return kSuccess;
 }
 
 YRFL_SIM_API int cuStreamIsCapturing(void* handle, int* status) {
   if (const int result = enter_context("cuStreamIsCapturing")) return result;
   if (status == nullptr) return kInvalidValue;
-  Captures& all = Captures::all();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  const auto found = all.active.find(stream_of(handle));
-  *status = found == all.active.end() ? kNone : found->second.valid ? kActive : kInvalidated;
+  *status = static_cast<int>(capture_of(stream_of(handle)).status);
   return kSuccess;
 }
 
 YRFL_SIM_API int cuThreadExchangeStreamCaptureMode(int* mode) {
   if (const int result = enter("cuThreadExchangeStreamCaptureMode")) return result;
-  if (mode == nullptr || *mode < kGlobal || *mode > kRelaxed) return kInvalidValue;
-  std::swap(*mode, mode_of_thread);
+  if (mode == nullptr || !is_capture_mode(*mode)) return kInvalidValue;
+  exchange_capture_mode(*mode);
   return kSuccess;
 }
 
 YRFL_SIM_API int cuGraphDestroy(void* graph) {
   if (const int result = enter("cuGraphDestroy")) return result;
-  return Handles<Graph>::all().remove(graph) == nullptr ? kInvalidValue : kSuccess;
+  return destroy_graph(graph) ? kSuccess : kInvalidValue;
 }
