@@ -2,7 +2,6 @@
 
 #include <memory>
 
-#include "engine/export.hpp"
 #include "engine/stream.hpp"
 
 /// Streams that are captured into graphs, which run nothing meanwhile, and what threads may not do until the captures
