@@ -55,7 +55,7 @@ test-all: test  ## what takes hours too: whole campaigns, everything under sanit
 	@$(AGAIN) test-vllm ARGS='-m long'
 	@$(AGAIN) test-asan test-tsan chaos chaos-hosts test-vllm-matrix ARGS=
 
-environments: $(VENV)/.develop build/asan/.develop build/torch-npu/.installed $(if $(VLLM_HERE),.venv-vllm/.develop build/ray/.installed)  ## all that `make test` needs; -j3 is quicker
+environments: $(VENV)/.develop build/asan/.develop build/torch-npu/.installed $(if $(VLLM_HERE),.venv-vllm/.develop)  ## all that `make test` needs; -j3 is quicker
 
 chaos: $(VENV)/.develop  ## ten minutes of faults; SEED=2 ROUNDS=150 ARGS="--only 17"
 	$(BIN)/python -m chaos --seed $(SEED) --rounds $(ROUNDS) $(ARGS)
@@ -118,7 +118,7 @@ ptx: $(VENV)/bin/python  ## csrc/devices/cuda_*_kernel.hpp anew, after a change 
 	$(BIN)/python -m pip install --quiet nvidia-cuda-nvrtc-cu11==11.8.89
 	$(BIN)/python tools/ptx.py
 
-bench-smoke: $(VENV)/.develop  ## two minutes; fails if a ratio is down by 30 %
+bench-smoke: $(VENV)/.develop  ## a minute; fails if a ratio is down by 30 %
 	$(BIN)/python -m benchmarks.smoke $(ARGS)
 
 # The wheel is built from the sdist, which so has to have all of it.
