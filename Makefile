@@ -20,7 +20,7 @@ AGAIN = $(MAKE) --no-print-directory
 
 # Under the address sanitizer, and by `make test` only there: what ends at a bad moment.
 LIFETIME := tests/sim/test_lifetime.py
-THREADED := tests/unit/test_pipeline.py tests/unit/test_pinned_pool.py tests/unit/test_lease.py
+THREADED := $(wildcard tests/unit/test_transfer_*.py) tests/unit/test_pinned_pool.py tests/unit/test_lease.py
 ASAN = PYTHONPATH=$(CURDIR)/build/asan ./tools/with-asan $(BIN)/python -m pytest
 TSAN = PYTHONPATH=$(CURDIR)/build/tsan ./tools/with-tsan $(BIN)/python -m pytest
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from yr_fastload_native import Config, FastLoader
-from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
+from yr_fastload_native.checkpoints.page_cache import drop_page_cache
 from yr_fastload_native.checkpoints.synthetic import make_qwen2
 from yr_fastload_native.checkpoints.tensor_files import TensorFiles
 from yr_fastload_native.measuring.resources import private_worker

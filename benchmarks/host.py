@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.peers import TORCH_FILE, Peer, available, read_sequentially
 from yr_fastload_native import Config, FastLoader
-from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
+from yr_fastload_native.checkpoints.page_cache import drop_page_cache
 from yr_fastload_native.checkpoints.workloads import sizes_of
 from yr_fastload_native.measuring.resources import private_worker, require_memory, touch_memory
 from yr_fastload_native.measuring.statistics import SharedCopy, ratio, require_equal, seconds_of, spread

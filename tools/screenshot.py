@@ -17,7 +17,7 @@ from pathlib import Path
 from browser import MISSING, chromium, opened
 from playwright.sync_api import Browser, Page, expect
 
-from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
+from yr_fastload_native.checkpoints.page_cache import drop_page_cache
 from yr_fastload_native.measuring.service_process import ServiceProcess
 
 PICTURE = Path(__file__).parents[1] / "docs/scale-out.png"

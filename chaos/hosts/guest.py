@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 import yr_fastload_native as fl
 from chaos.hosts.namespace import move_to
 from yr_fastload_native import _core
-from yr_fastload_native.checkpoints.safetensors_files import compare, scan_directory
+from yr_fastload_native.checkpoints.read_directory import compare
+from yr_fastload_native.checkpoints.safetensors_files import scan_directory
 from yr_fastload_native.measuring.child_process import serve
 from yr_fastload_native.settings import parse_address
 

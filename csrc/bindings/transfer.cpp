@@ -11,8 +11,12 @@
 #include <tuple>
 
 #include "bindings/common.hpp"
+#include "core/crew.hpp"
+#include "core/deadline.hpp"
+#include "core/digest_chunks.hpp"
+#include "core/load_chunks.hpp"
 #include "core/peaks.hpp"
-#include "core/pipeline.hpp"
+#include "core/publish_chunks.hpp"
 #include "devices/cpu_device.hpp"
 #include "transports/d2d_source.hpp"
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -29,6 +30,11 @@ struct Blob {
   std::uint64_t tensor_offset;
   std::uint64_t bytes;  ///< > 0
   std::uint64_t chunk_offset;
+
+  /// Where it begins in its tensor, which is one of those at `addresses`.
+  std::byte* in(Span<const std::uint64_t> addresses) const noexcept {
+    return reinterpret_cast<std::byte*>(addresses[tensor]) + tensor_offset;
+  }
 };
 
 /// How tensors are divided into chunks, one openYuanrong key each:

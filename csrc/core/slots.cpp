@@ -112,7 +112,7 @@ bool Downloader::read(Span<const Blob> blobs, Span<const std::uint64_t> addresse
     return more;
   };
   for (const Blob& blob : blobs) {
-    const auto* const source = reinterpret_cast<const std::byte*>(addresses[blob.tensor]) + blob.tensor_offset;
+    const std::byte* const source = blob.in(addresses);
     for (std::uint64_t done = 0; done < blob.bytes;) {
       if (under_way.empty() || under_way.back().slot->under_way) under_way.push_back({&slots_.next(), {}});
       Batch& batch = under_way.back();

@@ -1,4 +1,4 @@
-"""Fixtures of the service's tests."""
+"""Fixtures of the tests of the service, and of those of workers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .service import Service
+from .worker_homes import home, running, user  # noqa: F401
 
 
 @pytest.fixture

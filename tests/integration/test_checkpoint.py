@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import yr_fastload_native as fl
-from yr_fastload_native.checkpoints.safetensors_files import compare, scan_directory
+from yr_fastload_native.checkpoints.read_directory import compare
+from yr_fastload_native.checkpoints.safetensors_files import scan_directory
 from yr_fastload_native.checkpoints.synthetic import make_qwen2
 from yr_fastload_native.cli import main
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from yr_fastload_native.checkpoints.safetensors_files import make_qwen2
+from yr_fastload_native.checkpoints.synthetic import make_qwen2
 from yr_fastload_native.worker import LocalWorker
 
 pytestmark = pytest.mark.worker

@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 
+import node_tensors
 import psutil
 import torch
-from nodes import Commands, memory_of, placed, same_bytes
+from node_tensors import memory_of, placed, same_bytes
 
 import yr_fastload_native as fl
 
@@ -25,7 +26,7 @@ PATTERN = 0x5A
 
 
 def weights():
-    return Commands.weights(1, COUNT, SIZE)
+    return node_tensors.weights(1, COUNT, SIZE)
 
 
 def filled(value, index=None):

@@ -15,9 +15,9 @@ SUMS = {"publish_sha256": True, "chunk_bytes": 1 << 20}
 
 
 def pin_of(model, seed=1):
-    from nodes import Commands
+    from node_tensors import weights
 
-    return fl.content_digest(Commands.weights(seed, 0, 0), {"model": model})  # one tensor of every kind
+    return fl.content_digest(weights(seed, 0, 0), {"model": model})  # one tensor of every kind
 
 
 @kinds_and_transports(never=[("ascend", "host")], later=[("ascend", "staged")])

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
-from yr_fastload_native.checkpoints.safetensors_files import compare, scan_directory
+from yr_fastload_native.checkpoints.read_directory import compare
+from yr_fastload_native.checkpoints.safetensors_files import scan_directory
 from yr_fastload_native.loader import checkpoint as loader_checkpoint
 from yr_fastload_native.loading.checkpoint_reader import CheckpointReader
 from yr_fastload_native.testing import MemoryStore

@@ -89,6 +89,9 @@ def test_where_things_are_is_where_they_are() -> None:
         rooms = [room for row in rows.splitlines() for room in re.findall(r"`([^`]+)`", row.split("|")[1])]
         assert rooms
         assert all((folder / room).exists() for room in rooms), rooms
+        inside = ROOT / "tests" if folder == ROOT else folder
+        there = {path for path in inside.iterdir() if path.is_dir() and path.name != "__pycache__"}
+        assert not there - {folder / room for room in rooms}
     questions = page[page.index("| question | answer |") :].partition("\n\n")[0]
     files = re.findall(r"`([\w/]+\.(?:py|cpp))`", questions)
     assert len(files) >= 6

@@ -14,7 +14,7 @@ import pytest
 from yr_fastload_native.checkpoints import known_digests, whole_file
 from yr_fastload_native.checkpoints.file_state import FileState
 from yr_fastload_native.checkpoints.known_digests import claimed, remember, remembered
-from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
+from yr_fastload_native.checkpoints.page_cache import drop_page_cache
 from yr_fastload_native.checkpoints.whole_file import ChangedError, sum_of
 
 SUM = hashlib.sha256(b"weights").hexdigest()

@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yr_fastload_native.checkpoints import safetensors_files, synthetic
+from yr_fastload_native.checkpoints import page_cache, read_directory, safetensors_files, synthetic
 from yr_fastload_native.errors import FastLoadError, IntegrityError, InvalidArgumentError, ResourceExhaustedError
 
 TORCH_DTYPES = [
@@ -57,7 +57,7 @@ def write_index(directory: Path, weight_map: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return safetensors_files.make_qwen2(tmp_path_factory.mktemp("made") / "qwen2", size_mb=16)
+    return synthetic.make_qwen2(tmp_path_factory.mktemp("made") / "qwen2", size_mb=16)
 
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
@@ -70,7 +70,7 @@ def test_reads_what_torch_wrote(tmp_path, dtype):
     }
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
 
-    arrays = safetensors_files.read_directory(tmp_path)
+    arrays = read_directory.read_directory(tmp_path)
 
     expected = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert arrays.keys() == expected.keys()
@@ -84,28 +84,28 @@ def test_values_of_types_that_numpy_lacks(tmp_path):
     values = [0.5, -1.5, 2.0, 96.0]
     tensors = {str(dtype): torch.tensor(values, dtype=dtype) for dtype in TORCH_DTYPES if dtype.is_floating_point}
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
-    for name, array in safetensors_files.read_directory(tmp_path).items():
+    for name, array in read_directory.read_directory(tmp_path).items():
         assert array.astype(np.float64).tolist() == values, name
 
 
 def test_reads_what_numpy_wrote(tmp_path):
     expected = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.arange(5, dtype=np.int64)}
     safetensors.numpy.save_file(expected, tmp_path / "model.safetensors")
-    arrays = safetensors_files.read_directory(tmp_path)
+    arrays = read_directory.read_directory(tmp_path)
     assert {name: array.dtype for name, array in arrays.items()} == {"a": np.float32, "b": np.int64}
     assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
 
 
 def test_tensors_larger_than_a_piece_and_progress(tmp_path, monkeypatch):
-    monkeypatch.setattr(safetensors_files, "_PIECE_BYTES", 100)
+    monkeypatch.setattr(read_directory, "_PIECE_BYTES", 100)
     expected = {"a": np.arange(1000, dtype=np.uint16), "b": np.arange(7, dtype=np.uint8)}
     safetensors.numpy.save_file(expected, tmp_path / "model.safetensors")
     calls: list[tuple[int, int]] = []
-    arrays = safetensors_files.read_directory(tmp_path, drop_cache=True, progress=lambda *call: calls.append(call))
+    arrays = read_directory.read_directory(tmp_path, drop_cache=True, progress=lambda *call: calls.append(call))
     assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
     assert calls[-1] == (2007, 2007)
     assert all(earlier < later and later - earlier <= 100 for (earlier, _), (later, _) in pairwise(calls))
-    assert safetensors_files.compare(safetensors_files.scan_directory(tmp_path), arrays) == []
+    assert read_directory.compare(safetensors_files.scan_directory(tmp_path), arrays) == []
 
 
 def test_index_chooses_the_files(tmp_path):
@@ -113,7 +113,7 @@ def test_index_chooses_the_files(tmp_path):
     safetensors.numpy.save_file({"b": np.ones(1)}, tmp_path / "model-2.safetensors")
     safetensors.numpy.save_file({"a": np.ones(9)}, tmp_path / "consolidated.safetensors")
     write_index(tmp_path, {"a": "model-1.safetensors", "b": "model-2.safetensors"})
-    arrays = safetensors_files.read_directory(tmp_path)
+    arrays = read_directory.read_directory(tmp_path)
     assert {name: array.tolist() for name, array in arrays.items()} == {"a": [0.0], "b": [1.0]}
 
 
@@ -121,7 +121,7 @@ def test_two_files_with_one_name_are_refused(tmp_path):
     for number in (1, 2):
         safetensors.numpy.save_file({"same": np.zeros(1)}, tmp_path / f"model-{number}.safetensors")
     with pytest.raises(IntegrityError, match=r"model-2.*'same': model-1\.safetensors holds it too"):
-        safetensors_files.read_directory(tmp_path)
+        read_directory.read_directory(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,17 @@ def test_wrong_index(tmp_path, weight_map, message):
     safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / "model.safetensors")
     write_index(tmp_path, weight_map)
     with pytest.raises(IntegrityError, match=message):
-        safetensors_files.read_directory(tmp_path)
+        read_directory.read_directory(tmp_path)
 
 
 def test_wrong_directories(tmp_path):
     with pytest.raises(InvalidArgumentError, match="is not a directory"):
-        safetensors_files.read_directory(tmp_path / "absent")
+        read_directory.read_directory(tmp_path / "absent")
     with pytest.raises(InvalidArgumentError, match=r"holds no \*\.safetensors file"):
-        safetensors_files.read_directory(tmp_path)
+        read_directory.read_directory(tmp_path)
     os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(InvalidArgumentError, match="is not a file"):
-        safetensors_files.read_directory(tmp_path)
+        read_directory.read_directory(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_wrong_directories(tmp_path):
 def test_hostile_header(tmp_path, header, data, message):
     path = write_file(tmp_path / "model.safetensors", header, data)
     with pytest.raises(IntegrityError, match=message) as caught:
-        safetensors_files.read_directory(tmp_path)
+        read_directory.read_directory(tmp_path)
     assert str(path) in str(caught.value)
     assert caught.value.failed_keys in ((str(path),), ("a",), ("b",))
 
@@ -241,7 +241,7 @@ def test_garbage_is_read_in_bounds_or_refused_by_a_typed_error(tmp_path, header,
     except FastLoadError:
         return
     assert sum(tensor.nbytes for tensor in stored) == len(data)
-    arrays = safetensors_files.read_directory(tmp_path)
+    arrays = read_directory.read_directory(tmp_path)
     assert b"".join(arrays[tensor.name].tobytes() for tensor in stored) == data
 
 
@@ -266,14 +266,14 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     stored = safetensors_files.scan_directory(tmp_path)
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(IntegrityError, match="it ends too early"):
-        safetensors_files.compare(stored, {"a": np.zeros(100)})
+        read_directory.compare(stored, {"a": np.zeros(100)})
 
 
 def test_compare_finds_a_single_corrupted_byte(qwen2, tmp_path):
     directory = Path(shutil.copytree(qwen2, tmp_path / "copy"))
     stored = safetensors_files.scan_directory(directory)
-    arrays = safetensors_files.read_directory(directory)
-    assert safetensors_files.compare(stored, arrays) == []
+    arrays = read_directory.read_directory(directory)
+    assert read_directory.compare(stored, arrays) == []
 
     victim = stored["model.layers.13.mlp.up_proj.weight"]
     with victim.path.open("r+b") as file:
@@ -281,7 +281,7 @@ def test_compare_finds_a_single_corrupted_byte(qwen2, tmp_path):
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
-    assert safetensors_files.compare(stored, arrays) == [victim.name]
+    assert read_directory.compare(stored, arrays) == [victim.name]
 
 
 def test_compare_names_whatever_is_not_the_same_tensor(tmp_path):
@@ -293,7 +293,7 @@ def test_compare_names_whatever_is_not_the_same_tensor(tmp_path):
         "other_shape": np.zeros((3, 2), np.int32),
         "extra": np.zeros(1),
     }
-    found = safetensors_files.compare(safetensors_files.scan_directory(tmp_path), arrays)
+    found = read_directory.compare(safetensors_files.scan_directory(tmp_path), arrays)
     assert sorted(found) == ["absent", "extra", "other_dtype", "other_shape"]
 
 
@@ -309,12 +309,12 @@ def test_fingerprint_follows_the_layout(tmp_path):
 def test_drop_page_cache(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(os.urandom(1 << 20))
-    assert 0 <= safetensors_files.drop_page_cache(path) <= 1 << 20
+    assert 0 <= page_cache.drop_page_cache(path) <= 1 << 20
     with path.open("rb") as file:
         file.read()
-        assert safetensors_files._cached_bytes(file) == 1 << 20
+        assert page_cache._cached_bytes(file) == 1 << 20
     path.write_bytes(b"")
-    assert safetensors_files.drop_page_cache(path) == 0
+    assert page_cache.drop_page_cache(path) == 0
 
 
 @pytest.mark.parametrize("size_mb", [1, 16, 17, 100, 777, 1024, 8000, 14525])
@@ -335,7 +335,7 @@ def test_full_size_is_that_of_the_original():
 
 
 def test_made_checkpoint_is_what_safetensors_reads(qwen2):
-    arrays = safetensors_files.read_directory(qwen2)
+    arrays = read_directory.read_directory(qwen2)
     expected = {}
     for path in qwen2.glob("*.safetensors"):
         expected |= safetensors.torch.load_file(path)
@@ -351,7 +351,7 @@ def test_made_checkpoint_is_what_safetensors_reads(qwen2):
 
 def test_shards_are_bounded_and_indexed(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "_SHARD_BYTES", 1 << 20)
-    directory = safetensors_files.make_qwen2(tmp_path / "made", size_mb=4)
+    directory = synthetic.make_qwen2(tmp_path / "made", size_mb=4)
     shards = sorted(directory.glob("*.safetensors"))
     assert len(shards) > 4
     for path in shards:
@@ -365,7 +365,7 @@ def test_shards_are_bounded_and_indexed(tmp_path, monkeypatch):
 
 def test_seed_decides_the_weights(tmp_path):
     made = [
-        safetensors_files.read_directory(safetensors_files.make_qwen2(tmp_path / name, size_mb=1, seed=seed))
+        read_directory.read_directory(synthetic.make_qwen2(tmp_path / name, size_mb=1, seed=seed))
         for name, seed in (("one", 1), ("again", 1), ("two", 2))
     ]
     head = [arrays["lm_head.weight"].tobytes() for arrays in made]
@@ -374,17 +374,17 @@ def test_seed_decides_the_weights(tmp_path):
 
 def test_make_refuses_before_it_writes(tmp_path, monkeypatch):
     with pytest.raises(InvalidArgumentError, match="size_mb=0 is not allowed"):
-        safetensors_files.make_qwen2(tmp_path / "made", size_mb=0)
+        synthetic.make_qwen2(tmp_path / "made", size_mb=0)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(InvalidArgumentError, match="taken is not empty"):
-        safetensors_files.make_qwen2(tmp_path / "taken", size_mb=1)
+        synthetic.make_qwen2(tmp_path / "taken", size_mb=1)
     with pytest.raises(InvalidArgumentError, match="cannot be written: File exists"):
-        safetensors_files.make_qwen2(tmp_path / "taken" / "file" / "made", size_mb=1)
+        synthetic.make_qwen2(tmp_path / "taken" / "file" / "made", size_mb=1)
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(ResourceExhaustedError, match=r"1000 bytes are free and \d+ are needed"):
-        safetensors_files.make_qwen2(tmp_path / "made", size_mb=1)
+        synthetic.make_qwen2(tmp_path / "made", size_mb=1)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -395,5 +395,5 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch, failure):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ResourceExhaustedError if isinstance(failure, OSError) else KeyboardInterrupt):
-        safetensors_files.make_qwen2(tmp_path / "made", size_mb=1)
+        synthetic.make_qwen2(tmp_path / "made", size_mb=1)
     assert list(tmp_path.iterdir()) == []

@@ -79,7 +79,8 @@ def demo(model: Path | None, size_mb: int | None, transport: str, as_json: bool)
 
 
 def _run(model: Path | None, size_mb: int, transport: str) -> dict[str, Any]:
-    from yr_fastload_native.checkpoints.safetensors_files import fingerprint, make_qwen2, scan_directory
+    from yr_fastload_native.checkpoints.safetensors_files import fingerprint, scan_directory
+    from yr_fastload_native.checkpoints.synthetic import make_qwen2
     from yr_fastload_native.measuring.child_process import Process
     from yr_fastload_native.measuring.demo_process import Task
     from yr_fastload_native.measuring.resources import device_count, device_environment, private_worker, require_memory

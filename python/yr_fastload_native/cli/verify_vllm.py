@@ -149,7 +149,7 @@ def _write_trace(path: Path, phases: Sequence[Sequence[Mapping[str, Any]]]) -> N
 
 
 def _drop_cache(model: Path) -> None:
-    from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache
+    from yr_fastload_native.checkpoints.page_cache import drop_page_cache
     from yr_fastload_native.checkpoints.weight_files import weight_files
 
     for path in weight_files(model):

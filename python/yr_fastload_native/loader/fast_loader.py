@@ -14,12 +14,12 @@ import attrs
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.catalogue import SupersededError
 from yr_fastload_native.catalogue.content_digest import check_trusted
-from yr_fastload_native.catalogue.election import Claims, await_publisher
+from yr_fastload_native.catalogue.election import Claims
 from yr_fastload_native.catalogue.file_sums import check_files
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.listing import identities
-from yr_fastload_native.errors import FastLoadError, NotPublishedError, PartialTransferError
+from yr_fastload_native.errors import FastLoadError, PartialTransferError
 from yr_fastload_native.loader.bounds import bounds
+from yr_fastload_native.loader.catalogue_calls import CatalogueCalls
 from yr_fastload_native.loader.checkpoint_calls import CheckpointCalls
 from yr_fastload_native.loader.file_calls import FileCalls
 from yr_fastload_native.loader.kept import Kept
@@ -43,7 +43,7 @@ from yr_fastload_native.weights.tensor_table import TensorTable
 __all__ = ["FastLoader", "Progress"]
 
 
-class FastLoader(CheckpointCalls, FileCalls):
+class FastLoader(CatalogueCalls, CheckpointCalls, FileCalls):
     """Connection to one openYuanrong worker, through which weights are published and loaded.
 
     Safe to use from several threads. Not across a fork: make a new one in the child.
@@ -154,47 +154,6 @@ class FastLoader(CheckpointCalls, FileCalls):
         """
         return self._kept.trouble()
 
-    def wait_for_publisher(self, identity: Mapping[str, Any], *, timeout_s: float) -> None:
-        """Have one of the processes that start together read the disk, and the others wait for it.
-
-        Returns at once where somebody publishes. Else the first process that asks gets a `NotPublishedError` at once:
-        its turn is to read the disk and to `publish`, or to `release` the identity if it cannot. The others return as
-        soon as it has published. If it dies, its turn is another's within ``config.lease_s``.
-
-        Args:
-            identity: As in `load`, which comes next.
-            timeout_s: Longest wait, seconds.
-
-        Raises:
-            NotPublishedError: It is this process's turn, or that of another which did not publish in time.
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Nor within ``config.rpc_timeout_s``.
-            InvalidArgumentError: The identity cannot be hashed.
-        """
-        op = "wait_for_publisher"
-        who = Identity.of(identity, op=op)
-        if not self._claims.has(who):
-            catalogue = self._link.worker(op, self.config.worker_start_timeout_s).catalogue
-            claim = await_publisher(catalogue, who, timeout_s, op=op)
-            if claim is None:
-                return
-            self._claims.keep(who, claim)
-        raise NotPublishedError(
-            f"no live source publishes {who.fields}; load from disk and publish, others wait for it",
-            op=op,
-            failed_keys=[who.head_key],
-        )
-
-    def release(self, identity: Mapping[str, Any]) -> None:
-        """Let another process publish what `wait_for_publisher` made this one's turn. Bounded.
-
-        `publish`, whatever its end, and `close` do so by themselves.
-
-        Raises:
-            InvalidArgumentError: The identity cannot be hashed.
-        """
-        self._claims.release(Identity.of(identity, op="release"))
-
     @under_way()
     def check(self, publication: Publication, *, deadline_s: float = 60.0) -> list[str]:
         """Compare what is published by reference with its digests, and withdraw it if it changed.
@@ -212,55 +171,6 @@ class FastLoader(CheckpointCalls, FileCalls):
         if changed:
             publication.close()
         return changed
-
-    def is_published(self, identity: Mapping[str, Any], *, deadline_s: float | None = None) -> bool:
-        """Whether a live source publishes an identity: one call to the worker.
-
-        Raises:
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Not known within ``deadline_s``, by default ``config.deadline_s``.
-            InvalidArgumentError: The identity cannot be hashed.
-        """
-        who = Identity.of(identity, op="is_published")
-        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "is_published")
-        try:
-            self._link.worker("is_published", deadline.left()).catalogue.head(who, deadline, op="is_published")
-        except NotPublishedError:
-            return False
-        return True
-
-    def sizes(self, identity: Mapping[str, Any], *, deadline_s: float | None = None) -> dict[str, int]:
-        """Bytes of each tensor that is published under an identity, by name, for a reader that does not know them.
-
-        Raises:
-            NotPublishedError: No live source publishes it.
-            IntegrityError: Its manifest is damaged.
-            ResourceExhaustedError: The manifest is beyond a bound of the config.
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Not known within ``deadline_s``, by default ``config.deadline_s``.
-            InvalidArgumentError: The identity cannot be hashed.
-        """
-        op = "sizes"
-        who = Identity.of(identity, op=op)
-        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, op)
-        catalogue = self._link.worker(op, deadline.left()).catalogue
-        head, names = catalogue.head(who, deadline, op=op)
-        try:
-            generation, _ = catalogue.read(who, head, names, deadline, op=op, mine=None)
-        except SupersededError:
-            raise NotPublishedError("it was withdrawn meanwhile", op=op, failed_keys=[who.head_key]) from None
-        return {each.name: each.bytes for each in generation.manifest.tensors}
-
-    def identities(self, *, deadline_s: float | None = None) -> list[dict[str, Any]]:
-        """The identities that are published at the worker, as far as they are listed: see `yr-fastload ls`.
-
-        Raises:
-            UnavailableError: The worker does not answer.
-            TransferTimeoutError: Not known within ``deadline_s``, by default ``config.deadline_s``.
-        """
-        deadline = Deadline(self.config.deadline_s if deadline_s is None else deadline_s, "identities")
-        found = identities(self._link.worker("identities").catalogue, deadline, op="identities")
-        return [each.fields for each in found]
 
     @under_way()
     def digests(self, model: Any) -> dict[str, tuple[int, ...]]:

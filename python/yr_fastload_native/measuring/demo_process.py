@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from yr_fastload_native.checkpoints.safetensors_files import (
-    StoredTensor,
-    compare,
-    drop_page_cache,
-    read_directory,
-    scan_directory,
-)
+from yr_fastload_native.checkpoints.page_cache import drop_page_cache
+from yr_fastload_native.checkpoints.read_directory import compare, read_directory
+from yr_fastload_native.checkpoints.safetensors_files import StoredTensor, scan_directory
 from yr_fastload_native.devices.npu import NPU
 from yr_fastload_native.measuring.child_process import Parent, main
 from yr_fastload_native.measuring.device_arrays import DeviceArray, allocate, upload

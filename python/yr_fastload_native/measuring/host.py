@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yr_fastload_native import _core
-from yr_fastload_native.checkpoints.safetensors_files import drop_page_cache, read_directory, scan_directory
+from yr_fastload_native.checkpoints.page_cache import drop_page_cache
+from yr_fastload_native.checkpoints.read_directory import read_directory
+from yr_fastload_native.checkpoints.safetensors_files import scan_directory
 from yr_fastload_native.loader.fast_loader import FastLoader
 from yr_fastload_native.measuring.resources import touch_memory
 from yr_fastload_native.measuring.statistics import SharedCopy, ratio, require_equal, seconds_of, spread
@@ -45,7 +47,7 @@ def _disk_reader() -> tuple[str, Callable[[Path], object]]:
     try:
         from safetensors.torch import load_file
     except ImportError:
-        return "yr_fastload_native.checkpoints.safetensors_files.read_directory (no torch here)", read_directory
+        return "yr_fastload_native.checkpoints.read_directory.read_directory (no torch here)", read_directory
 
     def read(model: Path) -> object:
         return [tensor.clone() for file in sorted(model.glob("*.safetensors")) for tensor in load_file(file).values()]

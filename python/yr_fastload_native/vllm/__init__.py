@@ -29,6 +29,6 @@ def register() -> None:
 
 def exchanged(load_model: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a ``BaseModelLoader.load_model`` in vLLM's source; see patches/README.md."""
-    from yr_fastload_native.vllm.exchange import exchanged as decorate
+    from yr_fastload_native.vllm.loader_wrapper import exchanged as decorate
 
     return decorate(load_model)

@@ -62,7 +62,7 @@ FIRST_IMPORTS = (
     "vllm.v1.executor.multiproc_executor",
     "vllm.v1.worker.worker_base",
     "vllm.model_executor.model_loader",
-    "yr_fastload_native.vllm.exchange",
+    "yr_fastload_native.vllm.loader_wrapper",
     "yr_fastload_native.vllm.load_format",
 )
 _AS_NAMED = "_yr_fastload_as_named"

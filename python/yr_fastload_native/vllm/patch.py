@@ -7,7 +7,7 @@ Importing this patches ``BaseModelLoader.load_model`` in this process. vLLM's wo
 from __future__ import annotations
 
 from yr_fastload_native.vllm import compat
-from yr_fastload_native.vllm.exchange import exchanged, unwrapped
+from yr_fastload_native.vllm.loader_wrapper import exchanged, unwrapped
 
 __all__ = ["is_patched", "patch", "unpatch"]
 

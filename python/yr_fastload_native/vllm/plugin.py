@@ -53,7 +53,7 @@ def _wants_patch() -> bool:
 
 def describe() -> dict[str, Any]:
     """What this process's vLLM sees of this package, after `register`; plain types."""
-    from yr_fastload_native.vllm.exchange import unwrapped
+    from yr_fastload_native.vllm.loader_wrapper import unwrapped
 
     register()
     loaders = importlib.import_module("vllm.model_executor.model_loader")
