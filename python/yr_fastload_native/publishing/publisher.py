@@ -232,7 +232,7 @@ class Publisher:
         """Of a plan: ``chunk_bytes`` and ``max_blobs``. What goes on keeps its own, so that its digests tell of it."""
         if self._lost is not None:
             return self._lost.limits
-        largest = max((tensor.bytes for tensor in self._table.tensors), default=0)
+        largest = max(self._table.moving, default=0)
         return chunk_bytes(self._config, self._offers, largest), self._config.max_blobs
 
     def _make(self, *, replace: bool = False) -> _Made:
