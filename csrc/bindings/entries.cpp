@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <charconv>
-#include <string>
+#include <memory>
+#include <string_view>
 #include <vector>
 
 #include "bindings/common.hpp"
@@ -8,52 +10,62 @@
 namespace yr_fastload::bindings {
 namespace {
 
-/// Whether a name stands in JSON as it is, between quotes.
-bool is_plain(const char* name, std::size_t size) {
-  for (std::size_t i = 0; i < size; ++i)
-    if (name[i] < ' ' || name[i] == '"' || name[i] == '\\') return false;
-  return true;
-}
-
-/// Writes JSON in its shortest form.
-class JsonWriter {
+/// Names as they stand in JSON.
+class JsonNames {
  public:
-  explicit JsonWriter(py::object quote) : quote_(std::move(quote)) {}
-
-  void text(const char* text) { out_ += text; }
-  void text(py::handle bytes) {
-    out_.append(PyBytes_AS_STRING(bytes.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(bytes.ptr())));
-  }
-
-  template <typename T>
-  void number(T value) {
-    char digits[24];
-    out_.append(digits, std::to_chars(std::begin(digits), std::end(digits), value).ptr);
-  }
-
-  void name(py::handle name) {
-    if (PyUnicode_IS_COMPACT_ASCII(name.ptr())) {
-      const auto* chars = reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(name.ptr()));
-      const auto size = static_cast<std::size_t>(PyUnicode_GET_LENGTH(name.ptr()));
-      if (is_plain(chars, size)) {
-        out_ += '"';
-        out_.append(chars, size);
-        out_ += '"';
-        return;
+  JsonNames(const py::list& names, const py::object& quote) {
+    texts_.reserve(names.size());
+    for (const py::handle name : names) {
+      if (!PyUnicode_Check(name.ptr())) throw py::type_error("a name is no str");
+      if (PyUnicode_IS_COMPACT_ASCII(name.ptr())) {
+        const std::string_view text(reinterpret_cast<const char*>(PyUnicode_1BYTE_DATA(name.ptr())),
+                                    static_cast<std::size_t>(PyUnicode_GET_LENGTH(name.ptr())));
+        if (is_plain(text)) {
+          texts_.push_back({text, true});
+          continue;
+        }
       }
+      quoted_.emplace_back(quote(name));
+      texts_.push_back({std::string_view(quoted_.back()), false});
     }
-    text(py::bytes(quote_(name)));
   }
 
-  void reserve(std::size_t bytes) { out_.reserve(bytes); }
-  py::bytes bytes() const { return py::bytes(out_); }
+  /// Upper bound, bytes.
+  std::size_t size(std::size_t i) const { return texts_[i].text.size() + 2; }
+
+  char* write(std::size_t i, char* to) const {
+    const Text& name = texts_[i];
+    if (name.plain) *to++ = '"';
+    to = std::copy(name.text.begin(), name.text.end(), to);
+    if (name.plain) *to++ = '"';
+    return to;
+  }
 
  private:
-  py::object quote_;
-  std::string out_;
+  struct Text {
+    std::string_view text;
+    bool plain;  ///< It stands between quotes as it is.
+  };
+
+  static bool is_plain(std::string_view text) {
+    bool plain = true;
+    for (const char each : text) plain &= each >= ' ' && each != '"' && each != '\\';  // no branch: many at once
+    return plain;
+  }
+
+  std::vector<Text> texts_;
+  std::vector<py::bytes> quoted_;
 };
 
-constexpr std::size_t kTypicalBytes = 96;  // of an entry
+constexpr std::size_t kNumberChars = 20;                     // 2^64
+constexpr std::size_t kBesideChars = 32 + 3 * kNumberChars;  // of an entry: brackets, commas, null, numbers
+
+char* write(char* to, std::string_view text) { return std::copy(text.begin(), text.end(), to); }
+
+template <typename T>
+char* write_number(char* to, T value) {
+  return std::to_chars(to, to + kNumberChars, value).ptr;
+}
 
 py::bytes encode_entries(const py::typing::List<py::str>& names, const py::typing::List<py::bytes>& layouts,
                          const py::buffer& layout_of, const Plan& plan, const py::buffer& owner,
@@ -64,40 +76,35 @@ py::bytes encode_entries(const py::typing::List<py::str>& names, const py::typin
   const std::size_t count = names.size();
   if (numbers.size() != count || owners.size() != count || offsets.size() != count || plan.tensors != count)
     throw py::value_error("names, layouts, plan and owners differ in length");
-  const Places at = places(plan);
-  const auto name_of = [&](std::size_t i) {
-    const py::handle name = PyList_GET_ITEM(names.ptr(), static_cast<Py_ssize_t>(i));
-    if (!PyUnicode_Check(name.ptr())) throw py::type_error("a name is no str");
-    return name;
-  };
-  std::vector<py::bytes> texts;
-  for (const py::handle layout : layouts) texts.emplace_back(py::reinterpret_borrow<py::object>(layout));
-  JsonWriter json(quote);
-  json.reserve(count * kTypicalBytes);
-  json.text("[");
+  const JsonNames json_names(names, quote);
+  std::vector<py::bytes> kept;
+  std::vector<std::string_view> texts;
+  for (const py::handle layout : layouts) {
+    kept.emplace_back(py::reinterpret_borrow<py::object>(layout));
+    texts.emplace_back(kept.back());
+  }
+  std::size_t bound = 2;
   for (std::size_t i = 0; i < count; ++i) {
-    json.text(i == 0 ? "[" : ",[");
-    json.name(name_of(i));
-    json.text(",");
-    json.text(texts.at(numbers.span()[i]));
-    json.text(",");
-    json.number(at.chunk[i]);
-    json.text(",");
-    json.number(at.offset[i]);
+    if (owners.span()[i] >= count) throw py::value_error("an owner is no tensor");
+    bound += json_names.size(i) + texts.at(numbers.span()[i]).size() + json_names.size(owners.span()[i]) + kBesideChars;
+  }
+  const Places at = places(plan);
+  const std::unique_ptr<char[]> json(new char[bound]);  // not zeroed
+  char* to = write(json.get(), "[");
+  for (std::size_t i = 0; i < count; ++i) {
+    to = json_names.write(i, write(to, i == 0 ? "[" : ",["));
+    to = write(write(write(to, ","), texts[numbers.span()[i]]), ",");
+    to = write_number(write(write_number(to, at.chunk[i]), ","), at.offset[i]);
     const std::uint64_t within = owners.span()[i];
     if (within == i) {
-      json.text(",null]");
-      continue;
+      to = write(to, ",null]");
+    } else {
+      to = write(json_names.write(within, write(to, ",[")), ",");
+      to = write(write_number(to, offsets.span()[i]), "]]");
     }
-    if (within >= count) throw py::value_error("an owner is no tensor");
-    json.text(",[");
-    json.name(name_of(within));
-    json.text(",");
-    json.number(offsets.span()[i]);
-    json.text("]]");
   }
-  json.text("]");
-  return json.bytes();
+  to = write(to, "]");
+  return py::bytes(json.get(), static_cast<std::size_t>(to - json.get()));
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include <pybind11/stl.h>
 
 #include <map>
-#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -160,32 +159,27 @@ bool is_bare(py::handle value, const py::tuple& types) {
   return false;
 }
 
-using Index = py::typing::Dict<py::str, py::int_>;
-
-/// Names and their places in a list; None if one is empty, too long or no Unicode text, or is there twice.
-std::optional<Index> index_names(const py::typing::List<py::object>& names, std::size_t max_chars) {
-  Index index;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    PyObject* name = PyList_GET_ITEM(names.ptr(), static_cast<Py_ssize_t>(i));
-    if (!PyUnicode_Check(name)) return std::nullopt;
-    const Py_ssize_t chars = PyUnicode_GetLength(name);
-    if (chars <= 0 || static_cast<std::size_t>(chars) > max_chars) return std::nullopt;
-    if (!PyUnicode_IS_COMPACT_ASCII(name) && PyUnicode_AsUTF8AndSize(name, nullptr) == nullptr) {
+/// Whether all are Unicode text of 1 to max_chars characters.
+bool are_names(const py::list& names, std::size_t max_chars) {
+  for (const py::handle name : names) {
+    if (!PyUnicode_Check(name.ptr())) return false;
+    const Py_ssize_t chars = PyUnicode_GetLength(name.ptr());
+    if (chars <= 0 || static_cast<std::size_t>(chars) > max_chars) return false;
+    if (!PyUnicode_IS_COMPACT_ASCII(name.ptr()) && PyUnicode_AsUTF8AndSize(name.ptr(), nullptr) == nullptr) {
       PyErr_Clear();  // a lone surrogate
-      return std::nullopt;
+      return false;
     }
-    if (PyDict_SetItem(index.ptr(), name, py::int_(i).ptr()) != 0) throw py::error_already_set();
   }
-  if (index.size() != names.size()) return std::nullopt;
-  return index;
+  return true;
 }
 
 }  // namespace
 
 void register_tensor_reader(py::module_& module) {
-  module.def("index_names", &index_names, py::arg("names"), py::arg("max_chars"),
-             "The place of each name in the list, by name; None if one is no Unicode text of 1 to `max_chars` "
-             "characters, or if two are the same.");
+  module.def(
+      "are_names",
+      [](const py::typing::List<py::object>& names, std::size_t max_chars) { return are_names(names, max_chars); },
+      py::arg("names"), py::arg("max_chars"), "Whether all of these are Unicode text of 1 to `max_chars` characters.");
   module.def(
       "read_tensors",
       [](const py::typing::List<py::object>& values, const py::type& kind, const py::capsule& api,

@@ -35,6 +35,7 @@ __all__: list[str] = [
     "TensorView",
     "acl_device",
     "acl_device_count",
+    "are_names",
     "buffer_view",
     "chunk_keys",
     "connect_host_store",
@@ -62,7 +63,6 @@ __all__: list[str] = [
     "expect_exit",
     "find_sharing",
     "fold_digests",
-    "index_names",
     "load_chunks",
     "make_plan",
     "map_chunks",
@@ -591,6 +591,11 @@ def acl_device_count() -> int:
     Number of devices that Ascend's runtime knows; 0 if it cannot be loaded. Loads it.
     """
 
+def are_names(names: list[typing.Any], max_chars: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    """
+    Whether all of these are Unicode text of 1 to `max_chars` characters.
+    """
+
 def buffer_view(object: typing_extensions.Buffer) -> TensorView:
     """
     View of an object with the buffer protocol.
@@ -749,11 +754,6 @@ def find_sharing(
 def fold_digests(digests: typing_extensions.Buffer) -> int:
     """
     Digest of a chunk from its blobs' digests, in order.
-    """
-
-def index_names(names: list[typing.Any], max_chars: typing.SupportsInt | typing.SupportsIndex) -> dict[str, int] | None:
-    """
-    The place of each name in the list, by name; None if one is no Unicode text of 1 to `max_chars` characters, or if two are the same.
     """
 
 def load_chunks(

@@ -320,5 +320,5 @@ class Publisher:
             # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
             # tell later whether they were changed meanwhile.
             digests = job.chunks.digests(job.deadline.left())
-        self._check_again(digests, self._table.index, self._limits, job.chunks.digest)
+        self._check_again(digests, self._table.names, self._limits, job.chunks.digest)
         return digests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,10 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def _differ(names: list[str]) -> bool:
+    return len(set(names)) == len(names)
+
+
 def _refuse_names(names: list[Any], op: str) -> NoReturn:
     for name in names:
         if not isinstance(name, str) or not name:
@@ -63,7 +68,6 @@ class TensorTable:
 
     Attributes:
         names: In the source's order; unique.
-        index: The place of each, by name.
         layouts: Those that differ.
         layout_of: The place of each tensor's in ``layouts``.
         values: Of each the object that keeps its memory where it is.
@@ -93,10 +97,9 @@ class TensorTable:
         self.names, values = _named(source, op)
         if len(self.names) > max_tensors:
             raise ResourceExhaustedError(f"more than max_tensors={max_tensors} tensors", op=op)
-        index = _core.index_names(self.names, MAX_NAME_CHARS)
-        if index is None:
+        unique = type(source) is dict  # as its keys are
+        if not _core.are_names(self.names, MAX_NAME_CHARS) or not (unique or _differ(self.names)):
             _refuse_names(self.names, op)
-        self.index: dict[str, int] = index
         columns = TensorReader(op, writable).read_all(self.names, values)
         self.values: list[Any] = columns.owners
         self.layouts, self.layout_of = columns.layouts, columns.layout_of
@@ -118,6 +121,11 @@ class TensorTable:
                 )
             ]
         return self._tensors
+
+    @functools.cached_property
+    def index(self) -> dict[str, int]:
+        """The place of each tensor, by name."""
+        return {name: index for index, name in enumerate(self.names)}
 
     def layout(self, index: int) -> Layout:
         """Of one tensor."""
