@@ -200,13 +200,14 @@ class TensorTable:
         storages = {self.values[index].untyped_storage().data_ptr() for index in indices}
         made: dict[int, Any] = {}
         moved: dict[int, int] = {}
+        give = _Giver()
         for index, value in enumerate(self.values):
             old = value.untyped_storage()
             if old.data_ptr() not in storages or not self.sizes[index]:
                 continue
             storage = made.setdefault(old.data_ptr(), None) or old.clone()
             made[old.data_ptr()] = storage
-            moved[index] = _give(value, storage, value.storage_offset())
+            moved[index] = give(value, storage, value.storage_offset())
         self._lie_at(moved)
 
     def movable(self, is_alias: Callable[[int], bool]) -> frozenset[int]:
@@ -250,6 +251,7 @@ class TensorTable:
         torch = sys.modules["torch"]
         storages: dict[int, Any] = {}
         moved: dict[int, int] = {}
+        give = _Giver()
         for index, value in enumerate(self.values):
             owner = self.owner[index]
             if owner not in places or not self.sizes[index]:
@@ -258,7 +260,7 @@ class TensorTable:
                 memory, start = places[owner]
                 flat = torch.frombuffer(memory, dtype=torch.uint8, count=self.sizes[owner], offset=start)
                 storages[owner] = flat.untyped_storage()
-            moved[index] = _give(value, storages[owner], self.offset[index] // value.element_size())
+            moved[index] = give(value, storages[owner], self.offset[index] // value.element_size())
         self._lie_at(moved)
 
     def _lie_at(self, moved: Mapping[int, int]) -> None:
@@ -274,9 +276,17 @@ class TensorTable:
         return None if owner == index else (self.names[owner], self.offset[index])
 
 
-def _give(value: Any, storage: Any, offset: int) -> int:
-    """Have a tensor of torch's lie ``offset`` elements into other memory; returns its address there."""
-    fresh = value.detach().new_empty(0)
-    fresh.set_(storage, offset, value.shape, value.stride())
-    value.data = fresh
-    return int(value.data_ptr())
+class _Giver:
+    """Gives tensors of torch's, which are on one device, other memory."""
+
+    def __init__(self) -> None:
+        self._blanks: dict[Any, Any] = {}  # by dtype; torch takes a copy of what such a tensor refers to
+
+    def __call__(self, value: Any, storage: Any, offset: int) -> int:
+        """Have a tensor lie ``offset`` elements into a storage; returns its address there."""
+        blank = self._blanks.get(value.dtype)
+        if blank is None:
+            blank = self._blanks[value.dtype] = value.detach().new_empty(0)
+        blank.set_(storage, offset, value.shape, value.stride())
+        value.data = blank
+        return int(value.data_ptr())
