@@ -588,6 +588,43 @@ def test_what_is_recognised_does_not_keep_the_tensors() -> None:
     assert len(manifest.tensors) == len(PLAIN["tensors"])
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tensors": [1]},
+        {"a": 1, "tensors": [1]},
+        {"a": {"b": 1, "tensors": []}},
+        {"a": ',"tensors":[', ',"tensors":': 1},
+    ],
+)
+def test_an_identity_that_looks_like_the_tensors(fields: dict[str, Any]) -> None:
+    who = Identity.of(fields, op="publish")
+    manifest = build(tensors(), who=who)
+    data = written(manifest)
+    table = table_of(tensors())
+    found = decode_manifest(data, head_for(data), who, max_bytes=LOTS, max_tensors=1000, op="load", mine=table)
+    assert written(found) == data
+    assert found.identity == who.fields
+    found.check_layout(table, op="load")
+
+
+@settings(deadline=None)
+@given(st.lists(spans(), min_size=1, max_size=3))
+def test_with_tensors_of_its_own_a_reader_takes_no_other_bytes(mutations: list[tuple[int, int, bytes]]) -> None:
+    data = DATA
+    for start, length, replacement in mutations:
+        data = data[:start] + replacement + data[start + length :]
+    try:
+        without: object = written(decode(data))
+    except (IntegrityError, ResourceExhaustedError) as error:
+        without = type(error)
+    try:
+        within: object = written(recognised(data, table_of(tensors())))
+    except (IntegrityError, ResourceExhaustedError) as error:
+        within = type(error)
+    assert within == without
+
+
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_with_tensors_of_its_own_a_reader_refuses_what_it_refuses_without(data: st.DataObject) -> None:
