@@ -70,6 +70,7 @@ void register_plan(py::module_& module);
 void register_digest(py::module_& module);
 void register_tensors(py::module_& module);
 void register_tensor_reader(py::module_& module);
+void register_entries(py::module_& module);
 void register_devices(py::module_& module);
 void register_device_memory(py::module_& module);
 void register_stores(py::module_& module);

@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, module) {
   register_digest(module);
   register_tensors(module);
   register_tensor_reader(module);
+  register_entries(module);
   register_devices(module);
   register_device_memory(module);
   register_stores(module);

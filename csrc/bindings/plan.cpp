@@ -75,10 +75,11 @@ void register_plan(py::module_& module) {
           const WithoutGil nogil;
           sharing = find_sharing(starts.span(), sizes.span());
         }
-        return std::make_tuple(to_python(sharing.owner), to_python(sharing.offset));
+        return std::make_tuple(to_python(sharing.owner), to_python(sharing.offset), to_python(sharing.moving));
       },
       py::arg("addresses"), py::arg("tensor_bytes"),
-      "For each tensor, the index of the one whose memory it lies in, and the offset there in bytes.");
+      "For each tensor, the index of the one whose memory it lies in, the offset there in bytes, and how many of its "
+      "own bytes move.");
 }
 
 }  // namespace yr_fastload::bindings

@@ -1,4 +1,7 @@
+#include <pybind11/stl.h>
+
 #include <map>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -21,32 +24,20 @@ class DlpackReader {
     if (table->major == 1) read_ = table->dltensor_from_py_object;
   }
 
-  py::object read(py::handle name, py::handle value) {
-    if (read_ == nullptr || !is_plain(Py_TYPE(value.ptr()))) return py::none();
-    DLTensor tensor{};
-    if (read_(value.ptr(), &tensor) != 0) {
-      PyErr_Clear();
-      return py::none();
-    }
-    const std::uint64_t address = reinterpret_cast<std::uint64_t>(tensor.data) + tensor.byte_offset;
-    const std::uint64_t count = dense_count(tensor);
-    const bool is_complex = tensor.dtype.code == kDlpackComplex;  // which may be a lazy conjugate
-    const py::handle device = device_of(tensor.device);
-    if (device.is_none() || is_complex || count == 0 || address == 0) return py::none();
-    const Number& number = number_of(value);
-    const py::object is_neg = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(value.ptr(), neg_.ptr()));
-    if (!is_neg) throw py::error_already_set();
-    if (is_neg.ptr() != Py_False) return py::none();
-    const Layout& layout = layout_of(tensor);
-    const py::int_ bytes(count * number.bytes);
-    const py::int_ place(address);
-    PyObject* arguments[] = {name.ptr(),  number.name.ptr(), layout.shape.ptr(), layout.strides.ptr(),
-                             bytes.ptr(), place.ptr(),       value.ptr(),        device.ptr()};
-    py::object made =
-        py::reinterpret_steal<py::object>(PyObject_Vectorcall(make_.ptr(), arguments, std::size(arguments), nullptr));
-    if (!made) throw py::error_already_set();
-    return made;
+  /// Adds a row for the next value; whether it is plain. The row of one that is not holds zeros.
+  bool add(py::handle value) {
+    std::uint64_t address = 0;
+    const Layout* layout = read(value, address);
+    layout_of_.push_back(layout == nullptr ? 0 : layout->number);
+    addresses_.push_back(address);
+    sizes_.push_back(layout == nullptr ? 0 : layout->bytes);
+    return layout != nullptr;
   }
+
+  py::typing::List<py::object> layouts() const { return made_; }
+  py::memoryview layout_of() const { return to_python(layout_of_); }
+  py::memoryview addresses() const { return to_python(addresses_); }
+  py::memoryview sizes() const { return to_python(sizes_); }
 
  private:
   struct Number {
@@ -55,19 +46,33 @@ class DlpackReader {
     std::uint64_t bytes;
   };
   struct Layout {
-    py::tuple shape;
-    py::tuple strides;
+    std::uint64_t number;
+    std::uint64_t bytes;
   };
+  using Key = std::vector<std::int64_t>;  ///< The number's place in memory, the device, the shape.
 
-  /// Devices are few, tensors are many.
-  py::handle device_of(DLDevice device) {
-    const auto key = std::make_pair(device.device_type, device.device_id);
-    const auto found = devices_.find(key);
-    if (found != devices_.end()) return found->second;
-    return devices_.emplace(key, device_of_(device.device_type, device.device_id)).first->second;
+  /// Null if it is not plain.
+  const Layout* read(py::handle value, std::uint64_t& address) {
+    if (read_ == nullptr || !is_plain(Py_TYPE(value.ptr()))) return nullptr;
+    DLTensor tensor{};
+    if (read_(value.ptr(), &tensor) != 0) {
+      PyErr_Clear();
+      return nullptr;
+    }
+    const std::uint64_t start = reinterpret_cast<std::uint64_t>(tensor.data) + tensor.byte_offset;
+    const std::uint64_t count = dense_count(tensor);
+    const bool is_complex = tensor.dtype.code == kDlpackComplex;  // which may be a lazy conjugate
+    if (is_complex || count == 0 || start == 0) return nullptr;
+    const Number& number = number_of(value);
+    const py::object is_neg = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(value.ptr(), neg_.ptr()));
+    if (!is_neg) throw py::error_already_set();
+    if (is_neg.ptr() != Py_False) return nullptr;
+    const Layout* layout = layout_of(tensor, number, count);
+    if (layout != nullptr) address = start;
+    return layout;
   }
 
-  /// Types are few, too.
+  /// Types are few, tensors are many.
   bool is_plain(PyTypeObject* type) {
     if (type == plain_) return true;
     const py::handle handle(reinterpret_cast<PyObject*>(type));
@@ -98,19 +103,32 @@ class DlpackReader {
     return static_cast<std::uint64_t>(count);
   }
 
-  const Layout& layout_of(const DLTensor& tensor) {
-    shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
-    const auto found = layouts_.find(shape_);
-    if (found != layouts_.end()) return found->second;
+  /// Null if the device is none whose tensors are read so.
+  const Layout* layout_of(const DLTensor& tensor, const Number& number, std::uint64_t count) {
+    key_.assign({reinterpret_cast<std::int64_t>(&number), tensor.device.device_type, tensor.device.device_id});
+    key_.insert(key_.end(), tensor.shape, tensor.shape + tensor.ndim);
+    auto found = layouts_.find(key_);
+    if (found == layouts_.end()) {
+      const py::object device = device_of_(tensor.device.device_type, tensor.device.device_id);
+      if (device.is_none()) return nullptr;
+      const std::uint64_t bytes = count * number.bytes;
+      found = layouts_.emplace(key_, Layout{made_.size(), bytes}).first;
+      made_.append(make(tensor, number, bytes, device));
+    }
+    return &found->second;
+  }
+
+  py::object make(const DLTensor& tensor, const Number& number, std::uint64_t bytes, const py::object& device) const {
     const auto rank = static_cast<std::size_t>(tensor.ndim);
-    Layout made{py::tuple(rank), py::tuple(rank)};
+    py::tuple shape(rank);
+    py::tuple strides(rank);
     std::int64_t stride = 1;
     for (std::size_t i = rank; i-- > 0;) {
-      made.shape[i] = py::int_(shape_[i]);
-      made.strides[i] = py::int_(stride);
-      stride *= shape_[i];
+      shape[i] = py::int_(tensor.shape[i]);
+      strides[i] = py::int_(stride);
+      stride *= tensor.shape[i];
     }
-    return layouts_.emplace(shape_, std::move(made)).first->second;
+    return make_(number.name, shape, strides, bytes, device);
   }
 
   int (*read_)(void*, DLTensor*) = nullptr;
@@ -122,29 +140,68 @@ class DlpackReader {
   py::str dtype_{"dtype"};
   PyTypeObject* plain_ = nullptr;
   std::map<PyObject*, Number> numbers_;
-  std::map<std::pair<std::int32_t, std::int32_t>, py::object> devices_;
-  std::vector<std::int64_t> shape_;
-  std::map<std::vector<std::int64_t>, Layout> layouts_;
+  Key key_;
+  std::map<Key, Layout> layouts_;
+  py::typing::List<py::object> made_;
+  std::vector<std::uint64_t> layout_of_;
+  std::vector<std::uint64_t> addresses_;
+  std::vector<std::uint64_t> sizes_;
 };
+
+/// Whether a value is of one of these types, not of a subclass, and has no attributes of its own.
+bool is_bare(py::handle value, const py::tuple& types) {
+  for (const py::handle type : types) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) != type.ptr()) continue;
+    const py::object attributes = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(value.ptr(), nullptr));
+    if (!attributes) throw py::error_already_set();
+    return PyDict_Size(attributes.ptr()) == 0;
+  }
+  return false;
+}
+
+/// Whether all are Unicode text of 1 to max_chars characters.
+bool are_names(const py::list& names, std::size_t max_chars) {
+  for (const py::handle name : names) {
+    if (!PyUnicode_Check(name.ptr())) return false;
+    const Py_ssize_t chars = PyUnicode_GetLength(name.ptr());
+    if (chars <= 0 || static_cast<std::size_t>(chars) > max_chars) return false;
+    if (!PyUnicode_IS_COMPACT_ASCII(name.ptr()) && PyUnicode_AsUTF8AndSize(name.ptr(), nullptr) == nullptr) {
+      PyErr_Clear();  // a lone surrogate
+      return false;
+    }
+  }
+  return true;
+}
 
 }  // namespace
 
 void register_tensor_reader(py::module_& module) {
   module.def(
+      "are_names",
+      [](const py::typing::List<py::object>& names, std::size_t max_chars) { return are_names(names, max_chars); },
+      py::arg("names"), py::arg("max_chars"), "Whether all of these are Unicode text of 1 to `max_chars` characters.");
+  module.def(
       "read_tensors",
-      [](const py::typing::List<py::str>& names, const py::typing::List<py::object>& values, const py::type& kind,
-         const py::capsule& api, const py::object& number_of, const py::object& device_of, const py::object& make) {
-        if (names.size() != values.size()) throw py::value_error("names and values differ in length");
+      [](const py::typing::List<py::object>& values, const py::type& kind, const py::capsule& api,
+         const py::typing::Tuple<py::type, py::ellipsis>& bare, const py::object& check, const py::object& number_of,
+         const py::object& device_of, const py::object& make) {
         DlpackReader reader(kind, api, number_of, device_of, make);
-        py::typing::List<py::object> found(names.size());
-        for (std::size_t i = 0; i < names.size(); ++i) found[i] = reader.read(names[i], values[i]);
-        return found;
+        py::typing::List<py::int_> left;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          const py::handle value = PyList_GET_ITEM(values.ptr(), static_cast<Py_ssize_t>(i));
+          if (!is_bare(value, bare)) check(i);
+          if (!reader.add(value)) left.append(i);
+        }
+        return std::make_tuple(reader.layouts(), reader.layout_of(), reader.addresses(), reader.sizes(), left);
       },
-      py::arg("names"), py::arg("values"), py::arg("kind"), py::arg("api"), py::arg("number_of"), py::arg("device_of"),
-      py::arg("make"),
-      "make(name, dtype, shape, strides, bytes, address, value, device) of each value that is a dense tensor of this "
-      "class, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size; "
-      "device_of(type, number): what `make` is given of a DLPack device, None where tensors are not read so.");
+      py::arg("values"), py::arg("kind"), py::arg("api"), py::arg("bare"), py::arg("check"), py::arg("number_of"),
+      py::arg("device_of"), py::arg("make"),
+      "Read those values that are dense tensors of a class, by its DLPack exchange API. Returns the layouts that "
+      "differ, each as make(dtype, shape, strides, bytes, device); for each value the number of its layout, its "
+      "address and its bytes (uint64[N] each); and which values were not read, whose rows hold zeros. check(i) is "
+      "called for each value that is not of one of the types `bare`, or has attributes. number_of(dtype): its name "
+      "and item size; device_of(type, number): what `make` is given of a DLPack device, None where tensors are not "
+      "read so.");
 }
 
 }  // namespace yr_fastload::bindings

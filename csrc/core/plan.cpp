@@ -121,6 +121,7 @@ Sharing find_sharing(Span<const std::uint64_t> addresses, Span<const std::uint64
   sharing.owner.resize(count);
   std::iota(sharing.owner.begin(), sharing.owner.end(), std::uint64_t{0});
   sharing.offset.assign(count, 0);
+  sharing.moving.assign(bytes.begin(), bytes.end());
 
   std::vector<std::uint64_t> order;
   order.reserve(count);
@@ -146,6 +147,7 @@ Sharing find_sharing(Span<const std::uint64_t> addresses, Span<const std::uint64
     } else if (end <= owner_end) {
       sharing.owner[i] = owner;
       sharing.offset[i] = addresses[i] - addresses[owner];
+      sharing.moving[i] = 0;
     } else {
       throw Error(ErrorCode::kInvalidArgument, "plan", "two tensors overlap in memory and neither contains the other",
                   {std::to_string(owner), std::to_string(i)});

@@ -76,6 +76,7 @@ std::uint64_t first_shared_chunk(const Plan& plan);
 struct Sharing {
   std::vector<std::uint64_t> owner;
   std::vector<std::uint64_t> offset;  ///< Bytes from the start of the owner.
+  std::vector<std::uint64_t> moving;  ///< Bytes that move: its own, or none inside another's.
 };
 
 /// Finds tied tensors and views. If several tensors span the same bytes, the first one owns them.

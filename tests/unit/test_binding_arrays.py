@@ -48,12 +48,12 @@ def test_sizes_of_a_plan(sizes: np.ndarray) -> None:
 @given(arrays(), arrays())
 def test_addresses_and_sizes(addresses: np.ndarray, sizes: np.ndarray) -> None:
     try:
-        owner, offset = _core.find_sharing(addresses, sizes)
+        owner, offset, moving = _core.find_sharing(addresses, sizes)
     except (FastLoadError, ValueError, TypeError, BufferError):
         return
     assert is_right(addresses)
     assert is_right(sizes)
-    assert len(owner) == len(offset) == len(sizes)
+    assert len(owner) == len(offset) == len(moving) == len(sizes)
     assert all(0 <= each < max(1, len(sizes)) for each in owner)
 
 

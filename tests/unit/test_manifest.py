@@ -65,6 +65,10 @@ DATA, HEAD_DATA = encode_manifest(MANIFEST, max_bytes=LOTS, transports=["host"])
 PLAIN: dict[str, Any] = json.loads(DATA)
 
 
+def written(manifest: Manifest) -> bytes:
+    return encode_manifest(manifest, max_bytes=LOTS, transports=["host"])[0]
+
+
 def head_for(data: bytes, **changed: Any) -> Head:
     values = {
         "format": FORMAT,
@@ -542,7 +546,7 @@ def test_tensors_that_are_one_s_own_need_not_be_parsed() -> None:
     table = table_of(tensors())
     manifest = recognised(DATA, table)
     assert type(manifest) is not Manifest
-    assert msgspec.json.encode(manifest) == DATA
+    assert written(manifest) == DATA
     manifest.check_layout(table, op="load")
     assert manifest.addresses(table) == decode(DATA).addresses(table) == table.addresses
     assert list(manifest.plan().blobs) == list(decode(DATA).plan().blobs)
@@ -584,6 +588,43 @@ def test_what_is_recognised_does_not_keep_the_tensors() -> None:
     assert len(manifest.tensors) == len(PLAIN["tensors"])
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tensors": [1]},
+        {"a": 1, "tensors": [1]},
+        {"a": {"b": 1, "tensors": []}},
+        {"a": ',"tensors":[', ',"tensors":': 1},
+    ],
+)
+def test_an_identity_that_looks_like_the_tensors(fields: dict[str, Any]) -> None:
+    who = Identity.of(fields, op="publish")
+    manifest = build(tensors(), who=who)
+    data = written(manifest)
+    table = table_of(tensors())
+    found = decode_manifest(data, head_for(data), who, max_bytes=LOTS, max_tensors=1000, op="load", mine=table)
+    assert written(found) == data
+    assert found.identity == who.fields
+    found.check_layout(table, op="load")
+
+
+@settings(deadline=None)
+@given(st.lists(spans(), min_size=1, max_size=3))
+def test_with_tensors_of_its_own_a_reader_takes_no_other_bytes(mutations: list[tuple[int, int, bytes]]) -> None:
+    data = DATA
+    for start, length, replacement in mutations:
+        data = data[:start] + replacement + data[start + length :]
+    try:
+        without: object = written(decode(data))
+    except (IntegrityError, ResourceExhaustedError) as error:
+        without = type(error)
+    try:
+        within: object = written(recognised(data, table_of(tensors())))
+    except (IntegrityError, ResourceExhaustedError) as error:
+        within = type(error)
+    assert within == without
+
+
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_with_tensors_of_its_own_a_reader_refuses_what_it_refuses_without(data: st.DataObject) -> None:
@@ -604,13 +645,13 @@ def test_with_tensors_of_its_own_a_reader_refuses_what_it_refuses_without(data: 
     try:
         theirs = decode(changed)
         theirs.check_layout(table, op="load")
-        without: object = (list(theirs.plan().blobs), theirs.addresses(table), msgspec.json.encode(theirs))
+        without: object = (list(theirs.plan().blobs), theirs.addresses(table), written(theirs))
     except (IntegrityError, LayoutMismatchError, ResourceExhaustedError) as error:
         without = type(error)
     try:
         mine = recognised(changed, table)
         mine.check_layout(table, op="load")
-        within: object = (list(mine.plan().blobs), mine.addresses(table), msgspec.json.encode(mine))
+        within: object = (list(mine.plan().blobs), mine.addresses(table), written(mine))
     except (IntegrityError, LayoutMismatchError, ResourceExhaustedError) as error:
         within = type(error)
     assert within == without

@@ -221,7 +221,8 @@ def test_planning_costs_less_than_looking_at_the_sizes_in_python() -> None:
 
 
 def sharing_of(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    owner, offset = _core.find_sharing(array("Q", [a for a, _ in spans]), array("Q", [n for _, n in spans]))
+    owner, offset, moving = _core.find_sharing(array("Q", [a for a, _ in spans]), array("Q", [n for _, n in spans]))
+    assert list(moving) == [size if owner[i] == i else 0 for i, (_, size) in enumerate(spans)]
     return list(zip(owner, offset, strict=True))
 
 

@@ -112,6 +112,53 @@ def test_loading_twice(open_zero_copy: Callable[[], fl.FastLoader], identity: di
             assert equal(target, state(source))
 
 
+class Subclass(torch.nn.Parameter):
+    """As vLLM's parameters are, with what its loaders need."""
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().reshape(-1).view(torch.uint8)
+
+
+def tensors_of_many_kinds(seed: int) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+
+    def made(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.randint(0, 100, shape, generator=random).to(dtype)
+
+    kinds = (torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool, torch.complex64)
+    found = {f"{dtype} {i}": made(8, 5, dtype=dtype) for dtype in kinds for i in range(3)}
+    whole, subclass = made(12, 4), Subclass(made(3, 7, dtype=torch.bfloat16), requires_grad=False)
+    subclass.output_dim = 0
+    return found | {
+        "whole": whole,
+        "tied": whole,
+        "rows": whole[3:6],
+        "turned": torch.empty_strided((6, 9), (1, 6)).copy_(made(6, 9)),
+        "scalar": made(dtype=torch.float64),
+        "empty": made(0, 3),
+        "parameter": torch.nn.Parameter(made(5, 5)),
+        "subclass": subclass,
+    }
+
+
+def test_tensors_of_many_kinds(open_zero_copy: Callable[[], fl.FastLoader], identity: dict[str, str]) -> None:
+    target = tensors_of_many_kinds(0)
+    kinds = {name: (type(tensor), tensor.dtype, tensor.shape, tensor.stride()) for name, tensor in target.items()}
+    with open_zero_copy() as publisher, open_zero_copy() as loader:
+        for seed in (1, 2):
+            source = tensors_of_many_kinds(seed)
+            publisher.publish(source, identity)
+            report = loader.load(target, identity)
+            assert report.bytes_aliased == report.bytes
+            for name, tensor in target.items():
+                assert (type(tensor), tensor.dtype, tensor.shape, tensor.stride()) == kinds[name]
+                assert torch.equal(bytes_of(tensor), bytes_of(source[name]))
+            assert target["rows"].data_ptr() == target["whole"][3:6].data_ptr()
+            assert target["subclass"].output_dim == 0
+            assert target["parameter"].requires_grad
+
+
 def test_damaged_bytes_are_not_taken(open_zero_copy: Callable[[], fl.FastLoader], identity: dict[str, str]) -> None:
     source, target = model(1), model(2)
     with open_zero_copy() as publisher, open_zero_copy() as loader:

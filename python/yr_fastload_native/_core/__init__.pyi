@@ -35,6 +35,7 @@ __all__: list[str] = [
     "TensorView",
     "acl_device",
     "acl_device_count",
+    "are_names",
     "buffer_view",
     "chunk_keys",
     "connect_host_store",
@@ -56,6 +57,7 @@ __all__: list[str] = [
     "digest_names",
     "digests_on_device",
     "dlpack_view",
+    "encode_entries",
     "end_transfers",
     "error_table",
     "expect_exit",
@@ -589,6 +591,11 @@ def acl_device_count() -> int:
     Number of devices that Ascend's runtime knows; 0 if it cannot be loaded. Loads it.
     """
 
+def are_names(names: list[typing.Any], max_chars: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    """
+    Whether all of these are Unicode text of 1 to `max_chars` characters.
+    """
+
 def buffer_view(object: typing_extensions.Buffer) -> TensorView:
     """
     View of an object with the buffer protocol.
@@ -709,6 +716,19 @@ def dlpack_view(capsule: typing_extensions.CapsuleType) -> TensorView:
     View of a DLPack capsule, which it uses up.
     """
 
+def encode_entries(
+    names: list[str],
+    layouts: list[bytes],
+    layout_of: typing_extensions.Buffer,
+    plan: Plan,
+    owner: typing_extensions.Buffer,
+    offset: typing_extensions.Buffer,
+    quote: typing.Any,
+) -> bytes:
+    """
+    A manifest's entries as JSON: of each tensor the name, the text of its layout (layouts[layout_of[i]]: dtype, shape, strides and bytes), chunk and offset, and the name of the tensor that it lies in with the offset there, null if none. quote(name): a name as JSON, where it is not plain ASCII.
+    """
+
 def end_transfers() -> None:
     """
     End every transfer, including later ones, with SystemExit in the waiting thread.
@@ -726,9 +746,9 @@ def expect_exit() -> None:
 
 def find_sharing(
     addresses: typing_extensions.Buffer, tensor_bytes: typing_extensions.Buffer
-) -> tuple[memoryview, memoryview]:
+) -> tuple[memoryview, memoryview, memoryview]:
     """
-    For each tensor, the index of the one whose memory it lies in, and the offset there in bytes.
+    For each tensor, the index of the one whose memory it lies in, the offset there in bytes, and how many of its own bytes move.
     """
 
 def fold_digests(digests: typing_extensions.Buffer) -> int:
@@ -837,16 +857,17 @@ def publish_staged(
     """
 
 def read_tensors(
-    names: list[str],
     values: list[typing.Any],
     kind: type,
     api: typing_extensions.CapsuleType,
+    bare: tuple[type, ...],
+    check: typing.Any,
     number_of: typing.Any,
     device_of: typing.Any,
     make: typing.Any,
-) -> list[typing.Any]:
+) -> tuple[list[typing.Any], memoryview, memoryview, memoryview, list[int]]:
     """
-    make(name, dtype, shape, strides, bytes, address, value, device) of each value that is a dense tensor of this class, by the class's DLPack exchange API; None for others. number_of(dtype): its name and item size; device_of(type, number): what `make` is given of a DLPack device, None where tensors are not read so.
+    Read those values that are dense tensors of a class, by its DLPack exchange API. Returns the layouts that differ, each as make(dtype, shape, strides, bytes, device); for each value the number of its layout, its address and its bytes (uint64[N] each); and which values were not read, whose rows hold zeros. check(i) is called for each value that is not of one of the types `bare`, or has attributes. number_of(dtype): its name and item size; device_of(type, number): what `make` is given of a DLPack device, None where tensors are not read so.
     """
 
 def ready_workers(directory: str, *, deadline_s: typing.SupportsFloat | typing.SupportsIndex) -> list[str]:

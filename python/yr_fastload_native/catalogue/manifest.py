@@ -6,12 +6,13 @@ manifest that agrees (`manifest_codec`), so no offset, size or key in it is ever
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
 from array import array
-from collections.abc import Iterable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple, overload
 
 import msgspec
 
@@ -36,6 +37,7 @@ from yr_fastload_native.weights.tensor_table import TensorTable
 __all__ = [
     "DIGESTS",
     "ChunkEntry",
+    "Entries",
     "Frame",
     "Head",
     "Manifest",
@@ -60,6 +62,40 @@ class TensorEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_f
     chunk: Index
     offset: Size
     alias: tuple[Name, Size] | None
+
+
+class Entries(Sequence[TensorEntry]):
+    """The entries of a manifest as they are written there, parsed when somebody looks at them.
+
+    Who publishes or loads tens of thousands of tensors has them in a table, and needs none of these objects.
+
+    Attributes:
+        encoded: The JSON.
+    """
+
+    def __init__(self, encoded: bytes, count: int) -> None:
+        self.encoded = encoded
+        self._count = count
+
+    @functools.cached_property
+    def _parsed(self) -> list[TensorEntry]:
+        return msgspec.json.decode(self.encoded, type=list[TensorEntry])
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> TensorEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TensorEntry]: ...
+    def __getitem__(self, index: int | slice) -> TensorEntry | list[TensorEntry]:
+        return self._parsed[index]
+
+    def __iter__(self) -> Iterator[TensorEntry]:
+        return iter(self._parsed)
+
+    def __eq__(self, other: object) -> bool:
+        return self._parsed == list(other) if isinstance(other, Sequence) else NotImplemented
 
 
 class ChunkEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +130,7 @@ class Frame(Stored, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 
 class Manifest(Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    tensors: list[TensorEntry]
+    tensors: Sequence[TensorEntry]
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -123,8 +159,7 @@ class Manifest(Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
         Raises:
             IntegrityError: It is not.
         """
-        moves = [tensor.chunk >= 0 for tensor in self.tensors]
-        if sha256 is not None and [bool(of_bytes) for of_bytes in sha256] != moves:
+        if sha256 is not None and [bool(of_bytes) for of_bytes in sha256] != [each.chunk >= 0 for each in self.tensors]:
             raise IntegrityError("the list of SHA-256 sums does not have one for each tensor that moves", op=op)
 
     def content_digest(self, identity: Identity, sha256: list[str]) -> str:
@@ -164,9 +199,13 @@ class Manifest(Frame, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
                 failed_keys=list(wrong),
             )
 
+    def places_in(self, table: TensorTable) -> Sequence[int]:
+        """Where a table has each of the tensors, after `check_layout`."""
+        return [table.index[tensor.name] for tensor in self.tensors]
+
     def addresses(self, table: TensorTable) -> array[int]:
         """Addresses of this process's tensors in the manifest's order, after `check_layout`."""
-        return array("Q", [table.addresses[table.index[tensor.name]] for tensor in self.tensors])
+        return array("Q", [table.addresses[place] for place in self.places_in(table)])
 
 
 class Head(Stored, frozen=True, forbid_unknown_fields=True):
@@ -184,24 +223,13 @@ def _difference(published: tuple[Any, ...], mine: tuple[Any, ...]) -> str:
     return "has " + ", ".join(parts)
 
 
-def entries_of(table: TensorTable, plan: _core.Plan) -> list[TensorEntry]:
+def entries_of(table: TensorTable, plan: _core.Plan) -> Entries:
     """The manifest's entries for the tensors of a table."""
-    names = [tensor.name for tensor in table.tensors]
-    return [
-        TensorEntry(
-            tensor.name,
-            tensor.dtype,
-            tensor.shape,
-            tensor.strides,
-            tensor.bytes,
-            chunk,
-            offset,
-            None if owner == index else (names[owner], start),
-        )
-        for index, (tensor, chunk, offset, owner, start) in enumerate(
-            zip(table.tensors, *plan.places(), table.owner, table.offset, strict=True)
-        )
-    ]
+    layouts = [msgspec.json.encode(layout[:4])[1:-1] for layout in table.layouts]
+    encoded = _core.encode_entries(
+        table.names, layouts, table.layout_of, plan, table.owner, table.offset, quote=msgspec.json.encode
+    )
+    return Entries(encoded, len(table.names))
 
 
 def chunks_of(identity: Identity, generation: str, plan: _core.Plan) -> list[tuple[str, int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,17 +13,14 @@ import msgspec
 from yr_fastload_native import _core
 from yr_fastload_native.catalogue.fields import FORMAT, Stored, decode
 from yr_fastload_native.catalogue.identity import Identity
-from yr_fastload_native.catalogue.manifest import DIGESTS, Frame, Head, Manifest, chunks_of, entries_of
+from yr_fastload_native.catalogue.manifest import DIGESTS, Entries, Frame, Head, Manifest, chunks_of, entries_of
 from yr_fastload_native.errors import FastLoadError, IntegrityError, InvalidArgumentError, ResourceExhaustedError
 from yr_fastload_native.weights.tensor_table import TensorTable
 
 __all__ = ["decode_head", "decode_manifest", "encode_manifest", "identity_in"]
 
 
-class _Sealed(Frame, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A manifest whose tensors have not been parsed."""
-
-    tensors: msgspec.Raw
+_TENSORS = b',"tensors":'  # before the last field of a manifest, as it is written
 
 
 class _Whose(Stored, frozen=True):
@@ -50,6 +48,9 @@ class _Recognised(Manifest, frozen=True, kw_only=True, dict=True):
         if not self._is_of(table):
             super().check_layout(table, op=op)
 
+    def places_in(self, table: TensorTable) -> Sequence[int]:
+        return range(len(self.tensors)) if self._is_of(table) else super().places_in(table)
+
     def addresses(self, table: TensorTable) -> array[int]:
         return table.addresses[:] if self._is_of(table) else super().addresses(table)
 
@@ -60,13 +61,19 @@ def encode_manifest(manifest: Manifest, *, max_bytes: int, transports: list[str]
     Raises:
         ResourceExhaustedError: It is larger than ``max_bytes``.
     """
-    data = msgspec.json.encode(manifest)
+    data = msgspec.json.encode(manifest, enc_hook=_as_written)
     if len(data) > max_bytes:
         raise ResourceExhaustedError(
             f"the manifest has {len(data)} bytes, more than max_manifest_bytes={max_bytes}", op="publish"
         )
     head = Head(FORMAT, manifest.generation, len(data), hashlib.sha256(data).hexdigest(), transports)
     return data, msgspec.json.encode(head)
+
+
+def _as_written(entries: Any) -> msgspec.Raw:
+    if not isinstance(entries, Entries):
+        raise NotImplementedError(f"a manifest holds no {type(entries).__name__}")
+    return msgspec.Raw(entries.encoded)
 
 
 def decode_head(data: bytes, *, op: str) -> Head:
@@ -133,7 +140,7 @@ def decode_manifest(
         ResourceExhaustedError: It is beyond a bound.
     """
     _check_pin(data, head, max_bytes, op)
-    recognised = None if mine is None else _recognise(decode(data, _Sealed, "the manifest", op), mine)
+    recognised = None if mine is None else _recognise(data, mine, op)
     if recognised is not None:
         _check_frame(recognised, head, identity, op)
         return recognised
@@ -144,16 +151,23 @@ def decode_manifest(
     return manifest
 
 
-def _recognise(sealed: _Sealed, table: TensorTable) -> Manifest | None:
+def _recognise(data: bytes, table: TensorTable, op: str) -> Manifest | None:
     """The manifest, if its tensors are what this process would write for a table; None if not."""
+    cut = data.find(_TENSORS)
+    if cut < 0:
+        return None
     try:
-        plan = _core.make_plan(table.moving, chunk_bytes=sealed.chunk_bytes, max_blobs=sealed.max_blobs)
+        # What is an object up to here was not cut within a text or a part; and what follows is compared as a whole.
+        frame = decode(data[:cut] + b"}", Frame, "the manifest", op)
+        plan = _core.make_plan(table.moving, chunk_bytes=frame.chunk_bytes, max_blobs=frame.max_blobs)
     except FastLoadError:
         return None
     entries = entries_of(table, plan)
-    if msgspec.json.encode(entries) != bytes(sealed.tensors):
+    if len(data) != cut + len(_TENSORS) + len(entries.encoded) + 1 or not data.endswith(b"}"):
         return None
-    fields = {name: getattr(sealed, name) for name in Frame.__struct_fields__}
+    if not data.startswith(entries.encoded, cut + len(_TENSORS)):
+        return None
+    fields = {name: getattr(frame, name) for name in Frame.__struct_fields__}
     manifest = _Recognised(**fields, tensors=entries)
     manifest.__dict__.update(mine=weakref.ref(table), planned=plan)
     return manifest

@@ -41,9 +41,10 @@ def entries(files: TensorFiles) -> dict[str, Any]:
 
 def check_dtypes(table: TensorTable) -> None:
     """Refuse tensors that nobody could read."""
-    wrong = [tensor.name for tensor in table.tensors if tensor.dtype not in ITEM_BYTES]
+    unknown = {number for number, layout in enumerate(table.layouts) if layout.dtype not in ITEM_BYTES}
+    wrong = [name for name, number in zip(table.names, table.layout_of, strict=True) if number in unknown]
     if wrong:
-        dtype = table.tensors[table.index[wrong[0]]].dtype
+        dtype = table.layout(table.index[wrong[0]]).dtype
         raise InvalidArgumentError(
             f"tensor {wrong[0]!r} has dtype {dtype}; tensors of a checkpoint have one of {', '.join(ITEM_BYTES)}",
             op="publish",

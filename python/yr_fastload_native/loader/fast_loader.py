@@ -128,7 +128,7 @@ class FastLoader(CatalogueCalls, CheckpointCalls, FileCalls):
                 worker = attrs.evolve(worker, config=attrs.evolve(self.config, publish_as=publish_as))
             deadline = Deadline(self.config.publish_deadline_s, "publish")
             table = TensorTable(model, op="publish", writable=False, max_tensors=self.config.max_tensors)
-            self._usage.note("tensors", len(table.tensors))
+            self._usage.note("tensors", len(table.names))
             told = None if files is None else check_files(files, op="publish")
             request = Request(worker, who, table, self._link.devices.of(table), deadline, progress)
             publication = Publisher(request, told).publish(started)
@@ -250,7 +250,7 @@ class FastLoader(CatalogueCalls, CheckpointCalls, FileCalls):
         who = Identity.of(identity, op="load")
         with timeline.stage("layout"):
             table = TensorTable(model, op="load", writable=True, max_tensors=self.config.max_tensors)
-        self._usage.note("tensors", len(table.tensors))
+        self._usage.note("tensors", len(table.names))
         trusted = trusted_digests if trusted_digests is not None else self.config.trusted_digests or None
         pins = None if trusted is None else check_trusted(trusted, op="load")
         known = check_files(files or {}, op="load")
@@ -263,7 +263,7 @@ class FastLoader(CatalogueCalls, CheckpointCalls, FileCalls):
             raise
         report = LoadReport(
             bytes=table.bytes,
-            tensors=len(table.tensors),
+            tensors=len(table.names),
             chunks=len(pulled.generation.manifest.chunks),
             seconds=timeline.elapsed_s(),
             transport=pulled.outcome.transport,

@@ -41,23 +41,25 @@ class PublishedByReference:
         now = self.marks()
         if self.versions is None or now is None:
             raise RuntimeError("tensors that do not tell when they are written to have their digests taken first")
-        tensors = self.chunks.table.tensors
-        return [t.name for t, old, new in zip(tensors, self.versions, now, strict=True) if old != new]
+        names = self.chunks.table.names
+        return [name for name, old, new in zip(names, self.versions, now, strict=True) if old != new]
 
     def moved(self) -> list[str]:
         """Names of the tensors that lie elsewhere now."""
+        table = self.chunks.table
         return [
-            tensor.name
-            for tensor in self.chunks.table.tensors
-            if tensor.bytes and getattr(tensor.owner, "data_ptr", lambda at=tensor.address: at)() != tensor.address
+            name
+            for name, value, address in zip(table.names, table.values, table.addresses, strict=True)
+            if address and getattr(value, "data_ptr", lambda at=address: at)() != address
         ]
 
     def kept_beside(self, used: Set[int]) -> int:
         """Bytes of storages that are not among those used."""
         kept = {}
-        for tensor in self.chunks.table.tensors:
-            storage = getattr(tensor.owner, "untyped_storage", None)
-            if tensor.bytes and storage is not None and storage().data_ptr() not in used:
+        table = self.chunks.table
+        for value, address in zip(table.values, table.addresses, strict=True):
+            storage = getattr(value, "untyped_storage", None)
+            if address and storage is not None and storage().data_ptr() not in used:
                 kept[storage().data_ptr()] = storage().nbytes()
         return sum(kept.values())
 

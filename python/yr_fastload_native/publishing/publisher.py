@@ -232,7 +232,7 @@ class Publisher:
         """Of a plan: ``chunk_bytes`` and ``max_blobs``. What goes on keeps its own, so that its digests tell of it."""
         if self._lost is not None:
             return self._lost.limits
-        largest = max((tensor.bytes for tensor in self._table.tensors), default=0)
+        largest = max(self._table.moving, default=0)
         return chunk_bytes(self._config, self._offers, largest), self._config.max_blobs
 
     def _make(self, *, replace: bool = False) -> _Made:
@@ -320,5 +320,5 @@ class Publisher:
             # What was copied is what has to be digested, before the caller may change it. So are tensors that would not
             # tell later whether they were changed meanwhile.
             digests = job.chunks.digests(job.deadline.left())
-        self._check_again(digests, self._table.index, self._limits, job.chunks.digest)
+        self._check_again(digests, self._table.names, self._limits, job.chunks.digest)
         return digests

@@ -13,11 +13,12 @@ import logging
 import threading
 import time
 import weakref
+from bisect import bisect_right
 from collections.abc import Callable
 
 from yr_fastload_native import _core
 
-__all__ = ["is_alias", "watch"]
+__all__ = ["alias_finder", "watch"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +45,17 @@ def watch(memory: _core.PrivateMemory, intact: Callable[[], bool]) -> None:
             _thread.start()
 
 
-def is_alias(address: int) -> bool:
-    """Whether the memory at an address is watched here."""
+def alias_finder() -> Callable[[int], bool]:
+    """Tells of an address whether the memory there is watched here, as of now."""
     with _lock:
-        return any(memory.address <= address < memory.address + memory.nbytes for memory in _watched)
+        spans = sorted((memory.address, memory.address + memory.nbytes) for memory in _watched)
+    starts = [start for start, _ in spans]
+
+    def is_alias(address: int) -> bool:
+        before = bisect_right(starts, address)
+        return before > 0 and address < spans[before - 1][1]
+
+    return is_alias
 
 
 def _now() -> float:

@@ -84,6 +84,6 @@ def of_tensors(
     values = LocalChunks(context, table, plan, None, copy_threads).digests(deadline_s)
     found: dict[str, tuple[int, ...]] = {}
     for chunk, value in enumerate(values):
-        name = table.tensors[plan.chunk(chunk)[0].tensor].name
+        name = table.names[plan.chunk(chunk)[0].tensor]
         found[name] = (*found.get(name, ()), value)
     return found

@@ -169,10 +169,11 @@ class WantedChunks:
 
     def move_away(self, chunks: Sequence[int]) -> None:
         """Give the tensors of chunks that may still be written to other memory, and serve none of the old."""
-        table, plan, manifest = self.job.table, self.job.plan, self.job.generation.manifest
-        touched = {blob.tensor for chunk in chunks for blob in plan.chunk(chunk)}
+        table, plan = self.job.table, self.job.plan
+        places = self.job.generation.manifest.places_in(table)
+        touched = {places[blob.tensor] for chunk in chunks for blob in plan.chunk(chunk)}
         _log.warning("a transfer was abandoned: %d tensors get other memory", len(touched))
-        table.replace_memory(table.index[manifest.tensors[index].name] for index in touched)
+        table.replace_memory(touched)
         self.job.context.synchronize()  # their bytes are there before others follow
         if self.peer is not None:
             self.peer.stop_serving(self.job.deadline)

@@ -15,7 +15,7 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.errors import DeviceError
-from yr_fastload_native.transports.alias_watchdog import is_alias, watch
+from yr_fastload_native.transports.alias_watchdog import alias_finder, watch
 from yr_fastload_native.transports.jobs import LoadJob
 from yr_fastload_native.transports.wanted import Attempt, WantedChunks
 
@@ -94,17 +94,17 @@ def _map_chunks(job: LoadJob, wanted: Iterable[int]) -> list[_Alias]:
 
 def _tensors_by_chunk(job: LoadJob, wanted: Iterable[int]) -> dict[int, dict[int, int]]:
     """Of each chunk that all its tensors can alias, where these begin in it."""
-    manifest, table = job.generation.manifest, job.table
-    movable = table.movable(is_alias)
+    table, plan = job.table, job.plan
+    places = job.generation.manifest.places_in(table)
+    movable = table.movable(alias_finder())
+    first, blobs = plan.first_blob, plan.blobs.tolist()
     found: dict[int, dict[int, int]] = {}
     for chunk in wanted:
-        blobs = job.plan.chunk(chunk)
-        tensors = [manifest.tensors[blob.tensor] for blob in blobs]
-        if all(
-            blob.bytes == tensor.bytes and table.index[tensor.name] in movable
-            for blob, tensor in zip(blobs, tensors, strict=True)
-        ):
-            found[chunk] = {blob.tensor: blob.chunk_offset for blob in blobs}
+        rows = blobs[4 * first[chunk] : 4 * first[chunk + 1]]
+        tensors, sizes, offsets = rows[0::4], rows[2::4], rows[3::4]
+        mine = [places[tensor] for tensor in tensors]
+        if movable.issuperset(mine) and sizes == [table.sizes[place] for place in mine]:
+            found[chunk] = dict(zip(tensors, offsets, strict=True))
     return found
 
 
@@ -128,20 +128,17 @@ def _unharmed(job: LoadJob, found: Sequence[_Alias]) -> list[_Alias]:
 
 def _take(job: LoadJob, found: Sequence[_Alias]) -> int:
     """Have the tensors use this memory from now on; returns its bytes."""
-    table, tensors, digests = job.table, job.generation.manifest.tensors, _digests(job)
-    places = {
-        table.index[tensors[index].name]: (each.memory, offset)
-        for each in found
-        for index, offset in each.tensors.items()
-    }
-    table.alias_memory(places)
+    table, places, digests = job.table, job.generation.manifest.places_in(job.table), _digests(job)
+    table.alias_memory(
+        {places[tensor]: (each.memory, offset) for each in found for tensor, offset in each.tensors.items()}
+    )
     shared = _addresses(job, found, lambda memory: memory.shared_address)
     for each in found:
         watch(
             each.memory,
             functools.partial(_intact, job.plan, job.chunks.digest, shared, each.chunk, digests[each.chunk]),
         )
-    return sum(tensors[index].bytes for each in found for index in each.tensors)
+    return sum(table.sizes[places[tensor]] for each in found for tensor in each.tensors)
 
 
 def _intact(plan: _core.Plan, kind: str, addresses: array[int], chunk: int, digest: int) -> bool:
@@ -157,7 +154,7 @@ def _digests(job: LoadJob) -> array[int]:
 
 def _addresses(job: LoadJob, found: Sequence[_Alias], base: Callable[[_core.PrivateMemory], int]) -> array[int]:
     """Of the manifest's tensors; 0 for those of other chunks."""
-    made = array("Q", bytes(8 * len(job.generation.manifest.tensors)))
+    made = array("Q", bytes(8 * job.plan.tensors))
     for each in found:
         start = base(each.memory)
         for index, offset in each.tensors.items():

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["find_extra_state", "of_modules"]
+__all__ = ["bare_types", "extra_state", "find_extra_state", "of_modules"]
 
 _DEPTH = 4  # of objects in attributes
 # Attributes that say how to handle a tensor, and hold no weights.
@@ -23,6 +23,7 @@ _HARMLESS = (
     *(type(None), bool, int, str, bytes, type, enum.Enum, weakref.ReferenceType),
     *(types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial),
 )
+_HARMLESS_TYPES = frozenset(_HARMLESS)
 _SAVERS = ("get_extra_state", "_save_to_state_dict", "state_dict")  # of a module; one that overrides them may save more
 
 
@@ -31,11 +32,10 @@ def find_extra_state(values: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
     Most tensors have torch's own types and no attributes; those take 0.1 us each.
     """
-    bare = _bare_types()
+    bare = bare_types()
     for index, value in enumerate(values):
-        kind = type(value)
-        if kind not in bare or value.__dict__:
-            why = _extra_state(value, kind)
+        if type(value) not in bare or value.__dict__:
+            why = extra_state(value)
             if why is not None:
                 yield index, why
 
@@ -56,18 +56,25 @@ def of_modules(source: Any) -> Iterator[tuple[str, str]]:
                 yield f"{path}.{name}".lstrip("."), f"is saved by a {kind.__name__} beside its tensors"
 
 
-def _bare_types() -> frozenset[type]:
-    """Torch's own types; not cached, because torch may be imported later."""
+def bare_types() -> tuple[type, ...]:
+    """Torch's own types, whose tensors mean no more than their bytes if they have no attributes.
+
+    Not cached, because torch may be imported later.
+    """
     torch = sys.modules.get("torch")
-    return frozenset() if torch is None else frozenset((torch.Tensor, torch.nn.Parameter))
+    return () if torch is None else (torch.Tensor, torch.nn.Parameter)
 
 
-def _extra_state(value: Any, kind: Any) -> str | None:
+def extra_state(value: Any) -> str | None:
+    """Why a value means more than its bytes, as the end of a sentence; None if it does not."""
+    kind: Any = type(value)
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(value, torch.Tensor):
         if _wraps_others(kind):
             return f"is a {kind.__name__}, which is made of other tensors; pass those"
-        own = kind not in _bare_types()
+        own = kind not in bare_types()
+        if not _slots(kind, torch.Tensor) and _HARMLESS_TYPES.issuperset(map(type, value.__dict__.values())):
+            return None  # as vLLM's parameters are, of which there may be thousands
         held = [name for name, each in _attributes(value, torch.Tensor) if _holds_weights(each, own)]
         way_out = "pass its detach()" if not own else "pass its bytes and those as tensors of their own"
     elif numpy is not None and isinstance(value, numpy.ndarray):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +16,8 @@ from yr_fastload_native.devices.cuda import CUDA
 from yr_fastload_native.devices.kind import DeviceId
 from yr_fastload_native.devices.registry import of_dlpack, of_torch, reached
 from yr_fastload_native.errors import DeviceError, InvalidArgumentError
-from yr_fastload_native.weights.extra_state import find_extra_state
+from yr_fastload_native.weights.columns import Columns, Layout
+from yr_fastload_native.weights.extra_state import bare_types, extra_state, find_extra_state
 
 __all__ = ["Tensor", "TensorReader", "dense_strides", "dlpack_type"]
 
@@ -51,7 +53,7 @@ def dlpack_type(dtype: str, item_bytes: int) -> tuple[int, int]:
     return codes[dtype if dtype in codes else dtype.rstrip("0123456789")], 8 * item_bytes
 
 
-class Tensor(msgspec.Struct, frozen=True):  # made in 0.1 us, a class of attrs in 0.6; there are tens of thousands
+class Tensor(msgspec.Struct, frozen=True):  # made in 0.1 us, a class of attrs in 0.6
     """One tensor's layout and place.
 
     Attributes:
@@ -71,6 +73,10 @@ class Tensor(msgspec.Struct, frozen=True):  # made in 0.1 us, a class of attrs i
     address: int
     owner: object
     device: DeviceId = CPU
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.dtype, self.shape, self.strides, self.bytes, self.device)
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -127,15 +133,32 @@ class TensorReader:
         # Not by __array_interface__: that of a numpy scalar is the address of a copy that is gone already.
         self._numpy_array: type | None = None if numpy is None else numpy.ndarray
 
-    def read_all(self, names: list[str], values: list[Any]) -> list[Tensor]:
+    def read_all(self, names: list[str], values: list[Any]) -> Columns:
         """All of them: what is plain at once, where torch can say it so, and one after the other what is not."""
-        for index, why in find_extra_state(values):
-            raise self._refuse(names[index], why)
+        columns, left = self._read_plain(names, values)
+        for index in left:
+            tensor = self.read(names[index], values[index])
+            columns.put(index, tensor.layout, tensor.address, tensor.owner)
+        return columns
+
+    def _read_plain(self, names: list[str], values: list[Any]) -> tuple[Columns, Iterable[int]]:
+        """Those tensors of torch's that its DLPack exchange API can describe, and the indices of the others."""
         api = getattr(self._torch_tensor, "__dlpack_c_exchange_api__", None)
         if api is None or self._torch_tensor is None:
-            return list(map(self.read, names, values))
-        found = _core.read_tensors(names, values, self._torch_tensor, api, _torch_number, of_dlpack, Tensor)
-        return [self.read(names[index], values[index]) if made is None else made for index, made in enumerate(found)]
+            for index, why in find_extra_state(values):
+                raise self._refuse(names[index], why)
+            nothing = bytes(8 * len(values))
+            return Columns(values, [], nothing, nothing, nothing), range(len(values))
+
+        def check(index: int) -> None:
+            why = extra_state(values[index])
+            if why is not None:
+                raise self._refuse(names[index], why)
+
+        layouts, layout_of, addresses, sizes, left = _core.read_tensors(
+            values, self._torch_tensor, api, bare_types(), check, _torch_number, of_dlpack, Layout
+        )
+        return Columns(values, layouts, layout_of, addresses, sizes), left
 
     def read(self, name: str, value: Any) -> Tensor:
         if self._torch_tensor is not None and isinstance(value, self._torch_tensor):

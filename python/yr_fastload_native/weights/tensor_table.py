@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
-
-import msgspec
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, NoReturn
 
 from yr_fastload_native import _core
 from yr_fastload_native.devices.cpu import CPU
 from yr_fastload_native.devices.kind import DeviceId
 from yr_fastload_native.errors import InvalidArgumentError, ResourceExhaustedError
+from yr_fastload_native.weights.columns import Layout
 from yr_fastload_native.weights.extra_state import of_modules
-from yr_fastload_native.weights.tensor_reader import TensorReader
+from yr_fastload_native.weights.tensor_reader import Tensor, TensorReader
 
 __all__ = ["MAX_NAME_CHARS", "TensorTable"]
 
 MAX_NAME_CHARS = 4096  # a manifest holds no longer names
 
 
-def _named(source: Any, op: str) -> Iterator[tuple[str, Any]]:
-    """Name and tensor of each parameter and buffer (persistent or not) of a module, or of each item of a mapping."""
+def _named(source: Any, op: str) -> tuple[list[Any], list[Any]]:
+    """Names and tensors: parameters and buffers (persistent or not) of a module, or the items of a mapping."""
     if isinstance(source, Mapping):
-        return iter(source.items())
+        return list(source), list(source.values())
     if hasattr(source, "named_parameters") and hasattr(source, "named_buffers"):
         # With duplicates: every name of a tied tensor is part of the layout.
-        parameters = source.named_parameters(remove_duplicate=False)
-        buffers = source.named_buffers(remove_duplicate=False)
-        return (pair for group in (parameters, buffers) for pair in group)
+        pairs = [*source.named_parameters(remove_duplicate=False), *source.named_buffers(remove_duplicate=False)]
+        return [name for name, _ in pairs], [value for _, value in pairs]
     raise InvalidArgumentError(
         f"expected a torch.nn.Module or a mapping of names to tensors, got {type(source).__name__}", op=op
     )
@@ -44,16 +44,40 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def _differ(names: list[str]) -> bool:
+    return len(set(names)) == len(names)
+
+
+def _refuse_names(names: list[Any], op: str) -> NoReturn:
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise InvalidArgumentError(f"tensor name {name!r} is not a non-empty string", op=op)
+        if len(name) > MAX_NAME_CHARS or not _is_text(name):
+            raise InvalidArgumentError(
+                f"tensor name {name[:40]!r} is not Unicode text of at most {MAX_NAME_CHARS} characters", op=op
+            )
+    twice = next(name for name, count in Counter(names).items() if count > 1)
+    raise InvalidArgumentError(f"two tensors are named {twice!r}", op=op, failed_keys=[twice])
+
+
 class TensorTable:
     """All tensors of one publish or load, in order, with what they share.
 
+    It is kept as columns: what is made for each of tens of thousands of tensors is most of what a load takes beside its
+    bytes.
+
     Attributes:
-        tensors: In the source's order; names are unique.
+        names: In the source's order; unique.
+        layouts: Those that differ.
+        layout_of: The place of each tensor's in ``layouts``.
+        values: Of each the object that keeps its memory where it is.
+        addresses: Of each.
+        sizes: Of each, bytes.
         owner: For each the index of the tensor whose memory it lies in (its own, unless tied or a view).
         offset: For each its offset there, bytes.
-        device: Where all of them are.
-        addresses: Of each.
         moving: Bytes of each that move: tied tensors once, by their owner.
+        bytes: Sum of those.
+        device: Where all of them are.
     """
 
     def __init__(self, source: Any, *, op: str, writable: bool, max_tensors: int) -> None:
@@ -70,45 +94,63 @@ class TensorTable:
                 op=op,
                 failed_keys=[name],
             )
-        self.index: dict[str, int] = {}
-        values: list[Any] = []
-        for name, value in _named(source, op):
-            if not isinstance(name, str) or not name:
-                raise InvalidArgumentError(f"tensor name {name!r} is not a non-empty string", op=op)
-            if len(name) > MAX_NAME_CHARS or not (name.isascii() or _is_text(name)):
-                raise InvalidArgumentError(
-                    f"tensor name {name[:40]!r} is not Unicode text of at most {MAX_NAME_CHARS} characters", op=op
-                )
-            if name in self.index:
-                raise InvalidArgumentError(f"two tensors are named {name!r}", op=op, failed_keys=[name])
-            if len(values) == max_tensors:
-                raise ResourceExhaustedError(f"more than max_tensors={max_tensors} tensors", op=op)
-            self.index[name] = len(values)
-            values.append(value)
-        self.tensors = TensorReader(op, writable).read_all(list(self.index), values)
+        self.names, values = _named(source, op)
+        if len(self.names) > max_tensors:
+            raise ResourceExhaustedError(f"more than max_tensors={max_tensors} tensors", op=op)
+        unique = type(source) is dict  # as its keys are
+        if not _core.are_names(self.names, MAX_NAME_CHARS) or not (unique or _differ(self.names)):
+            _refuse_names(self.names, op)
+        columns = TensorReader(op, writable).read_all(self.names, values)
+        self.values: list[Any] = columns.owners
+        self.layouts, self.layout_of = columns.layouts, columns.layout_of
         self.device = self._device(op)
         self._check_formats(op)
-        self.addresses = array("Q", [tensor.address for tensor in self.tensors])
-        self.owner, self.offset = self._sharing(op)
-        owners = enumerate(zip(self.tensors, self.owner, strict=True))
-        self.moving = array("Q", [tensor.bytes if owner == index else 0 for index, (tensor, owner) in owners])
+        self.addresses, self.sizes = columns.addresses, columns.sizes
+        self.owner, self.offset, self.moving = self._sharing(op)
+        self.bytes = sum(self.moving)
+        self._tensors: list[Tensor] | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Each by itself, for those who do not look at columns; made when first asked for."""
+        if self._tensors is None:
+            self._tensors = [
+                Tensor(name, *self.layouts[number][:4], address, value, self.layouts[number].device)
+                for name, number, address, value in zip(
+                    self.names, self.layout_of, self.addresses, self.values, strict=True
+                )
+            ]
+        return self._tensors
+
+    @functools.cached_property
+    def index(self) -> dict[str, int]:
+        """The place of each tensor, by name."""
+        return {name: index for index, name in enumerate(self.names)}
+
+    def layout(self, index: int) -> Layout:
+        """Of one tensor."""
+        return self.layouts[self.layout_of[index]]
 
     def _device(self, op: str) -> DeviceId:
         """Where all of them are."""
-        for tensor in self.tensors:
-            if tensor.device != self.tensors[0].device:
-                raise InvalidArgumentError(
-                    f"tensor {tensor.name!r} is on {tensor.device} and {self.tensors[0].name!r} on "
-                    f"{self.tensors[0].device}; publish and load the tensors of one device at a time",
-                    op=op,
-                    failed_keys=[tensor.name],
-                )
-        return self.tensors[0].device if self.tensors else CPU
+        if not self.names:
+            return CPU
+        first = self.layout(0).device
+        elsewhere = {number for number, layout in enumerate(self.layouts) if layout.device != first}
+        if elsewhere:
+            index = next(index for index, number in enumerate(self.layout_of) if number in elsewhere)
+            raise InvalidArgumentError(
+                f"tensor {self.names[index]!r} is on {self.layout(index).device} and {self.names[0]!r} on {first}; "
+                "publish and load the tensors of one device at a time",
+                op=op,
+                failed_keys=[self.names[index]],
+            )
+        return first
 
     def _check_formats(self, op: str) -> None:
-        found = self.device.kind.private_format(tensor.owner for tensor in self.tensors)
+        found = self.device.kind.private_format(self.values)
         if found is not None:
-            name, how = self.tensors[found[0]].name, found[1]
+            name, how = self.names[found[0]], found[1]
             raise InvalidArgumentError(
                 f"tensor {name!r} is in the private format {how}, of which only a part would move; exchange it before "
                 "it is cast, or keep it from being cast (VLLM_ASCEND_ENABLE_NZ=0)",
@@ -116,11 +158,11 @@ class TensorTable:
                 failed_keys=[name],
             )
 
-    def _sharing(self, op: str) -> tuple[memoryview, memoryview]:
+    def _sharing(self, op: str) -> tuple[memoryview, memoryview, memoryview]:
         try:
-            return _core.find_sharing(self.addresses, array("Q", [tensor.bytes for tensor in self.tensors]))
+            return _core.find_sharing(self.addresses, self.sizes)
         except InvalidArgumentError as error:
-            names = [self.tensors[int(index)].name for index in error.failed_keys]
+            names = [self.names[int(index)] for index in error.failed_keys]
             raise InvalidArgumentError(
                 f"tensors {' and '.join(map(repr, names))} overlap in memory and neither contains the other; "
                 "pass a copy of one",
@@ -134,45 +176,39 @@ class TensorTable:
         Those of torch have one, except tensors made in inference mode.
         """
         try:
-            return [int(tensor.owner._version) for tensor in self.tensors]  # type: ignore[attr-defined]
+            return list(map(attrgetter("_version"), self.values))
         except (AttributeError, RuntimeError):
             return None
 
     def memory(self) -> list[object]:
         """What keeps the bytes where they are, also when a framework gives a tensor other memory."""
-        return [getattr(tensor.owner, "untyped_storage", lambda owner=tensor.owner: owner)() for tensor in self.tensors]
+        torch = sys.modules.get("torch")
+        kind = () if torch is None else torch.Tensor
+        return [value.untyped_storage() if isinstance(value, kind) else value for value in self.values]
 
     @property
     def replaceable(self) -> bool:
         """Whether every tensor can be given other memory: torch's can."""
         torch = sys.modules.get("torch")
-        return torch is not None and all(isinstance(tensor.owner, torch.Tensor) for tensor in self.tensors)
+        return torch is not None and all(isinstance(value, torch.Tensor) for value in self.values)
 
     def replace_memory(self, indices: Iterable[int]) -> None:
         """Give tensors, and all that share memory with them, a copy of their memory in its stead.
 
         Something may still write to the old one. Names, shapes, strides and bytes stay what they are.
         """
-        storages = {self.tensors[index].owner.untyped_storage().data_ptr() for index in indices}  # type: ignore[attr-defined]
+        storages = {self.values[index].untyped_storage().data_ptr() for index in indices}
         made: dict[int, Any] = {}
-        for index, tensor in enumerate(self.tensors):
-            value: Any = tensor.owner
+        moved: dict[int, int] = {}
+        give = _Giver()
+        for index, value in enumerate(self.values):
             old = value.untyped_storage()
-            if old.data_ptr() not in storages or not tensor.bytes:
+            if old.data_ptr() not in storages or not self.sizes[index]:
                 continue
             storage = made.setdefault(old.data_ptr(), None) or old.clone()
             made[old.data_ptr()] = storage
-            self._give(index, storage, value.storage_offset())
-        self.addresses = array("Q", [tensor.address for tensor in self.tensors])
-
-    def _give(self, index: int, storage: Any, offset: int) -> None:
-        """Have a tensor of torch's lie ``offset`` elements into other memory."""
-        tensor = self.tensors[index]
-        value: Any = tensor.owner
-        fresh = value.detach().new_empty(0)
-        fresh.set_(storage, offset, value.shape, value.stride())
-        value.data = fresh
-        self.tensors[index] = msgspec.structs.replace(tensor, address=value.data_ptr())
+            moved[index] = give(value, storage, value.storage_offset())
+        self._lie_at(moved)
 
     def movable(self, is_alias: Callable[[int], bool]) -> frozenset[int]:
         """Tensors that can be given other memory without anybody noticing: torch's, if torch made their memory and
@@ -185,21 +221,23 @@ class TensorTable:
         count = getattr(getattr(torch, "_C", None), "_storage_Use_Count", None)
         if torch is None or count is None:
             return frozenset()
-        users: dict[int, dict[int, list[int]]] = {}  # tensors by object, by storage
+        storage_of: dict[int, int] = {}  # of each object, however many names it has
         storages: dict[int, Any] = {}
-        for index, tensor in enumerate(self.tensors):
-            if isinstance(tensor.owner, torch.Tensor):
-                storage = tensor.owner.untyped_storage()
-                storages[storage._cdata] = storage
-                users.setdefault(storage._cdata, {}).setdefault(id(tensor.owner), []).append(index)
-        found: set[int] = set()
-        for cdata, by_object in users.items():
-            storage = storages[cdata]
-            own = storage.resizable() and not storage.is_shared()  # else numpy, say, or another process has it too
-            if count(cdata) == len(by_object) + 1 and (own or is_alias(storage.data_ptr())):  # 1 for `storage` itself
-                found.update(index for indices in by_object.values() for index in indices)
-        for index, tensor in enumerate(self.tensors):
-            if index in found and self.offset[index] % tensor.owner.element_size():  # type: ignore[attr-defined]
+        users: dict[int, int] = {}
+        for value in {id(value): value for value in self.values if isinstance(value, torch.Tensor)}.values():
+            storage = value.untyped_storage()
+            place = storage_of[id(value)] = storage._cdata
+            storages[place] = storage
+            users[place] = users.get(place, 0) + 1
+        free = set()
+        for place, storage in storages.items():
+            if count(place) == users[place] + 1:  # 1 for `storage` itself
+                own = storage.resizable() and not storage.is_shared()  # else numpy, say, or another process has it too
+                if own or is_alias(storage.data_ptr()):
+                    free.add(place)
+        found = {index for index, value in enumerate(self.values) if storage_of.get(id(value)) in free}
+        for index, offset in enumerate(self.offset):
+            if offset and index in found and offset % self.values[index].element_size():
                 found.discard(self.owner[index])
         return frozenset(found)
 
@@ -212,23 +250,43 @@ class TensorTable:
         """
         torch = sys.modules["torch"]
         storages: dict[int, Any] = {}
-        for index, tensor in enumerate(self.tensors):
+        moved: dict[int, int] = {}
+        give = _Giver()
+        for index, value in enumerate(self.values):
             owner = self.owner[index]
-            if owner not in places or not tensor.bytes:
+            if owner not in places or not self.sizes[index]:
                 continue
             if owner not in storages:
                 memory, start = places[owner]
-                flat = torch.frombuffer(memory, dtype=torch.uint8, count=self.tensors[owner].bytes, offset=start)
+                flat = torch.frombuffer(memory, dtype=torch.uint8, count=self.sizes[owner], offset=start)
                 storages[owner] = flat.untyped_storage()
-            self._give(index, storages[owner], self.offset[index] // tensor.owner.element_size())  # type: ignore[attr-defined]
-        self.addresses = array("Q", [tensor.address for tensor in self.tensors])
+            moved[index] = give(value, storages[owner], self.offset[index] // value.element_size())
+        self._lie_at(moved)
+
+    def _lie_at(self, moved: Mapping[int, int]) -> None:
+        """Note where some tensors lie now, by index; whoever has the old addresses keeps them."""
+        self.addresses = self.addresses[:]
+        for index, address in moved.items():
+            self.addresses[index] = address
+        self._tensors = None
 
     def alias(self, index: int) -> tuple[str, int] | None:
         """Name of the tensor whose memory this one lies in, and the offset there in bytes; None if its own."""
         owner = self.owner[index]
-        return None if owner == index else (self.tensors[owner].name, self.offset[index])
+        return None if owner == index else (self.names[owner], self.offset[index])
 
-    @property
-    def bytes(self) -> int:
-        """Bytes that move: tied tensors once."""
-        return sum(self.moving)
+
+class _Giver:
+    """Gives tensors of torch's, which are on one device, other memory."""
+
+    def __init__(self) -> None:
+        self._blanks: dict[Any, Any] = {}  # by dtype; torch takes a copy of what such a tensor refers to
+
+    def __call__(self, value: Any, storage: Any, offset: int) -> int:
+        """Have a tensor lie ``offset`` elements into a storage; returns its address there."""
+        blank = self._blanks.get(value.dtype)
+        if blank is None:
+            blank = self._blanks[value.dtype] = value.detach().new_empty(0)
+        blank.set_(storage, offset, value.shape, value.stride())
+        value.data = blank
+        return int(value.data_ptr())
