@@ -136,6 +136,11 @@ class Host:
         """How long its worker has run; 0 if it has none."""
         return max((time.time() - each.create_time() for each in self._workers()), default=0.0)
 
+    def thread_times(self) -> dict[int, float]:
+        """CPU seconds of each thread of its worker, by number."""
+        threads = [thread for each in self._workers() for thread in each.threads()]
+        return {thread.id: thread.user_time + thread.system_time for thread in threads}
+
     def _workers(self) -> list[psutil.Process]:
         return [each for each in self.processes() if each.name() == "datasystem_worker"]
 
