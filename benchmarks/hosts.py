@@ -2,6 +2,7 @@
 
 Hosts are network namespaces, which need root and Debian's `iproute2`; with `iperf3` the stream is its. The last line of
 the output is JSON with ratios alone, medians of the rounds: rates of one machine's memory say nothing about others.
+How many cores a pull takes, as CPU seconds a second, tells which process keeps it from being as fast as a stream.
 """
 
 from __future__ import annotations
@@ -56,30 +57,46 @@ class _Cluster:
             raise click.ClickException(answer["message"])
         return model
 
-    def _finished(self, reader: Process) -> float:
+    def _finished(self, reader: Process) -> dict[str, float]:
         answer = reader.finish(_ANSWER_S)
         if not answer.get("equal"):
             raise click.ClickException(f"a load failed: {answer}")
-        return float(answer["seconds"])
+        return answer
+
+    def _start(self, reader: Process, model: str) -> None:
+        reader.start("load", model=model, size_mb=self._size_mb, deadline_s=_ANSWER_S - 10, hold=False)
 
     def _loads(self, readers: list[Process], model: str) -> list[float]:
         """Seconds of each, all at once."""
         for reader in readers:
-            reader.start("load", model=model, size_mb=self._size_mb, deadline_s=_ANSWER_S - 10, hold=False)
-        return [self._finished(reader) for reader in readers]
+            self._start(reader, model)
+        return [self._finished(reader)["seconds"] for reader in readers]
 
-    def _against_stream(self, host: Host, reader: Process) -> float:
-        """The rate of a pull, relative to a stream's."""
+    def _against_stream(self, host: Host, reader: Process) -> tuple[float, dict[str, float]]:
+        """The rate of a pull, relative to a stream's, and how many cores it takes.
+
+        In each process, as CPU seconds a second, and in the busiest thread of the workers.
+        """
         raw = stream(self._hosts[0], host, self._size_mb * _MIB)
-        (seconds,) = self._loads([reader], self._published())
-        return raw / seconds
+        model, workers = self._published(), {"publisher's worker": self._hosts[0], "reader's worker": host}
+        before = {name: each.thread_times() for name, each in workers.items()}
+        self._start(reader, model)
+        answer = self._finished(reader)
+        cores = {"cores of the reader": answer["cpu_s"] / answer["seconds"]}
+        for name, each in workers.items():
+            taken = [seconds - before[name].get(thread, 0.0) for thread, seconds in each.thread_times().items()]
+            cores[f"cores of the {name}"] = sum(taken) / answer["seconds"]
+            cores[f"cores of the {name}, its busiest thread"] = max(taken) / answer["seconds"]
+        return raw / answer["seconds"], cores
 
     def ratios(self) -> Iterator[tuple[str, float]]:
         first, *others = self._hosts
         readers = self._readers
         self._loads([readers[0]], self._published())  # memory that nobody has touched yet is slow
         self._loads([readers[0]], self._published())
-        yield "pull / stream, unthrottled", self._against_stream(others[0], readers[0])
+        share, cores = self._against_stream(others[0], readers[0])
+        yield "pull / stream, unthrottled", share
+        yield from cores.items()
         model = self._published()
         (alone,) = self._loads([readers[1]], model)
         (again,) = self._loads([readers[1]], model)
@@ -91,7 +108,8 @@ class _Cluster:
         )
         for host in (first, others[0]):
             host.limit(_SLOW_MBIT)
-        yield "pull / stream, 1 Gbit/s", self._against_stream(others[0], readers[0])
+        share, _ = self._against_stream(others[0], readers[0])
+        yield "pull / stream, 1 Gbit/s", share
         for host in (first, others[0]):
             host.unlimit()
 

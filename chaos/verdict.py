@@ -111,8 +111,8 @@ class Verdict:
     def still_there(self, keys: list[str]) -> None:
         self._tally.surprise(self._spec, f"{keys} are still there, long after they have expired")
 
-    def unsettled(self) -> None:
-        self._tally.stall(self._spec, "before it began, workers were not at one again long after any fault")
+    def unsettled(self, why: str) -> None:
+        self._tally.stall(self._spec, f"before it began, workers were not at one again long after any fault: {why}")
 
     def recovered(self, seconds: float) -> None:
         self._tally.recovered(self._spec, seconds)

@@ -78,6 +78,7 @@ class Host:
             "shared_memory_size_mb": memory_mb,
             "node_timeout_s": NODE_TIMEOUT_S,
             "node_dead_timeout_s": NODE_DEAD_TIMEOUT_S,
+            "add_node_wait_time_s": NODE_DEAD_TIMEOUT_S,
             "sc_regular_socket_num": 0,
             "sc_stream_socket_num": 0,
             "ready_check_path": self.home / "datasystem/probe/ready",
@@ -134,6 +135,11 @@ class Host:
     def up_s(self) -> float:
         """How long its worker has run; 0 if it has none."""
         return max((time.time() - each.create_time() for each in self._workers()), default=0.0)
+
+    def thread_times(self) -> dict[int, float]:
+        """CPU seconds of each thread of its worker, by number."""
+        threads = [thread for each in self._workers() for thread in each.threads()]
+        return {thread.id: thread.user_time + thread.system_time for thread in threads}
 
     def _workers(self) -> list[psutil.Process]:
         return [each for each in self.processes() if each.name() == "datasystem_worker"]

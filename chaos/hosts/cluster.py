@@ -67,34 +67,41 @@ class Cluster(Workers):
             list(threads.map(self.restart, ended))
         return bool(ended)
 
-    def settle(self) -> bool:
-        """Wait until the workers are at one again after a fault; whether that came in time.
+    def settle(self) -> str:
+        """Wait until the workers are at one again after a fault; what was in the way last if that did not come in time.
 
         As long as they are not, openYuanrong 0.8.1 says of keys that one host has stored that there are none.
         """
-        end = time.monotonic() + _SETTLE_S
+        end, why = time.monotonic() + _SETTLE_S, ""
         while time.monotonic() < end:
             self.revive()
             try:
-                if self._are_at_one():
-                    return True
-            except FastLoadError:  # one of those that look went with its host, or its worker does not answer
+                why = self._not_at_one()
+                if not why:
+                    return ""
+            except FastLoadError as error:  # one of those that look went with its host, or its worker does not answer
+                why = str(error)
                 for guest in self._probes.values():
                     guest.kill()
                 self._probes.clear()
             time.sleep(_PAUSE_S)
-        return False
+        up = {host.number: round(host.up_s) for host in self.bed.hosts}
+        return f"{why}; seconds since their workers started: {up}"
 
-    def _are_at_one(self) -> bool:
-        """Whether each host finds what each has stored, whoever keeps track of it."""
+    def _not_at_one(self) -> str:
+        """Which host does not find what which one has stored, whoever keeps track of it; empty if all find all."""
         for host in self.bed.hosts:
             if host.number not in self._probes:
                 self._probes[host.number] = host.guest()
         keys = {number: [f"probe-{secrets.token_hex(8)}" for _ in range(_PROBES)] for number in self._probes}
         for number, guest in self._probes.items():
             guest.call("store", ANSWER_S, keys=keys[number], ttl_s=_PROBE_TTL_S)
-        every = [key for some in keys.values() for key in some]
-        return all(all(guest.call("exist", ANSWER_S, keys=every)["exist"]) for guest in self._probes.values())
+        for number, guest in self._probes.items():
+            for source, stored in keys.items():
+                found = sum(guest.call("exist", ANSWER_S, keys=stored)["exist"])
+                if found < len(stored):
+                    return f"host {number} finds {found} of {len(stored)} keys of host {source}"
+        return ""
 
     @property
     def life(self) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import Any
@@ -64,16 +65,17 @@ class Commands:
         self, model: str, size_mb: int, seed: int = 1, deadline_s: float = 30.0, **settings: Any
     ) -> dict[str, Any]:
         target = tensors(size_mb)
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         try:
             report = self._loader(settings).load(target, {"model": model}, deadline_s=deadline_s)
         except fl.FastLoadError as error:
             seconds = time.monotonic() - started
             return {"error": error.code, "message": str(error), "seconds": seconds}
+        cpu_s = time.process_time() - worked
         if settings.get("hold", True):
             self._loaded.append(target)  # so that it stays a source of them
         equal = all(np.array_equal(tensor, content(number, seed)) for number, tensor in enumerate(target.values()))
-        return {"equal": equal, "seconds": report.seconds, "retried": report.chunks_retried}
+        return {"equal": equal, "seconds": report.seconds, "cpu_s": cpu_s, "retried": report.chunks_retried}
 
     def publish_files(self, directory: str) -> dict[str, Any]:
         publication = self._loader({}).publish_checkpoint(directory)
@@ -108,6 +110,27 @@ class Commands:
         for key in keys:
             store.set(key, b"here", ttl_s=ttl_s, deadline_s=_CONNECT_S)
         return {}
+
+    def expire(self, keys: list[str], ttl_s: int) -> dict[str, Any]:
+        """Which of these keys are missing when they are renewed; the code of an error."""
+        try:
+            return {"missing": self._store().expire(keys, ttl_s=ttl_s, deadline_s=2 * _CONNECT_S)}
+        except fl.FastLoadError as error:
+            return {"error": error.code}
+
+    def renew_in_vain(self, keys: list[str], times: int, deadline_s: float) -> dict[str, Any]:
+        """Renew keys with too little time for it, again and again; how often it was enough, and whether the first one
+        is found then in four times that.
+        """
+        store, renewed = self._store(), 0
+        for _ in range(times):
+            with contextlib.suppress(fl.TransferTimeoutError):
+                store.expire(keys, ttl_s=60, deadline_s=deadline_s)
+                renewed += 1
+        try:
+            return {"renewed": renewed, "found": store.get(keys[0], deadline_s=4 * deadline_s) is not None}
+        except fl.FastLoadError as error:
+            return {"renewed": renewed, "found": error.code}
 
     def _store(self) -> _core.ObjectStore:
         host, port = parse_address(self._worker, op="test")

@@ -48,8 +48,9 @@ class HostScenario(Scenario):
         return found
 
     def run(self, fault: Fault) -> None:
-        if not self.cluster.settle():
-            self._verdict.unsettled()
+        why = self.cluster.settle()
+        if why:
+            self._verdict.unsettled(why)
             self.cluster.replace()
         super().run(fault)
 

@@ -150,7 +150,8 @@ void Lease::enlist(Deadline deadline) {
     const auto holds = store_->get(key, deadline);
     if (holds ? *holds != keys_.entry_value : !store_->set_if_absent(key, keys_.entry_value, times_.lease_s, deadline))
       continue;
-    if (holds) store_->expire({key}, times_.lease_s, deadline);
+    if (holds && !store_->expire({key}, times_.lease_s, deadline).empty())
+      store_->set(key, keys_.entry_value, times_.lease_s, deadline);  // no other host finds it
     return;
   }
 }
@@ -164,15 +165,20 @@ void Lease::delist(Deadline deadline) {
   if (!mine.empty()) store_->erase(mine, deadline);
 }
 
-/// Restores head, slot and place that expired while this process was stopped for longer than a lease; the data is still
-/// there. Returns what somebody else has taken meanwhile.
+/// Restores head, slot and place that expired while this process was stopped for longer than a lease, or of which only
+/// this host has a copy that no other one knows of; the data is still there. Returns what somebody else has taken
+/// meanwhile.
 Keys Lease::revive(const Keys& missing, Deadline deadline) {
   Keys taken;
   for (const auto& key : missing) {
     const std::string& value = key == keys_.head    ? keys_.head_value
                                : key == keys_.place ? keys_.place_value
                                                     : keys_.owner;
-    if (!store_->set_if_absent(key, value, times_.lease_s, deadline)) taken.push_back(key);
+    if (store_->set_if_absent(key, value, times_.lease_s, deadline)) continue;
+    if (store_->get(key, deadline) == value)
+      store_->set(key, value, times_.lease_s, deadline);
+    else
+      taken.push_back(key);
   }
   return taken;
 }

@@ -76,8 +76,9 @@ class ObjectStore {
   /// One entry per key.
   virtual std::vector<std::optional<std::string>> get_many(const Keys& keys, Deadline deadline) = 0;
 
-  /// For any number of objects of any size. `expire` and `erase` return the keys that did not exist. `expire` throws
-  /// kUnavailable if it is not known whether some exist: whoever keeps track of them does not answer.
+  /// For any number of objects of any size. `expire` returns the keys that do not exist, and those of which no copy is
+  /// left, though they are listed and `exist` may say so; it throws kUnavailable if it is not known whether some exist:
+  /// whoever keeps track of them does not answer.
   virtual std::vector<bool> exist(const Keys& keys, Deadline deadline) = 0;
   virtual Keys expire(const Keys& keys, std::uint32_t ttl_s, Deadline deadline) = 0;
   virtual void erase(const Keys& keys, Deadline deadline) = 0;

@@ -38,6 +38,9 @@ struct Connection {
 /// is in it (seen in 0.8.1: AggregateAllocateHelper, "worker shmunit auth check failed").
 std::size_t keys_at_once(const Connection& connection, std::size_t most) noexcept;
 
+/// Whether its worker is on loopback, where it has no others.
+bool is_alone(const Connection& connection) noexcept;
+
 /// The same for openYuanrong's clients.
 ::datasystem::ConnectOptions connect_options(const Connection& connection);
 

@@ -122,6 +122,7 @@ const MemoryStore::Entry* MemoryStore::find(const std::string& key) const {
 
 void MemoryStore::put(const std::string& key, Block block, std::uint32_t ttl_s) {
   entries_.insert_or_assign(key, Entry{std::move(block), expiry(ttl_s)});
+  faults_.no_copy.erase(std::remove(faults_.no_copy.begin(), faults_.no_copy.end(), key), faults_.no_copy.end());
 }
 
 Block MemoryStore::block_of(const std::string& value) {
@@ -178,10 +179,9 @@ Keys MemoryStore::expire(const Keys& keys, std::uint32_t ttl_s, Deadline) {
       throw Error(ErrorCode::kUnavailable, "expire", "nobody knows of " + abbreviate({key}), {key});
   Keys missing;
   for (const auto& key : keys) {
-    if (find(key) == nullptr)
-      missing.push_back(key);
-    else
-      entries_.at(key).expires = expiry(ttl_s);
+    const bool is_listed = find(key) != nullptr;
+    if (is_listed) entries_.at(key).expires = expiry(ttl_s);
+    if (!is_listed || contains(faults_.no_copy, key)) missing.push_back(key);
   }
   return missing;
 }
@@ -264,7 +264,11 @@ std::vector<std::unique_ptr<ObjectView>> MemoryStore::fetch(const Keys& keys, De
   sleep(keys, deadline, call_s);
   const auto lock = enter("fetch", keys);
   std::vector<std::unique_ptr<ObjectView>> views;
-  for (const auto& key : keys) views.push_back(view(key));
+  for (const auto& key : keys) {
+    if (contains(faults_.no_copy, key) && find(key) != nullptr)
+      throw Error(ErrorCode::kUnavailable, "fetch", "no object copy exists " + abbreviate({key}), {key});
+    views.push_back(view(key));
+  }
   const bool none = std::all_of(views.begin(), views.end(), [](const auto& view) { return view == nullptr; });
   if (none && faults_.readable_bytes != UINT64_MAX && size_of(keys) > 0)
     throw Error(ErrorCode::kResourceExhausted, "fetch", "the store has no room for them", keys);

@@ -13,12 +13,13 @@ namespace yr_fastload {
 
 /// What goes wrong in a `MemoryStore`; each fault stays until others are set.
 struct Faults {
-  Keys missing;                  ///< fetch: is not there
-  Keys corrupt;                  ///< fetch: one bit of the object is flipped
-  Keys truncated;                ///< fetch: the last byte is gone
-  Keys refuse_seal;              ///< seal: throws kUnavailable
-  Keys unknown;                  ///< expire: throws kUnavailable, nobody knows of them for now
-  double fetch_delay_s = 0;      ///< fetch: sleeps first, as long as the deadline allows
+  Keys missing;              ///< fetch: is not there
+  Keys corrupt;              ///< fetch: one bit of the object is flipped
+  Keys truncated;            ///< fetch: the last byte is gone
+  Keys refuse_seal;          ///< seal: throws kUnavailable
+  Keys unknown;              ///< expire: throws kUnavailable, nobody knows of them for now
+  Keys no_copy;              ///< expire: is missing, though it is listed; fetch: throws kUnavailable; until it is set
+  double fetch_delay_s = 0;  ///< fetch: sleeps first, as long as the deadline allows
   double fetch_bytes_per_s = 0;  ///< fetch: takes as long as that says, one after the other; 0: no time
   double fetch_call_s =
       0;  ///< fetch: throws kUnavailable after this time, or that of the call, if it would take longer

@@ -8,6 +8,8 @@
 
 #include "core/call_runner.hpp"
 #include "core/error.hpp"
+#include "datasystem/clients.hpp"
+#include "datasystem/copies.hpp"
 #include "datasystem/exits.hpp"
 #include "datasystem/graveyard.hpp"
 #include "datasystem/status.hpp"
@@ -24,28 +26,6 @@ constexpr double kLongestCallSeconds = 600.0;
 constexpr std::size_t kBatchKeys = 1000;
 
 using Client = std::shared_ptr<ds::KVClient>;
-
-/// KVClient's destructor waits for the worker's answer: without a bound if the worker is frozen (measured: until it
-/// resumed), and 17 s if it is gone. So its last owner (a store, a call or an object in use) runs it on a thread that
-/// can be abandoned.
-Client make_client(const ds::ConnectOptions& options) {
-  struct Made {
-    explicit Made(const ds::ConnectOptions& options) : client(options) {}
-    AtWork at_work;
-    ds::KVClient client;
-  };
-  auto made = std::make_unique<Made>(options);
-  auto* const client = &made->client;
-  return {client, [made = made.release(), pid = ::getpid()](ds::KVClient*) {
-            if (::getpid() != pid) return;  // a forked child has none of its threads
-            try {
-              CallRunner(1, 0).run("close", Deadline::after(kCloseSeconds),
-                                   [made] { std::unique_ptr<Made>(made).reset(); });
-            } catch (...) {
-              // Late: its thread ends when the worker answers or is gone.
-            }
-          }};
-}
 
 bool not_found(const ds::Status& status) noexcept { return status.GetCode() == ds::K_NOT_FOUND; }
 
@@ -85,13 +65,14 @@ class Draft final : public ObjectDraft {
 
 class HostStore final : public ObjectStore {
  public:
-  explicit HostStore(const Connection& connection) : reserve_keys_(keys_at_once(connection, kBatchKeys)) {
+  explicit HostStore(const Connection& connection)
+      : reserve_keys_(keys_at_once(connection, kBatchKeys)), copies_(connection) {
     check_left_behind();
     expect_forks();
     try {
       const Deadline deadline = Deadline::after(connection.connect_timeout_s + kCloseSeconds);
       client_ = runner_.run("connect", deadline, [options = connect_options(connection)] {
-        Client client = make_client(options);
+        Client client = make_client<ds::KVClient>(options);
         check(client->Init(), "connect", {});
         return client;
       });
@@ -177,18 +158,24 @@ class HostStore final : public ObjectStore {
   }
 
   Keys expire(const Keys& keys, std::uint32_t ttl_s, Deadline deadline) override {
-    return call("expire", deadline, [keys, ttl_s](ds::KVClient& client) {
-      Keys missing;
+    // On threads of their own: where a worker does not answer, a call takes longer than a lease leaves it, and the next
+    // one is made meanwhile.
+    Keys missing = call_by(renewals_, "expire", deadline, [keys, ttl_s, deadline](ds::KVClient& client) {
+      Keys gone;
+      if (deadline.passed()) return gone;  // nobody waits for it any more
       in_batches(keys, kBatchKeys, [&](const Keys& batch) {
         Keys failed;
         const ds::Status status = client.Expire(batch, ttl_s, failed);
         if (not_found(status) && failed.empty()) failed = batch;
         if (!not_found(status)) check(status, "expire", batch);
         if (!failed.empty()) check_known(client, failed);
-        missing.insert(missing.end(), failed.begin(), failed.end());
+        gone.insert(gone.end(), failed.begin(), failed.end());
       });
-      return missing;
+      return gone;
     });
+    for (const auto& key : copies_.without(keys, deadline))
+      if (std::find(missing.begin(), missing.end(), key) == missing.end()) missing.push_back(key);
+    return missing;
   }
 
   void erase(const Keys& keys, Deadline deadline) override {
@@ -286,15 +273,23 @@ class HostStore final : public ObjectStore {
 
   template <typename Act>
   auto call(const char* op, Deadline deadline, Act act) -> std::invoke_result_t<Act&, ds::KVClient&> {
+    return call_by(runner_, op, deadline, std::move(act));
+  }
+
+  template <typename Act>
+  auto call_by(CallRunner& runner, const char* op, Deadline deadline, Act act)
+      -> std::invoke_result_t<Act&, ds::KVClient&> {
     if (::getpid() != pid_)
       throw Error(ErrorCode::kInvalidArgument, op,
                   "this connection was made before a fork; make a new one in the child");
-    return runner_.run(op, deadline, [client = client_, act = std::move(act)]() mutable { return act(*client); });
+    return runner.run(op, deadline, [client = client_, act = std::move(act)]() mutable { return act(*client); });
   }
 
   const pid_t pid_ = ::getpid();
   const std::size_t reserve_keys_;
+  Copies copies_;
   CallRunner runner_{kCallThreads, kCloseSeconds};
+  CallRunner renewals_{kCallThreads, kCloseSeconds};
   Client client_;
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import uuid
 from collections.abc import Callable
@@ -62,6 +63,27 @@ def test_a_host_that_dies_takes_nothing_of_others_along(bed: Bed, model: str) ->
         assert wait_until(loads(reader, each), RECOVERY_S), ask(source, "state", model=each)
         assert wait_until(lambda each=each: ask(source, "state", model=each)["state"] == "live", 2 * LEASE_S)
     assert "error" not in ask(source, "publish", model=f"{model}-new", size_mb=SIZE_MB)
+
+
+def test_keys_whose_only_copy_is_out_of_reach_are_not_renewed(bed: Bed) -> None:
+    """Others list them still, having forgotten where their copies are: nobody can read them."""
+    bed.start_workers()
+    holder, other = bed.hosts[1].guest(), bed.hosts[0].guest()
+    keys = [uuid.uuid4().hex for _ in range(24)]  # each host keeps track of some
+    ask(holder, "store", keys=keys, ttl_s=300)
+    assert ask(other, "expire", keys=keys, ttl_s=300) == {"missing": []}
+    bed.hosts[1].kill_worker()
+    assert wait_until(lambda: len(ask(other, "expire", keys=keys, ttl_s=300).get("missing", ())) == 24, RECOVERY_S)
+
+
+def test_renewals_that_nobody_answers_keep_no_other_call_waiting(bed: Bed) -> None:
+    """Each takes the whole `rpc_timeout_s` in openYuanrong's client, and a lease makes the next one meanwhile."""
+    bed.start_workers()
+    guest = bed.hosts[1].guest()
+    keys = [uuid.uuid4().hex for _ in range(24)]  # of all or some the first host keeps track
+    ask(guest, "store", keys=keys, ttl_s=300)
+    bed.hosts[0].signal_worker(signal.SIGSTOP)
+    assert ask(guest, "renew_in_vain", keys=keys, times=8, deadline_s=0.25) == {"renewed": 0, "found": True}
 
 
 @pytest.mark.long

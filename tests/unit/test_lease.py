@@ -187,6 +187,34 @@ def test_a_source_that_slept_too_long_revives_head_and_slot(store: MemoryStore) 
     assert state(lease) == "live"
 
 
+@pytest.mark.parametrize("key", ["chunk-1", "manifest"])
+def test_data_of_which_no_copy_is_left_is_lost(store: MemoryStore, key: str) -> None:
+    """Though the store lists it."""
+    lease = take(store)
+    store.set_faults(no_copy=[key])
+    assert store.exist([key], deadline_s=1) == [True]
+    assert wait_until(lambda: state(lease) == "lost")
+    assert key in lease.status()[2]
+    assert store.exist([HEAD], deadline_s=1) == [False]
+
+
+def test_what_only_this_host_finds_of_head_slot_and_entry_is_set_anew(store: MemoryStore) -> None:
+    put(store, "entry-0", b"mine")
+    lease = take(store, entry_keys=["entry-0"], entry_value="mine")
+    store.set_faults(no_copy=[HEAD, SLOT + "0", "entry-0"])
+    for key, value in {HEAD: b"gen1", SLOT + "0": b"me", "entry-0": b"mine"}.items():
+        assert wait_until(lambda key=key, value=value: found(store, key) == value), key
+    assert lease.status()[::2] == ("live", "")
+
+
+def found(store: MemoryStore, key: str) -> bytes | None:
+    """As another host finds it."""
+    try:
+        return store.get_many([key], deadline_s=1)[0]
+    except fl.UnavailableError:
+        return None
+
+
 def test_slots_are_bounded(store: MemoryStore) -> None:
     for slot in range(64):
         put(store, f"{SLOT}{slot}", b"somebody")

@@ -78,6 +78,19 @@ def test_what_the_worker_forgot_in_part_is_published_again_at_once(
     assert loaded(guest, identity) == 1
 
 
+def test_what_nobody_has_a_copy_of_is_published_again(
+    open_loader: Open, guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
+) -> None:
+    """Though the worker lists all of it."""
+    tensors = weights()
+    publication = open_loader(lease_s=2).publish(tensors, identity)
+    before = publication.generation
+    store.set_faults(no_copy=keys_with(store, "chunk"))
+    assert wait_until(lambda: publication.generation != before)
+    assert wait_until(lambda: publication.state == "live")
+    assert loaded(guest, identity) == 1
+
+
 def test_a_reader_publishes_again_what_it_was_left_with(
     open_loader: Open, guest: fl.FastLoader, store: MemoryStore, identity: dict[str, str]
 ) -> None:

@@ -34,6 +34,7 @@ class MemoryStore(yr_fastload_native._core.ObjectStore):
         truncated: collections.abc.Sequence[str] = [],
         refuse_seal: collections.abc.Sequence[str] = [],
         unknown: collections.abc.Sequence[str] = [],
+        no_copy: collections.abc.Sequence[str] = [],
         fetch_delay_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         fetch_bytes_per_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
         fetch_call_s: typing.SupportsFloat | typing.SupportsIndex = 0.0,
@@ -43,5 +44,5 @@ class MemoryStore(yr_fastload_native._core.ObjectStore):
         unreachable: bool = False,
     ) -> None:
         """
-        What goes wrong from now on, instead of what did. Of these keys a fetch finds none, one bit flipped, or the last byte gone, or their chunks are refused, or nobody knows whether they exist; every fetch takes longer, or as long as its bytes take, and is given up after a time; this many are refused; no more bytes fit that are being read, or that are stored; no call is answered.
+        What goes wrong from now on, instead of what did. Of these keys a fetch finds none, one bit flipped, or the last byte gone, or their chunks are refused, or nobody knows whether they exist, or no other host finds a copy; every fetch takes longer, or as long as its bytes take, and is given up after a time; this many are refused; no more bytes fit that are being read, or that are stored; no call is answered.
         """
