@@ -65,6 +65,7 @@ def test_a_host_that_dies_takes_nothing_of_others_along(bed: Bed, model: str) ->
     assert "error" not in ask(source, "publish", model=f"{model}-new", size_mb=SIZE_MB)
 
 
+@pytest.mark.long
 def test_keys_whose_only_copy_is_out_of_reach_are_not_renewed(bed: Bed) -> None:
     """Others list them still, having forgotten where their copies are: nobody can read them."""
     bed.start_workers()
@@ -76,6 +77,7 @@ def test_keys_whose_only_copy_is_out_of_reach_are_not_renewed(bed: Bed) -> None:
     assert wait_until(lambda: len(ask(other, "expire", keys=keys, ttl_s=300).get("missing", ())) == 24, RECOVERY_S)
 
 
+@pytest.mark.long
 def test_renewals_that_nobody_answers_keep_no_other_call_waiting(bed: Bed) -> None:
     """Each takes the whole `rpc_timeout_s` in openYuanrong's client, and a lease makes the next one meanwhile."""
     bed.start_workers()
