@@ -78,7 +78,6 @@ class Host:
             "shared_memory_size_mb": memory_mb,
             "node_timeout_s": NODE_TIMEOUT_S,
             "node_dead_timeout_s": NODE_DEAD_TIMEOUT_S,
-            "add_node_wait_time_s": NODE_DEAD_TIMEOUT_S,
             "sc_regular_socket_num": 0,
             "sc_stream_socket_num": 0,
             "ready_check_path": self.home / "datasystem/probe/ready",

@@ -12,7 +12,7 @@ from yr_fastload_native.cli import main
 from yr_fastload_native.worker.place import Place
 
 ADDRESS = "10.0.0.2:31501"
-CLUSTER = {"node_timeout_s": "5", "node_dead_timeout_s": "10", "add_node_wait_time_s": "10"}
+CLUSTER = {"node_timeout_s": "5", "node_dead_timeout_s": "10"}
 
 
 def place(address: str = ADDRESS, *, head: bool = False, join: str = "", etcd: str = "") -> Place:

@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 # gone kept track of; until then, nobody can publish what would be there. The defaults are 60 and 300. One that could
 # not join the others at once tries again after the third (0.8.1: HashRing::InspectAndProcessPeriodically), and keys
 # that were about to change hands do after half as long again (HashRingHealthCheck); the default is 60.
-_TIMEOUTS = {"node_timeout_s": "5", "node_dead_timeout_s": "10", "add_node_wait_time_s": "10"}
+_TIMEOUTS = {"node_timeout_s": "5", "node_dead_timeout_s": "10"}
 _OP = "worker start"
 
 
