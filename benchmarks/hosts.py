@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import statistics
 import sys
 import uuid
@@ -144,6 +145,7 @@ def main(size_mb: int, rounds: int) -> None:
     why = why_not()
     if why:
         sys.exit(f"there can be no hosts here: {why}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # hosts are taken down
     beside = "iperf3" if shutil.which("iperf3") else "a stream of Python's"
     click.echo(json.dumps({"stream": beside, "size_mb": size_mb, "rounds": rounds, **measure(size_mb, rounds)}))
 
