@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import yr_fastload_native as fl
 from chaos.clock import Clock
 from yr_fastload_native import _core
-from yr_fastload_native.settings import parse_address
+from yr_fastload_native.settings import is_loopback, parse_address
 
 if TYPE_CHECKING:
     from chaos.processes import Node
@@ -98,7 +98,9 @@ class Worker:
 
     def connect(self, *, rpc_timeout_s: float) -> _core.ObjectStore:
         host, port = parse_address(self.address, op="chaos")
-        connection = _core.Connection(host, port, connect_timeout_s=_RPC_S, rpc_timeout_s=rpc_timeout_s)
+        connection = _core.Connection(
+            host, port, connect_timeout_s=_RPC_S, rpc_timeout_s=rpc_timeout_s, is_alone=is_loopback(host)
+        )
         return _core.connect_host_store(connection)
 
     def counts(self) -> list[Count]:

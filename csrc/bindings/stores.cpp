@@ -24,17 +24,20 @@ void register_connection(py::module_& module) {
       .def(py::init([](const std::string& host, int port, double connect_timeout_s, double rpc_timeout_s,
                        const std::string& client_public_key, const std::string& client_private_key,
                        const std::string& server_public_key, const std::string& access_key,
-                       const std::string& secret_key, const std::string& tenant_id, const std::string& token) {
+                       const std::string& secret_key, const std::string& tenant_id, const std::string& token,
+                       bool is_alone) {
              return Connection{
                  host,
                  port,
                  connect_timeout_s,
                  rpc_timeout_s,
-                 {client_public_key, client_private_key, server_public_key, access_key, secret_key, tenant_id, token}};
+                 {client_public_key, client_private_key, server_public_key, access_key, secret_key, tenant_id, token},
+                 is_alone};
            }),
            py::arg("host"), py::arg("port"), py::kw_only(), py::arg("connect_timeout_s"), py::arg("rpc_timeout_s"),
            py::arg("client_public_key") = "", py::arg("client_private_key") = "", py::arg("server_public_key") = "",
-           py::arg("access_key") = "", py::arg("secret_key") = "", py::arg("tenant_id") = "", py::arg("token") = "")
+           py::arg("access_key") = "", py::arg("secret_key") = "", py::arg("tenant_id") = "", py::arg("token") = "",
+           py::arg("is_alone") = false)
       .def("__repr__", [](const Connection& connection) { return "<Connection " + connection.address() + ">"; });
 }
 

@@ -27,10 +27,6 @@ std::size_t keys_at_once(const Connection& connection, std::size_t most) noexcep
   return connection.credentials.tenant_id.empty() ? most : 1;
 }
 
-bool is_alone(const Connection& connection) noexcept {
-  return connection.host.rfind("127.", 0) == 0 || connection.host == "localhost" || connection.host == "::1";
-}
-
 ds::ConnectOptions connect_options(const Connection& connection) {
   const Credentials& shown = connection.credentials;
   ds::ConnectOptions options;

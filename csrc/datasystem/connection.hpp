@@ -29,6 +29,7 @@ struct Connection {
   double connect_timeout_s = 5.0;
   double rpc_timeout_s = 5.0;  ///< openYuanrong's own bound of one call; the deadline of a call may come first.
   Credentials credentials;
+  bool is_alone = false;  ///< The worker is on loopback, where it has no others.
 
   std::string address() const { return host + ":" + std::to_string(port); }
 };
@@ -37,9 +38,6 @@ struct Connection {
 /// openYuanrong takes the memory of those below 1 MiB from the tenant without a name, and then refuses to publish what
 /// is in it (seen in 0.8.1: AggregateAllocateHelper, "worker shmunit auth check failed").
 std::size_t keys_at_once(const Connection& connection, std::size_t most) noexcept;
-
-/// Whether its worker is on loopback, where it has no others.
-bool is_alone(const Connection& connection) noexcept;
 
 /// The same for openYuanrong's clients.
 ::datasystem::ConnectOptions connect_options(const Connection& connection);

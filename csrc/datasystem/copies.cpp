@@ -55,7 +55,7 @@ struct Copies::State {
 };
 
 Copies::Copies(const Connection& connection)
-    : state_(is_alone(connection) ? nullptr : std::make_shared<State>(connection)), runner_(1, kCloseSeconds) {}
+    : state_(connection.is_alone ? nullptr : std::make_shared<State>(connection)), runner_(1, kCloseSeconds) {}
 
 Keys Copies::without(const Keys& keys, Deadline deadline) noexcept {
   if (!state_) return {};

@@ -305,6 +305,7 @@ class Connection:
         secret_key: str = "",
         tenant_id: str = "",
         token: str = "",
+        is_alone: bool = False,
     ) -> None: ...
     def __repr__(self) -> str: ...
 

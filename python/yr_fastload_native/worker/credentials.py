@@ -9,7 +9,7 @@ import attrs
 
 from yr_fastload_native import _core
 from yr_fastload_native.errors import InvalidArgumentError
-from yr_fastload_native.settings import Config, parse_address
+from yr_fastload_native.settings import Config, is_loopback, parse_address
 from yr_fastload_native.settings.secret import Secret
 from yr_fastload_native.worker.client_logs import give_directory
 
@@ -72,6 +72,7 @@ class Credentials:
             secret_key=self.secret_key.reveal(),
             tenant_id=self.tenant_id,
             token=self.token.reveal(),
+            is_alone=is_loopback(host),
         )
 
 
