@@ -13,8 +13,8 @@ from chaos.faults import Fault
 from chaos.leak_checker import LeakChecker
 from chaos.ledger import Ledger
 from chaos.processes import DeadError, Node, SilentError
-from chaos.schedule import CONNECT_S, PUBLISH_DEADLINE_S, Part, Round
-from chaos.verdict import CONNECT_SPARE_S, Verdict
+from chaos.schedule import PUBLISH_DEADLINE_S, Part, Round
+from chaos.verdict import Verdict
 from chaos.workers import LocalWorkers, Worker, Workers
 from yr_fastload_native.errors import FastLoadError
 
@@ -48,7 +48,6 @@ class Scenario:
         self.nodes: list[Node] = []
         self.publishers: list[Node] = []
         self.readers: list[Node] = []
-        self._parts: dict[Node, Part] = {}
         self._second: int | None = None
         self._device_lines: dict[Node, list[str]] = {}
         self._timers: list[threading.Timer] = []
@@ -79,10 +78,13 @@ class Scenario:
             fault.strike(self)
         if fault.beside:
             self.load(self.readers, allowed=fault.allowed)
-        for node in self.publishers[: 1 if self._second is None else 2]:
+        published = [
             self._verdict.publish(node, self._finish(node, PUBLISH_DEADLINE_S), fault.publish_allowed)
+            for node in self.publishers[: 1 if self._second is None else 2]
+        ]
         if holders:
-            self.load(holders, allowed=fault.allowed if fault.moment == "publishing" else frozenset())
+            has_to_be_found = any(published) and fault.moment != "publishing"
+            self.load(holders, allowed=frozenset() if has_to_be_found else fault.allowed)
         if fault.moment == "published":
             fault.strike(self)
         self.load(self.readers, allowed=fault.allowed, during=fault if fault.moment == "loading" else None)
@@ -110,11 +112,11 @@ class Scenario:
         node = self._leaks.idle(part.where, part.framework)
         node.busy = True
         self.nodes.append(node)
-        self._parts[node] = part
+        self._verdict.parts[node] = part
         return node
 
     def _settings(self, node: Node) -> dict[str, Any]:
-        return {**self._parts[node].settings, "worker": self.workers.address_of(node)}
+        return {**self._verdict.parts[node].settings, "worker": self.workers.address_of(node)}
 
     def _slow_down(self, fault: Fault) -> None:
         """Between devices a load of a few MiB takes as long as a host's memory does; give the fault time to meet it."""
@@ -127,7 +129,7 @@ class Scenario:
         for node in self.nodes:
             node.start("open", settings=self._settings(node))
         for node in self.nodes:
-            self._verdict.connection(node, self._finish(node, CONNECT_S + CONNECT_SPARE_S))
+            self._verdict.connection(node, self._finish(node, self._verdict.connect_bound_s(node)))
 
     def _finish(self, node: Node, bound_s: float) -> dict[str, Any]:
         """Its answer; `dead` or `silent` if there is none."""
@@ -196,7 +198,7 @@ class Scenario:
             "publish",
             identity=self.spec.identity,
             model=self.spec.model,
-            framework=self._parts[node].framework,
+            framework=self._verdict.parts[node].framework,
             content=self.spec.contents[content],
             settings=self._settings(node),
             settle_s=settle_s,
@@ -243,7 +245,7 @@ class Scenario:
             number=self.spec.number,
             identity=self.spec.identity,
             model=self.spec.model,
-            framework=self._parts[node].framework,
+            framework=self._verdict.parts[node].framework,
             contents=contents,
             settings=self._settings(node),
             deadline_s=self.spec.deadline_s,
@@ -256,7 +258,7 @@ class Scenario:
             "read_files",
             source=str(self._files) if by_files else self.spec.identity,
             model=self.spec.model,
-            framework=self._parts[node].framework,
+            framework=self._verdict.parts[node].framework,
             contents=self.spec.contents if by_files else self.spec.contents[:1],  # they may be replaced
             settings=self._settings(node),
             verify=self.verify,

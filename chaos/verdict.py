@@ -8,15 +8,15 @@ from typing import Any
 
 from chaos.machine_stalls import MachineStalls
 from chaos.processes import Node
-from chaos.schedule import CONNECT_S, PUBLISH_DEADLINE_S, Round
+from chaos.schedule import PUBLISH_DEADLINE_S, Part, Round
 from chaos.tally import Tally
 
-__all__ = ["CONNECT_SPARE_S", "Verdict"]
+__all__ = ["Verdict"]
 
 _Answer = dict[str, Any]
 
 _SPARE_S = 1.0  # "within the deadline plus one second"
-CONNECT_SPARE_S = 4.0  # a loader that cannot connect gives its client a second or two to end
+_CONNECT_SPARE_S = 4.0  # a loader that cannot connect gives its client a second or two to end
 _STARVED_S = 0.3
 
 
@@ -24,6 +24,7 @@ class Verdict:
     """Of one round.
 
     Attributes:
+        parts: What nodes are in the round.
         frozen_s: How long nodes are stopped by the fault.
         to_die: Nodes that the fault ends.
         was_abandoned: Whether a transfer between devices may have been.
@@ -31,6 +32,7 @@ class Verdict:
 
     def __init__(self, spec: Round, tally: Tally, stalls: MachineStalls) -> None:
         self._spec, self._tally, self._stalls = spec, tally, stalls
+        self.parts: dict[Node, Part] = {}
         self.frozen_s: dict[Node, float] = {}
         self.to_die: set[Node] = set()
         self.was_abandoned = False
@@ -41,14 +43,18 @@ class Verdict:
         if how in ("sigkill", "sigterm") and who in ("publisher", "reader"):
             self.to_die.add(publisher if who == "publisher" else reader)
 
+    def connect_bound_s(self, node: Node) -> float:
+        """Within which a loader has connected, or given up."""
+        return float(self.parts[node].settings["connect_timeout_s"]) + _CONNECT_SPARE_S
+
     def connection(self, node: Node, answer: _Answer) -> None:
         if "unexpected" in answer:
             self._tally.surprise(self._spec, f"{node.name}: {answer['unexpected']}")
-        elif "seconds" in answer and self._late_s(node, answer, CONNECT_S) > CONNECT_SPARE_S:
+        elif "seconds" in answer and self._late_s(node, answer, self.connect_bound_s(node)) > 0:
             self._tally.stall(self._spec, f"{node.name} took {answer['seconds']:.2f} s to connect")
 
-    def publish(self, node: Node, answer: _Answer, allowed: Set[str] | None) -> None:
-        """Judge a publish.
+    def publish(self, node: Node, answer: _Answer, allowed: Set[str] | None) -> bool:
+        """Judge a publish; whether there is anything to be loaded.
 
         Args:
             node: That published.
@@ -65,6 +71,7 @@ class Verdict:
             if self._late_s(node, answer, PUBLISH_DEADLINE_S) > _SPARE_S:
                 self._tally.stall(self._spec, f"publish by {node.name} took {answer['seconds']:.2f} s: {answer}")
             self._error(f"publish by {node.name}", node, answer, allowed)
+        return "generation" in answer
 
     def load(self, node: Node, answer: _Answer, allowed: Set[str], *, must_fail: bool) -> None:
         """Judge a load.

@@ -54,6 +54,7 @@ class Judge:
         stalls: Any = Stalls(lag_s)
         self.verdict = Verdict(self.spec, self.tally, stalls)
         self.node = node()
+        self.verdict.parts[self.node] = self.spec.readers[0]
 
     def load(self, answer: dict[str, Any], *, must_fail: bool = False) -> tuple[int, int, int]:
         """Wrong bytes, stalls, and unexpected ends."""
@@ -114,6 +115,12 @@ def test_who_is_killed_may_die(kind: str, dies: bool) -> None:
     assert judge.load({"dead": True}) == (0, 0, not dies)
 
 
+@pytest.mark.parametrize(("timeout_s", "stalls"), [(2.0, 1), (5.0, 0)])
+def test_who_may_take_longer_to_connect_does_not_stall(judge: Judge, timeout_s: float, stalls: int) -> None:
+    judge.spec.readers[0].settings["connect_timeout_s"] = timeout_s
+    assert judge.load(FAILED | {"connecting": True, "seconds": 6.5}) == (0, stalls, 0)
+
+
 def test_an_abandoned_transfer_is_looked_at_longer() -> None:
     judge = Judge(publish_as="d2d")
     judge.load(LOADED | {"retried": 1})
@@ -121,8 +128,9 @@ def test_an_abandoned_transfer_is_looked_at_longer() -> None:
 
 
 def test_a_publish_may_fail_as_its_fault_allows(judge: Judge) -> None:
-    judge.verdict.publish(judge.node, FAILED, {"UNAVAILABLE"})
-    judge.verdict.publish(judge.node, FAILED, None)
+    assert not judge.verdict.publish(judge.node, FAILED, {"UNAVAILABLE"})
+    assert not judge.verdict.publish(judge.node, FAILED, None)
+    assert judge.verdict.publish(judge.node, {"seconds": 0.1, "generation": "g"}, frozenset())
     assert judge.tally.good()
     judge.verdict.publish(judge.node, FAILED, frozenset())
     assert judge.tally.unexpected == 1
