@@ -15,6 +15,7 @@ from chaos.clock import build_library
 import yr_fastload_native as fl
 from yr_fastload_native import _core
 from yr_fastload_native.process.keeper import die_with_parent
+from yr_fastload_native.worker import launch
 from yr_fastload_native.worker.credentials import Credentials
 
 pytest.register_assert_rewrite("tests.store_conformance")
@@ -57,6 +58,8 @@ def start_worker(home: Path, memory_mb: int, port: int = 0, *, curve_key_dir: Pa
         # A sanitizer's runtime is for the interpreters that load the native module, not for the worker's binary.
         environment.delenv("LD_PRELOAD", raising=False)
         environment.setenv("LD_PRELOAD", str(_pauses()))
+        # Processes of tests are killed, hundreds within the two minutes for which a client counts by default.
+        environment.setitem(launch._FLAGS, "client_dead_timeout_s", "30")
         return fl.LocalWorker(home=home, memory_mb=memory_mb, port=port, curve_key_dir=curve_key_dir).start()
 
 

@@ -19,7 +19,7 @@ import psutil
 
 from chaos.hosts.namespaces import COMMAND_S, GONE_S, PREFIX, clean_up, end, namespaces, run
 from yr_fastload_native.measuring.child_process import Process
-from yr_fastload_native.worker.launch import find_dscli
+from yr_fastload_native.worker.launch import find_dscli, worker_environment
 
 __all__ = ["ANSWER_S", "NODE_DEAD_TIMEOUT_S", "Bed", "Host"]
 
@@ -91,7 +91,7 @@ class Host:
             shutil.rmtree(self.home, ignore_errors=True)  # of one that was killed
             self.home.mkdir()
             try:
-                self.run(*command)
+                run(*self.enter, *command, environment=worker_environment())
                 return
             except RuntimeError:  # one that comes back at once may exit, or wait: the others still know the one before
                 self.kill_worker()
@@ -139,6 +139,12 @@ class Host:
         """CPU seconds of each thread of its worker, by number."""
         threads = [thread for each in self._workers() for thread in each.threads()]
         return {thread.id: thread.user_time + thread.system_time for thread in threads}
+
+    def page_faults(self) -> int:
+        """Of its worker, those that read nothing from a disk."""
+        return sum(
+            int(Path(f"/proc/{each.pid}/stat").read_text().rpartition(")")[2].split()[7]) for each in self._workers()
+        )
 
     def _workers(self) -> list[psutil.Process]:
         return [each for each in self.processes() if each.name() == "datasystem_worker"]

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -23,14 +24,20 @@ GONE_S = 20.0
 COMMAND_S = 60.0
 
 
-def run(*command: str, timeout_s: float = COMMAND_S) -> str:
-    """What a command printed.
+def run(*command: str, timeout_s: float = COMMAND_S, environment: Mapping[str, str] | None = None) -> str:
+    """What a command printed; by default with the environment of this process.
 
     Raises:
         RuntimeError: It failed.
     """
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environment,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: status {done.returncode}: {done.stdout}{done.stderr}")

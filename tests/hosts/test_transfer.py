@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 from chaos.hosts.bed import ANSWER_S, Bed
 
 from yr_fastload_native.measuring.child_process import Process
+from yr_fastload_native.worker.memory import pool_flags
 
 pytestmark = pytest.mark.worker
 
 MIB = 1 << 20
 MODEL_MB = 128
 CHUNK_BYTES = 4 * MIB
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
@@ -122,3 +125,20 @@ def test_a_pool_smaller_than_the_model_takes_it_piece_by_piece(bed: Bed, model: 
     ask(source, "publish", model=model, size_mb=256)
     answer = ask(reader, "load", model=model, size_mb=256)
     assert answer.get("equal"), answer
+
+
+@pytest.mark.long
+def test_memory_that_chunks_pass_through_is_used_again(bed: Bed) -> None:
+    """In the worker's process, beside its pool, which is populated here: a page of it is touched once."""
+    for host in bed.hosts[:2]:
+        host.start_worker(1024, **pool_flags(populate=True))
+    source, reader = bed.hosts[0].guest(), bed.hosts[1].guest()
+    faults = []
+    for _ in range(3):
+        model = uuid.uuid4().hex
+        ask(source, "publish", model=model, size_mb=MODEL_MB)
+        before = bed.hosts[1].page_faults()
+        assert ask(reader, "load", model=model, size_mb=MODEL_MB, hold=False)["equal"]
+        faults.append(bed.hosts[1].page_faults() - before)
+        ask(source, "withdraw", model=model)
+    assert faults[-1] < MODEL_MB * MIB / PAGE_BYTES / 2, faults

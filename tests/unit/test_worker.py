@@ -249,7 +249,8 @@ def test_dscli_is_that_of_the_package_wherever_it_lies(home):
     code = (
         "import subprocess, sys; sys.path[:0] = sys.argv[1:]\n"
         "from yr_fastload_native.worker import launch\n"
-        "sys.exit(subprocess.run([*launch.find_dscli(), 'start', '--help'], env=launch._environment()).returncode)"
+        "command = [*launch.find_dscli(), 'start', '--help']\n"
+        "sys.exit(subprocess.run(command, env=launch.worker_environment()).returncode)"
     )
     places = {importlib.util.find_spec(name).origin for name in ("attrs", "yr.datasystem", "yr_fastload_native")}
     paths = {str(Path(place).parents[2 if "datasystem" in place else 1]) for place in places}
@@ -259,12 +260,19 @@ def test_dscli_is_that_of_the_package_wherever_it_lies(home):
     assert "--worker_address" in done.stdout + done.stderr or "usage" in done.stdout
 
 
+def test_the_allocator_of_a_worker_keeps_large_blocks_for_a_while(monkeypatch):
+    monkeypatch.delenv("MALLOC_CONF", raising=False)
+    assert "oversize_threshold:0" in launch.worker_environment()["MALLOC_CONF"]
+    monkeypatch.setenv("MALLOC_CONF", "narenas:2")
+    assert launch.worker_environment()["MALLOC_CONF"] == "narenas:2"
+
+
 def test_no_proxy_is_asked_for_what_is_on_loopback(monkeypatch):
     for name in ("http_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("PATH", "/here")
-    assert not {name for name in launch._environment() if name.lower().endswith("proxy")}
-    assert launch._environment()["PATH"] == "/here"
+    assert not {name for name in launch.worker_environment() if name.lower().endswith("proxy")}
+    assert launch.worker_environment()["PATH"] == "/here"
 
 
 def test_pool_larger_than_memory_is_refused_before_the_start(home):

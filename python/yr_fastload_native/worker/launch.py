@@ -21,7 +21,7 @@ from yr_fastload_native.errors import UnavailableError
 from yr_fastload_native.worker.home import Home
 from yr_fastload_native.worker.place import HOST, Place
 
-__all__ = ["find_dscli", "run_dscli"]
+__all__ = ["find_dscli", "run_dscli", "worker_environment"]
 
 _PORT_ATTEMPTS = 3
 _DSCLI = "import sys; from yr.datasystem.cli.command import main; sys.argv[0] = 'dscli'; sys.exit(main())"
@@ -38,6 +38,11 @@ _FLAGS = {
     "max_log_size": "32",
     "max_log_file_num": "2",
 }
+
+# What comes from another machine passes through memory of the worker's process, 32 MiB a chunk. By default jemalloc
+# returns blocks of 8 MiB and more as soon as they are free, and each chunk is written to fresh pages: 279,000 faults
+# for 1 GiB instead of 34,000 (measured, 0.8.1). With these settings it keeps them for ten seconds.
+_MALLOC_CONF = "oversize_threshold:0,background_thread:true"
 
 
 def run_dscli(
@@ -88,7 +93,7 @@ def run_dscli(
                 errors="replace",
                 timeout=remaining_s + 1,
                 cwd=home.path,
-                env=_environment(),
+                env=worker_environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -134,11 +139,14 @@ def _packages() -> Path | None:
     return None if found is None or found.origin is None else Path(found.origin).parents[3]
 
 
-def _environment() -> dict[str, str]:
-    """The environment of dscli and the worker, without proxies: gRPC would use one, also on loopback."""
+def worker_environment() -> dict[str, str]:
+    """The environment of dscli and the worker, without proxies: gRPC would use one, also on loopback.
+
+    The allocator's settings are ours where there are none.
+    """
     kept = {name: text for name, text in os.environ.items() if name.lower() not in _PROXIES}
     path = [str(_packages() or ""), kept.get("PYTHONPATH", "")]
-    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    return {"MALLOC_CONF": _MALLOC_CONF} | kept | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def _addresses(place: Place) -> tuple[str, str]:
