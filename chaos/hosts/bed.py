@@ -25,7 +25,7 @@ __all__ = ["ANSWER_S", "NODE_DEAD_TIMEOUT_S", "Bed", "Host"]
 
 ANSWER_S = 90.0
 NODE_TIMEOUT_S, NODE_DEAD_TIMEOUT_S = 2, 4
-_START_ATTEMPTS, _START_S = 3, "30"
+_START_ATTEMPTS, _START_S = 3, 75  # seconds; a worker that cannot join at once tries again after a minute (0.8.1)
 _SUBNET = "10.77.0."
 _BRIDGE = "br0"
 _LINK = "eth0"
@@ -84,14 +84,14 @@ class Host:
             **self._bed.coordination(self),
             **flags,
         }
-        command = [*find_dscli(), "start", "-t", _START_S, "-d", str(self.home), "-w"]
+        command = [*find_dscli(), "start", "-t", str(_START_S), "-d", str(self.home), "-w"]
         for name, value in given.items():
             command += [f"--{name}", str(value)]
         for attempts_left in reversed(range(_START_ATTEMPTS)):
             shutil.rmtree(self.home, ignore_errors=True)  # of one that was killed
             self.home.mkdir()
             try:
-                run(*self.enter, *command, environment=worker_environment())
+                run(*self.enter, *command, timeout_s=_START_S + COMMAND_S, environment=worker_environment())
                 return
             except RuntimeError:  # one that comes back at once may exit, or wait: the others still know the one before
                 self.kill_worker()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,28 @@ def test_a_worker_that_stops_between_publish_and_load(own_worker: fl.LocalWorker
         assert time.monotonic() - started < 4
         assert untouched(target)
         publication.close()  # bounded, and does not raise
+
+
+def time_to_connect_again() -> float:
+    """CPU seconds that openYuanrong's threads of this process have spent on it."""
+    threads = psutil.Process().threads()
+    names = {thread.id: Path(f"/proc/self/task/{thread.id}/comm") for thread in threads}
+    connect = {number for number, comm in names.items() if comm.exists() and "ZmqHandleConn" in comm.read_text()}
+    assert connect
+    return sum(thread.user_time + thread.system_time for thread in threads if thread.id in connect)
+
+
+def test_a_worker_that_is_away_costs_its_clients_no_core(own_worker: fl.LocalWorker) -> None:
+    """openYuanrong's own thread looks at the clock without a pause: 0.7 of a core."""
+    with fl.FastLoader(fl.Config(worker=own_worker.address, rpc_timeout_s=1)) as loader:
+        own_worker.stop(force=True)
+        for _ in range(2):  # each connects again
+            with pytest.raises((fl.UnavailableError, fl.TransferTimeoutError)):
+                loader.load(weights(9), {"model": "none"}, deadline_s=1)
+        time.sleep(1)
+        before = time_to_connect_again()
+        time.sleep(2)
+        assert time_to_connect_again() - before < 0.2
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -59,14 +59,49 @@ def test_the_extension_finds_the_datasystem_wherever_the_wheel_lands() -> None:
     assert paths[0].endswith("[$ORIGIN/../yr/datasystem/lib]")
 
 
-def test_the_datasystem_calls_what_stands_in_for_its_own() -> None:
-    """csrc/datasystem/null_handles.cpp: found before the library's own functions."""
-    command = [sys.executable, "-c", "import yr_fastload_native._core"]
-    environment = {**os.environ, "LD_DEBUG": "bindings"}
-    done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, env=environment)
-    for name in ("SetPollOut", "UnsetPollOut", "GetEndPoint", "CheckTranPointer", "RecordEvent"):
-        bound = [line for line in done.stderr.splitlines() if f"{len(name)}{name}E" in line]
-        assert any("libdatasystem.so [0] to " in line and f"to {_core.__file__} [0]" in line for line in bound), bound
+STAND_INS = (
+    "SetPollOut",
+    "UnsetPollOut",
+    "GetEndPoint",
+    "CheckTranPointer",
+    "RecordEvent",
+    "AddStubToConnList",
+    "InterruptAll",
+    "HandleConnectListAfterCheck",
+)
+CLASSES = "ZmqEpoll|ZmqSockConnHelper|CommWrapperBase|DeviceRtEventWrapper"
+
+
+def calls_of_the_datasystem() -> list[int]:
+    """Where its library has the addresses of those of its functions that something stands in for."""
+    spec = importlib.util.find_spec("yr.datasystem")
+    assert spec is not None
+    (package,) = spec.submodule_search_locations or ()
+    command = ["readelf", "--wide", "--relocs", f"{package}/lib/libdatasystem.so"]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    found = {}
+    for line in lines:
+        called = re.search(rf"JUMP_SL.* _ZNK?10datasystem\d+(?:{CLASSES})\d+({'|'.join(STAND_INS)})E", line)
+        if called is not None:
+            found[called[1]] = int(line.split()[0], 16)
+    return [found[name] for name in STAND_INS]
+
+
+@pytest.mark.parametrize("first", [(), ("yr.datasystem",)], ids=["alone", "openYuanrong first"])
+def test_the_datasystem_calls_what_stands_in_for_its_own(first: tuple[str, ...]) -> None:
+    """csrc/datasystem/stand_ins.hpp: also where openYuanrong's own package was imported before."""
+    code = f"""
+import ctypes, re
+for name in {(*first, "yr_fastload_native._core")!r}:
+    __import__(name)
+maps = [(*(int(end, 16) for end in line.split()[0].split("-")), line.split()[-1]) for line in open("/proc/self/maps")]
+base = min(start for start, _, path in maps if path.endswith("/libdatasystem.so"))
+for offset in {calls_of_the_datasystem()!r}:
+    called = ctypes.c_uint64.from_address(base + offset).value
+    print(*(path.rpartition("/")[2] for start, end, path in maps if start <= called < end))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == [Path(_core.__file__).name] * len(STAND_INS)
 
 
 GONE = """
@@ -74,9 +109,8 @@ import ctypes
 from yr_fastload_native import _core
 
 core, library = ctypes.CDLL(_core.__file__), ctypes.CDLL("libdatasystem.so")
-string = "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
-get = core["_ZN10datasystem17ZmqSockConnHelper11GetEndPointERKSt4pairISt10shared_ptrINS_13SockConnEntryEES2_"
-           f"INS_8StubInfoEEER{string}i"]
+pair = "St4pairISt10shared_ptrIN10datasystem13SockConnEntryEES2_INS3_8StubInfoEEE"
+get = core[f"_ZN11yr_fastload13get_end_pointEPvRK{pair}RNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEi"]
 code = library["_ZNK10datasystem6Status7GetCodeEv"]
 status, path = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32)
 stub, entry = ctypes.create_string_buffer(160), ctypes.create_string_buffer(1024)  # of a connection that is gone

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["worker"]
 
 _LOOK_S = 0.5
-_START_S = 60.0
+_START_S = 90.0  # a worker that cannot join its cluster at once tries again after a minute (0.8.1)
 _TAKEN_MB_PER_S = 200  # of memory that a virtual machine has never touched (measured)
 
 _home = click.option(
