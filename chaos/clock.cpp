@@ -42,9 +42,18 @@ Function next(const char* name) {
 using Clockwait = int (*)(pthread_cond_t*, pthread_mutex_t*, clockid_t, const timespec*);
 using SemClockwait = int (*)(sem_t*, clockid_t, const timespec*);
 using Gettime = int (*)(clockid_t, timespec*);
-Clockwait cond_clockwait;
-SemClockwait sem_wait_on;
 Gettime gettime;
+
+/// Looked up when first called: the thread of an allocator waits before any constructor of this library has run.
+int cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, clockid_t clock, const timespec* until) {
+  static const auto own = next<Clockwait>("pthread_cond_clockwait");
+  return own(condition, mutex, clock, until);
+}
+
+int sem_wait_on(sem_t* semaphore, clockid_t clock, const timespec* until) {
+  static const auto own = next<SemClockwait>("sem_clockwait");
+  return own(semaphore, clock, until);
+}
 
 }  // namespace
 
@@ -60,8 +69,6 @@ __attribute__((visibility("default"))) void chaos_clock_use(const char* path) {
 }
 
 __attribute__((constructor)) void chaos_clock_start() {
-  cond_clockwait = next<Clockwait>("pthread_cond_clockwait");
-  sem_wait_on = next<SemClockwait>("sem_clockwait");
   gettime = next<Gettime>("clock_gettime");
   if (const char* const path = std::getenv("CHAOS_CLOCK")) chaos_clock_use(path);
 }

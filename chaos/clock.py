@@ -1,4 +1,4 @@
-"""Wall clocks of single processes, to be set: ``clock.cpp`` is preloaded into them."""
+"""What is preloaded into processes: their wall clocks, to be set (``clock.cpp``), and pauses (``pauses.cpp``)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import struct
 import subprocess
 from pathlib import Path
 
-__all__ = ["Clock", "build_library"]
+__all__ = ["PAUSES", "Clock", "build_library"]
 
 _SOURCE = Path(__file__).with_name("clock.cpp")
+PAUSES = Path(__file__).with_name("pauses.cpp")
 
 
 def build_library(directory: Path, source: Path = _SOURCE) -> Path:
-    """Compile what is preloaded: the clock, or something else."""
+    """Compile what is preloaded: the clock, or `PAUSES` for workers."""
     library = directory / f"{source.stem}.so"
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
     subprocess.run(command, check=True)

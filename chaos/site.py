@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from chaos import schedule
+from chaos.clock import PAUSES, build_library
 from chaos.faults import KINDS, Fault
 from chaos.processes import Nodes
 from chaos.scenario import Scenario
@@ -56,7 +57,8 @@ class OneHost(Site):
 
     def make(self, stack: ExitStack, directory: Path, clock_library: Path) -> tuple[Nodes, Workers]:
         nodes = stack.enter_context(Nodes(directory, clock_library))
-        return nodes, stack.enter_context(LocalWorkers(_POOL_MB, clock_library))
+        preloaded = clock_library, build_library(directory, PAUSES)
+        return nodes, stack.enter_context(LocalWorkers(_POOL_MB, preloaded))
 
     def draw(self, seed: int, number: int, kind: str) -> Round:
         return schedule.draw(seed, number, kind, KINDS[kind].transports)

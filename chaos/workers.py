@@ -47,18 +47,18 @@ class Worker:
         incarnation: How often it was restarted: what it stored before is gone.
     """
 
-    def __init__(self, memory_mb: int, clock_library: Path) -> None:
+    def __init__(self, memory_mb: int, preloaded: Sequence[Path]) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="yrfl-", dir="/tmp"))
         self.clock = Clock(self.home.parent / f"{self.home.name}.clock")
         self._memory_mb = memory_mb
-        self._clock_library = clock_library
+        self._preloaded = ":".join(map(str, preloaded))
         self._store: _core.ObjectStore | None = None
         self.incarnation = 0
         self._start(0)
 
     def _start(self, port: int) -> None:
         # What is preloaded goes through the environment of this process.
-        os.environ |= {"LD_PRELOAD": str(self._clock_library), "CHAOS_CLOCK": str(self.clock.path)}
+        os.environ |= {"LD_PRELOAD": self._preloaded, "CHAOS_CLOCK": str(self.clock.path)}
         try:
             self._local = fl.LocalWorker(home=self.home, memory_mb=self._memory_mb, port=port).start()
         finally:
@@ -162,8 +162,8 @@ class Workers(abc.ABC):
 class LocalWorkers(Workers):
     """The worker in use, and another one once that has ended."""
 
-    def __init__(self, memory_mb: int, clock_library: Path) -> None:
-        self._arguments = memory_mb, clock_library
+    def __init__(self, memory_mb: int, preloaded: Sequence[Path]) -> None:
+        self._arguments = memory_mb, preloaded
         self.current = Worker(*self._arguments)
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos.clock import build_library
+from chaos.clock import PAUSES, build_library
 
 import yr_fastload_native as fl
 from yr_fastload_native import _core
@@ -66,7 +66,7 @@ def start_worker(home: Path, memory_mb: int, port: int = 0, *, curve_key_dir: Pa
 def _pauses() -> Path:
     """What keeps a thread of the worker from taking a core of tests with devices: pauses.cpp."""
     library = Path(os.environ["XDG_CACHE_HOME"], "pauses.so")
-    return library if library.exists() else build_library(library.parent, Path(__file__).with_name("pauses.cpp"))
+    return library if library.exists() else build_library(library.parent, PAUSES)
 
 
 @pytest.fixture

@@ -124,8 +124,12 @@ class Cluster(Workers):
     def _exist(self, keys: Sequence[str]) -> list[bool]:
         if self._looks is None:
             self._looks = max(self.bed.hosts, key=lambda host: host.up_s).guest()
-        answer = self._looks.call("exist", ANSWER_S, keys=list(keys))
-        return [bool(each) for each in answer["exist"]]
+        listed = self._looks.call("exist", ANSWER_S, keys=list(keys))["exist"]
+        there = [key for key, is_listed in zip(keys, listed, strict=True) if is_listed]
+        # After the worker that kept track of them was lost, keys may be listed of which there is no copy (0.8.1).
+        # Whoever renews them is told.
+        empty = self._looks.call("expire", ANSWER_S, keys=there, ttl_s=1).get("missing", ()) if there else ()
+        return [key in there and key not in empty for key in keys]
 
     @property
     def counts(self) -> Mapping[str, Callable[[], list[Count]]]:
