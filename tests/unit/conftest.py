@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 import yr_fastload_native as fl
+from yr_fastload_native.loader import checkpoint as loader_checkpoint
 from yr_fastload_native.testing import MemoryStore
+
+from .published_files import make_files
 
 
 @pytest.fixture
@@ -37,3 +41,15 @@ def other_loader(open_loader: Callable[..., fl.FastLoader]) -> fl.FastLoader:
 def guest(open_loader: Callable[..., fl.FastLoader]) -> fl.FastLoader:
     """A reader that never becomes a source."""
     return open_loader(hold=False)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A checkpoint's."""
+    return make_files(tmp_path / "some-model")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on this process is on another machine, whose pool has copies."""
+    return lambda: monkeypatch.setattr(loader_checkpoint, "pool_of", lambda address: "another machine/")
