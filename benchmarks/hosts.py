@@ -7,6 +7,7 @@ How many cores a pull takes, as CPU seconds a second, tells which process keeps 
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 from chaos.hosts.bed import Bed, Host
@@ -22,6 +24,7 @@ from chaos.hosts.namespaces import why_not
 from chaos.hosts.stream import stream
 
 from yr_fastload_native.measuring.child_process import Process
+from yr_fastload_native.measuring.statistics import machine
 from yr_fastload_native.worker.memory import pool_flags
 
 __all__ = ["measure"]
@@ -140,14 +143,23 @@ def measure(size_mb: int, rounds: int) -> dict[str, float]:
 @click.command()
 @click.option("--size-mb", default=256, show_default=True, help="Of a model.")
 @click.option("--rounds", default=3, show_default=True)
-def main(size_mb: int, rounds: int) -> None:
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The same as a file of results.")
+def main(size_mb: int, rounds: int, output: Path | None) -> None:
     """Measure pulls between hosts."""
     why = why_not()
     if why:
         sys.exit(f"there can be no hosts here: {why}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # hosts are taken down
     beside = "iperf3" if shutil.which("iperf3") else "a stream of Python's"
-    click.echo(json.dumps({"stream": beside, "size_mb": size_mb, "rounds": rounds, **measure(size_mb, rounds)}))
+    measured = {"stream": beside, "size_mb": size_mb, "rounds": rounds, **measure(size_mb, rounds)}
+    click.echo(json.dumps(measured))
+    if output is not None:
+        about = {
+            "command": " ".join(["python -m benchmarks.hosts", *sys.argv[1:]]),
+            "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
+            "machine": machine(),
+        }
+        output.write_text(json.dumps({**about, "results": measured}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

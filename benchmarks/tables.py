@@ -16,10 +16,20 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results"
-_PAGES = (_ROOT / "README.md", _ROOT / "README.zh.md", _ROOT / "docs" / "performance.md", _ROOT / "docs" / "cuda.md")
+_PAGES = (
+    _ROOT / "README.md",
+    _ROOT / "README.zh.md",
+    *(_ROOT / "docs" / f"{name}.md" for name in ("cluster", "cuda", "performance")),
+)
 _BLOCK = re.compile(r"(<!-- results: ([a-z0-9-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _GIB = 1 << 30
 _QWEN = "qwen2.5-7b"
+_HOSTS_TARGETS = {
+    "pull / stream, 1 Gbit/s": ">= 0.9",
+    "pull / stream, unthrottled": ">= 0.7",
+    "second reader of a host / reader on the publisher's": ">= 0.8",
+    "slowest of three hosts at once / one alone, seconds": "<= 1.5",
+}
 _NOT_RUN = "Not measured yet.\n"
 _DESTINATIONS = {
     "fresh": "Into memory of their own that is fresh to the process, as a new instance has",
@@ -316,6 +326,20 @@ def _cuda() -> str:
     return "\n".join(filter(None, (about + big, little, between, targets)))
 
 
+def _hosts() -> str:
+    record = _read("hosts")
+    found, machine = record["results"], record["machine"]
+    memory = {"fresh": "", "populated": ", pool populated", "used before": ", memory used before"}
+    rows = [
+        (name, *(f"{found[name + suffix]:.2f}" for suffix in memory.values()), target)
+        for name, target in _HOSTS_TARGETS.items()
+    ]
+    return _table(("", *(f"{name} memory" for name in memory), "target"), rows) + (
+        f"\n`{record['command']}` on {record['date']}: medians, {found['size_mb']} MiB, beside one stream of "
+        f"{found['stream']} in the same minute, {machine['cores']} cores for all hosts.\n"
+    )
+
+
 _BLOCKS: dict[str, Callable[[], str]] = {
     "targets": _targets,
     "machine": _machine,
@@ -331,6 +355,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "ready-picture": _ready_picture,
     "scaling": _scaling,
     "cuda": _cuda,
+    "hosts": _hosts,
 }
 
 

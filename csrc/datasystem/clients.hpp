@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/call_runner.hpp"
+#include "datasystem/connection.hpp"
 #include "datasystem/exits.hpp"
 
 namespace yr_fastload {
@@ -22,7 +23,6 @@ std::shared_ptr<Kind> make_client(const ::datasystem::ConnectOptions& options) {
     AtWork at_work;
     Kind client;
   };
-  constexpr double kCloseSeconds = 1.0;
   auto made = std::make_unique<Made>(options);
   auto* const client = &made->client;
   return {client, [made = made.release(), pid = ::getpid()](Kind*) {

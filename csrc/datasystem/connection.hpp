@@ -11,6 +11,9 @@ struct ConnectOptions;
 
 namespace yr_fastload {
 
+/// For which a client that is closed, or could not be connected, is waited for.
+inline constexpr double kCloseSeconds = 1.0;
+
 /// What a client shows the worker; empty where the worker asks for nothing. No message and no log holds any of it.
 struct Credentials {
   std::string client_public_key;

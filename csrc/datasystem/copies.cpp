@@ -16,7 +16,6 @@ namespace {
 
 /// At most 64 keys a call (object_client_impl.cpp, 0.8.1).
 constexpr std::size_t kBatchKeys = 64;
-constexpr double kCloseSeconds = 1.0;
 /// Of the time that is left: whoever asks has more to do, and this may wait for a worker that is gone.
 constexpr double kShare = 0.25;
 

@@ -13,7 +13,6 @@ namespace ds = ::datasystem;
 /// One at a time: two concurrent first calls both create their device's state, and the one whose state is superfluous
 /// waits seconds for its threads to end (0.8.1: AsyncGetDevBuffer, ~ThreadPool). Calls only start transfers: short.
 constexpr unsigned kCallThreads = 1;
-constexpr double kCloseSeconds = 1.0;
 
 }  // namespace
 

@@ -20,7 +20,6 @@ namespace {
 namespace ds = ::datasystem;
 
 constexpr unsigned kCallThreads = 4;
-constexpr double kCloseSeconds = 1.0;
 constexpr double kLongestCallSeconds = 600.0;
 /// openYuanrong takes at most 2,000 keys in MCreate and MSet and 10,000 in other calls (kv_client.h, 0.8.1).
 constexpr std::size_t kBatchKeys = 1000;
