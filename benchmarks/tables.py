@@ -329,12 +329,12 @@ def _cuda() -> str:
 def _hosts() -> str:
     record = _read("hosts")
     found, machine = record["results"], record["machine"]
-    memory = {"fresh": "", "populated": ", pool populated", "used before": ", memory used before"}
+    memory = {"fresh memory": "", "pool populated": ", pool populated", "memory used before": ", memory used before"}
     rows = [
         (name, *(f"{found[name + suffix]:.2f}" for suffix in memory.values()), target)
         for name, target in _HOSTS_TARGETS.items()
     ]
-    return _table(("", *(f"{name} memory" for name in memory), "target"), rows) + (
+    return _table(("", *memory, "target"), rows) + (
         f"\n`{record['command']}` on {record['date']}: medians, {found['size_mb']} MiB, beside one stream of "
         f"{found['stream']} in the same minute, {machine['cores']} cores for all hosts.\n"
     )
