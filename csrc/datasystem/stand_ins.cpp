@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstring>
 
 namespace yr_fastload::stand_ins {
@@ -25,10 +24,15 @@ void* library() noexcept {
   return handle;
 }
 
+const link_map* loaded() noexcept {
+  link_map* map = nullptr;
+  return library() != nullptr && ::dlinfo(library(), RTLD_DI_LINKMAP, &map) == 0 ? map : nullptr;
+}
+
 /// Where the library has the address of what it calls by that name; null if it does not.
 void** slot(const char* symbol) noexcept {
-  link_map* map = nullptr;
-  if (library() == nullptr || ::dlinfo(library(), RTLD_DI_LINKMAP, &map) != 0) return nullptr;
+  const link_map* const map = loaded();
+  if (map == nullptr) return nullptr;
   const ElfW(Rela)* calls = nullptr;
   const ElfW(Sym)* symbols = nullptr;
   const char* names = nullptr;
@@ -47,6 +51,34 @@ void** slot(const char* symbol) noexcept {
   return nullptr;
 }
 
+struct Question {
+  ElfW(Addr) library;
+  ElfW(Addr) slot;
+  bool is_read_only;
+};
+
+std::uintptr_t page_of(std::uintptr_t address) noexcept {
+  return address & ~(static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)) - 1);
+}
+
+/// Whether the loader has made this part of the table read-only once it was filled ("relro").
+bool is_read_only(const void* slot) noexcept {
+  Question asked{loaded()->l_addr, reinterpret_cast<ElfW(Addr)>(slot), false};
+  ::dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* data) {
+        auto& found = *static_cast<Question*>(data);
+        if (info->dlpi_addr != found.library) return 0;
+        for (const ElfW(Phdr)* part = info->dlpi_phdr; part != info->dlpi_phdr + info->dlpi_phnum; ++part) {
+          const std::uintptr_t begin = info->dlpi_addr + part->p_vaddr;
+          if (part->p_type == PT_GNU_RELRO)
+            found.is_read_only = page_of(begin) <= found.slot && found.slot < page_of(begin + part->p_memsz);
+        }
+        return 1;
+      },
+      &asked);
+  return asked.is_read_only;
+}
+
 }  // namespace
 
 void* find(const char* symbol) noexcept { return library() == nullptr ? nullptr : ::dlsym(library(), symbol); }
@@ -54,12 +86,11 @@ void* find(const char* symbol) noexcept { return library() == nullptr ? nullptr 
 void replace(const char* symbol, void* stand_in) noexcept {
   void** const entry = slot(symbol);
   if (entry == nullptr) return;
-  // The table may not be written to any more once the library is loaded ("relro").
-  const auto page_bytes = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  void* const page = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(entry) & ~(page_bytes - 1));
-  if (::mprotect(page, page_bytes, PROT_READ | PROT_WRITE) != 0) return;
+  const bool unlock = is_read_only(entry);
+  void* const page = reinterpret_cast<void*>(page_of(reinterpret_cast<std::uintptr_t>(entry)));
+  if (unlock && ::mprotect(page, sizeof(void*), PROT_READ | PROT_WRITE) != 0) return;
   __atomic_store_n(entry, stand_in, __ATOMIC_RELEASE);
-  ::mprotect(page, page_bytes, PROT_READ);
+  if (unlock) ::mprotect(page, sizeof(void*), PROT_READ);
 }
 
 }  // namespace yr_fastload::stand_ins

@@ -80,7 +80,7 @@ class Kept:
 
     def _begin(self) -> None:
         if self._guard is None:
-            self._guard = Poller(self._look, share=1)
+            self._guard = Poller(self._look, share=1, clock=time.monotonic)
 
     def join(
         self, worker: StoreSession, pulled: Pulled, report: LoadReport, deadline: Deadline, table: TensorTable

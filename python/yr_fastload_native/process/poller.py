@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 
 __all__ = ["Poller"]
@@ -19,14 +20,26 @@ class Poller:
     Args:
         look: A bound method, whose object it does not keep alive; returns false once there is nothing left to watch.
         share: Largest share of a core to use.
+        clock: By which that is measured, seconds. By default what the thread computes, not how long it took: one that
+            was kept waiting for a core, or stood still with its process, is late already.
     """
 
-    def __init__(self, look: Callable[[], bool], *, share: float = _SHARE) -> None:
+    def __init__(
+        self, look: Callable[[], bool], *, share: float = _SHARE, clock: Callable[[], float] = time.thread_time
+    ) -> None:
         self._stopped = threading.Event()
+        self._elsewhere: deque[float] = deque()
         self._thread = threading.Thread(
-            target=_watch, args=(weakref.WeakMethod(look), self._stopped, share), name="yrfl-poller", daemon=True
+            target=_watch,
+            args=(weakref.WeakMethod(look), self._stopped, self._elsewhere, share, clock),
+            name="yrfl-poller",
+            daemon=True,
         )
         self._thread.start()
+
+    def spend(self, seconds: float) -> None:
+        """Count what other threads do for the present look."""
+        self._elsewhere.append(seconds)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -37,12 +50,19 @@ class Poller:
             self._thread.join(timeout_s)
 
 
-def _watch(look: weakref.WeakMethod[Callable[[], bool]], stopped: threading.Event, share: float) -> None:
+def _watch(
+    look: weakref.WeakMethod[Callable[[], bool]],
+    stopped: threading.Event,
+    elsewhere: deque[float],
+    share: float,
+    clock: Callable[[], float],
+) -> None:
     pause_s = _LOOK_S
     while not stopped.wait(pause_s):
-        started = time.monotonic()
+        started = clock()
         method = look()
         if method is None or not method():
             return
         del method
-        pause_s = max(_LOOK_S, (time.monotonic() - started) / share)
+        pause_s = max(_LOOK_S, (clock() - started + sum(elsewhere)) / share)
+        elsewhere.clear()

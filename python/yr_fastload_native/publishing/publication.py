@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from array import array
 from collections.abc import Callable, Mapping, Set
 from typing import Any
@@ -178,6 +179,7 @@ class Publication:
         now = served.marks()
         if now == self._seen and not served.moved():
             return True
+        started = time.monotonic()
         try:
             changed = served.changed(Deadline(_CHECK_S, "check"))
         except NotPublishedError:
@@ -185,6 +187,9 @@ class Publication:
         except FastLoadError as error:
             _log.debug("could not compare tensors that were written to: %s", str(error))
             return True
+        finally:
+            if self._guard is not None:
+                self._guard.spend(time.monotonic() - started)
         self._seen = now
         if changed:
             why = f"{len(changed)} published tensors were written to or replaced, such as {', '.join(changed[:3])}"
