@@ -114,12 +114,16 @@ class Cluster(Workers):
         return self.host(node.where).worker
 
     def exist(self, keys: Sequence[str]) -> list[bool]:
-        self.revive()
-        try:
-            return self._exist(keys)
-        except FastLoadError:  # whoever looked went with its host, or with its worker
-            self._looks = None
-            return self._exist(keys)
+        end = time.monotonic() + _SETTLE_S
+        while True:
+            self.revive()
+            try:
+                return self._exist(keys)
+            except FastLoadError:  # whoever looked went with its host, or with its worker, or has no answer from others
+                self._looks = None
+                if time.monotonic() > end:
+                    raise
+            time.sleep(_PAUSE_S)
 
     def _exist(self, keys: Sequence[str]) -> list[bool]:
         if self._looks is None:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import signal
-import subprocess
-import sys
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import httpx
 import psutil
 
+from yr_fastload_native.measuring.fork_server import ForkServer
+
 from ..waiting import wait_until
 
-STAND_IN = Path(__file__).with_name("stand_in.py")
+STAND_IN = f"{__package__}.stand_in"
+_AHEAD = ("attrs", "fastapi", "httpx", "msgspec", "prometheus_client", "psutil", "uvicorn")
 WAIT_S = 60.0
+
+
+@functools.cache
+def _fork_server() -> ForkServer:
+    server = ForkServer(_AHEAD, os.environ)
+    atexit.register(server.close)
+    return server
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -45,20 +56,12 @@ class Service:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                str(STAND_IN),
-                "service",
-                str(directory),
-                mode,
-                "--limits",
-                json.dumps(limits),
-                *arguments,
-            ],
-            start_new_session=True,
-            env={**os.environ, **(environment or {})},
-        )
+        told = ["service", str(directory), mode, "--limits", json.dumps(limits), *arguments]
+        self._channel, its_own = socket.socketpair()
+        with its_own, (directory / "service.log").open("wb") as log:
+            self.process = _fork_server().fork(
+                STAND_IN, json.dumps(told), {**os.environ, **(environment or {})}, its_own, log
+            )
         until((directory / "port").exists, "no service")
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{(directory / 'port').read_text()}", timeout=WAIT_S)
 
@@ -97,6 +100,7 @@ class Service:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
         self.process.wait(WAIT_S)
+        self._channel.close()
         until(lambda: not self.left(), "processes are left")
 
 

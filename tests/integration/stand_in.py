@@ -156,7 +156,8 @@ if __name__ == "__main__":
     parser.add_argument("--imports", nargs="*", default=["http.server"])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
-    told = parser.parse_args()
+    forked = len(sys.argv) == 2  # then all of it is one argument
+    told = parser.parse_args(json.loads(sys.argv[1]) if forked else None)
     if told.role == "server":
         server(told.directory, told.mode, told.host, told.port)
     else:

@@ -262,7 +262,7 @@ def test_a_service_that_is_gone(serve: Callable[..., Service], show: Callable[..
     service = serve()
     shown = show(service)
     shown.expect_rows(1)
-    service.process.terminate()
+    service.process.send_signal(signal.SIGTERM)
     service.process.wait(WAIT_S)
     expect(shown.page.get_by_role("alert").filter(has_text="The service does not answer")).to_be_visible()
     shown.button("Scale out").click()
