@@ -91,7 +91,7 @@ class Host:
             shutil.rmtree(self.home, ignore_errors=True)  # of one that was killed
             self.home.mkdir()
             try:
-                run(*self.enter, *command, timeout_s=_START_S + COMMAND_S, environment=worker_environment())
+                run(*self.enter, *command, timeout_s=_START_S + COMMAND_S, environment=self._bed.of_workers)
                 return
             except RuntimeError:  # one that comes back at once may exit, or wait: the others still know the one before
                 self.kill_worker()
@@ -191,10 +191,15 @@ class Bed:
     Args:
         hosts: How many.
         etcd: Whether an etcd on a host of its own coordinates the workers, instead of the first one.
+        preloaded: A library that workers are started with.
+
+    Attributes:
+        of_workers: Their environment.
     """
 
-    def __init__(self, hosts: int, *, etcd: bool = False) -> None:
+    def __init__(self, hosts: int, *, etcd: bool = False, preloaded: Path | None = None) -> None:
         clean_up()
+        self.of_workers = worker_environment() | ({} if preloaded is None else {"LD_PRELOAD": str(preloaded)})
         self._tag = f"{PREFIX}-{os.getpid()}-{os.urandom(2).hex()}"
         self.guests: list[Process] = []
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self._tag}-", dir="/tmp"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from chaos import schedule
+from chaos.clock import PAUSES, build_library
 from chaos.hosts.bed import Bed
 from chaos.hosts.cluster import Cluster
 from chaos.hosts.faults import KINDS
@@ -34,7 +35,7 @@ class Hosts(Site):
     scenario = HostScenario
 
     def make(self, stack: ExitStack, directory: Path, clock_library: Path) -> tuple[Nodes, Workers]:
-        bed = stack.enter_context(Bed(len(_HOSTS), etcd=True))
+        bed = stack.enter_context(Bed(len(_HOSTS), etcd=True, preloaded=build_library(directory, PAUSES)))
         cluster = Cluster(bed)
         namespaces = {str(host.number): host.name for host in bed.hosts}
         return stack.enter_context(Nodes(directory, clock_library, namespaces)), cluster
