@@ -158,6 +158,7 @@ def test_all_at_once_and_one_by_one_say_the_same(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_exchange
+@pytest.mark.filterwarnings("ignore:.*quantiz", "ignore:Lazy modules", "ignore:Sparse")
 @pytest.mark.parametrize(
     "make",
     [
