@@ -11,7 +11,7 @@ SEED ?= 1
 ROUNDS ?= 150
 # Tests wait much of the time: more of them than cores. Those of a file share what they need; files are begun in order of
 # their names, the fault campaign first, which takes longest.
-JOBS ?= 4
+JOBS ?= 5
 BESIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # On a machine that others use a bound may pass that holds on a quiet one. What fails twice fails; what fails once is named.
 TWICE := --reruns 1 -raR
