@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import checkpoint, costs, device, engine, host, overhead, ready, scaling
+from benchmarks.about import about
 from benchmarks.peers import versions
 from benchmarks.targets import judge
-from yr_fastload_native.measuring.statistics import machine
 
 _RESULTS = Path(__file__).with_name("results")
 # Left out where no target hangs on it, for time.
@@ -116,12 +115,7 @@ def main(results: Path, sections: str, rounds: int, scale: float, as_json: bool)
         raise click.UsageError(f"--sections {', '.join(sorted(unknown))}: use some of {', '.join(SECTIONS)}")
     results.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    about = {
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
-        "machine": machine(),
-        "rivals": versions(),
-    }
+    run = {**about("benchmarks"), "rivals": versions()}
     records: dict[str, Any] = {}
     took: dict[str, float] = {}
     for section in wanted:
@@ -130,10 +124,10 @@ def main(results: Path, sections: str, rounds: int, scale: float, as_json: bool)
         took[section] = time.monotonic() - begun
         if record:
             records[section] = record
-            text = json.dumps({**about, "took_s": took[section], "results": record}, indent=1)
+            text = json.dumps({**run, "took_s": took[section], "results": record}, indent=1)
             (results / f"{section}.json").write_text(text + "\n")
     verdict = judge(_kept(results, records))
-    (results / "targets.json").write_text(json.dumps({**about, **verdict}, indent=1) + "\n")
+    (results / "targets.json").write_text(json.dumps({**run, **verdict}, indent=1) + "\n")
     from benchmarks.plots import plot_all
 
     plot_all(records, results)

@@ -7,7 +7,6 @@ How many cores a pull takes, as CPU seconds a second, tells which process keeps 
 
 from __future__ import annotations
 
-import datetime
 import json
 import shutil
 import signal
@@ -23,8 +22,8 @@ from chaos.hosts.bed import Bed, Host
 from chaos.hosts.namespaces import why_not
 from chaos.hosts.stream import stream
 
+from benchmarks.about import about
 from yr_fastload_native.measuring.child_process import Process
-from yr_fastload_native.measuring.statistics import machine
 from yr_fastload_native.worker.memory import pool_flags
 
 __all__ = ["measure"]
@@ -154,12 +153,7 @@ def main(size_mb: int, rounds: int, output: Path | None) -> None:
     measured = {"stream": beside, "size_mb": size_mb, "rounds": rounds, **measure(size_mb, rounds)}
     click.echo(json.dumps(measured))
     if output is not None:
-        about = {
-            "command": " ".join(["python -m benchmarks.hosts", *sys.argv[1:]]),
-            "date": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}",
-            "machine": machine(),
-        }
-        output.write_text(json.dumps({**about, "results": measured}, indent=1) + "\n")
+        output.write_text(json.dumps({**about("benchmarks.hosts"), "results": measured}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
