@@ -15,6 +15,9 @@ JOBS ?= 5
 BESIDE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # On a machine that others use a bound may pass that holds on a quiet one. What fails twice fails; what fails once is named.
 TWICE := --reruns 1 -raR
+# uv: pip takes eight times as long. It does not compile modules; each is compiled when it is first imported, and that kept.
+INSTALL := $(BIN)/python tools/install.py --python
+unexport PYTHONDONTWRITEBYTECODE
 # Not $(MAKE), which `make -n` runs together with what stands beside it.
 AGAIN = $(MAKE) --no-print-directory
 
@@ -106,16 +109,16 @@ docs: $(VENV)/.develop  ## rewrite generated pages, the class map and tables
 	$(BIN)/python -m benchmarks.tables
 
 bench: $(VENV)/.develop  ## all benchmarks, 40 minutes; ARGS="--sections host"
-	$(BIN)/python -m pip install --quiet "$(PACKAGE)[bench]"
-	[ ! -x .venv-vllm/bin/python ] || .venv-vllm/bin/python -m pip install --quiet fastsafetensors 'runai-model-streamer>=0.17'
+	$(INSTALL) $(BIN)/python "$(PACKAGE)[bench]"
+	[ ! -x .venv-vllm/bin/python ] || $(INSTALL) .venv-vllm/bin/python fastsafetensors 'runai-model-streamer>=0.17'
 	$(BIN)/python -m benchmarks $(ARGS)
 
 WHEELS ?= dist
 gpu-check:  ## a machine with one of NVIDIA's GPUs: checks and figures, at most 6 minutes, with the wheels in WHEELS=dist
 	PYTHON=$(PYTHON) ./tools/gpu-check $(WHEELS) $(ARGS)
 
-ptx: $(VENV)/bin/python  ## csrc/devices/cuda_*_kernel.hpp anew, after a change of a kernel
-	$(BIN)/python -m pip install --quiet nvidia-cuda-nvrtc-cu11==11.8.89
+ptx: $(VENV)/bin/uv  ## csrc/devices/cuda_*_kernel.hpp anew, after a change of a kernel
+	$(INSTALL) $(BIN)/python nvidia-cuda-nvrtc-cu11==11.8.89
 	$(BIN)/python tools/ptx.py
 
 bench-smoke: $(VENV)/.develop  ## a minute; fails if a ratio is down by 30 %
@@ -124,7 +127,7 @@ bench-smoke: $(VENV)/.develop  ## a minute; fails if a ratio is down by 30 %
 # The wheel is built from the sdist, which so has to have all of it.
 dist: $(VENV)/.develop  ## sdist and wheel into dist/, and the demo from that wheel
 	rm -rf dist build/dist
-	$(BIN)/python -m pip install --quiet 'build>=1.2' 'twine>=6.0'
+	$(INSTALL) $(BIN)/python 'build>=1.2' 'twine>=6.0'
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python -m venv build/dist
@@ -141,20 +144,24 @@ screenshot: $(VENV)/.develop .venv-vllm/.develop  ## a new docs/scale-out.png, w
 clean:  ## remove everything that other targets made
 	rm -rf .venv .venv-vllm .venv-vllm-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-define make-venv
-@./tools/check-python $(PYTHON)
-$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
-endef
+$(VENV)/bin/python:
+	@./tools/check-python $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/bin/python .venv-vllm/bin/python:
+$(VENV)/bin/uv: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet uv
+
+make-venv = $(PYTHON) -m venv --without-pip $(patsubst %/bin/python,%,$@)
+
+.venv-vllm/bin/python: | $(VENV)/bin/uv
 	$(make-venv)
 
 .PRECIOUS: .venv-vllm-%/bin/python
-.venv-vllm-%/bin/python:
+.venv-vllm-%/bin/python: | $(VENV)/bin/uv
 	$(make-venv)
 
-$(VENV)/.builder: requirements/build.txt $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -r $<
+$(VENV)/.builder: requirements/build.txt | $(VENV)/bin/uv
+	$(INSTALL) $(BIN)/python -r $<
 	@touch $@
 
 # Built once for all environments. Where only Python has changed nothing is compiled, which takes that pip does not build
@@ -165,12 +172,12 @@ $(WHEEL): $(VENV)/.builder $(SOURCES)
 	@touch $@
 
 $(VENV)/.installed: $(WHEEL)
-	$(BIN)/python -m pip install --quiet "$(PACKAGE)"
+	$(INSTALL) $(BIN)/python "$(PACKAGE)"
 	$(call install-wheel,$(BIN))
 	@touch $@
 
 $(VENV)/.extras: pyproject.toml | $(WHEEL)
-	$(BIN)/python -m pip install --quiet "$(PACKAGE)[test,lint,serve,ray,yr,docs]"
+	$(INSTALL) $(BIN)/python "$(PACKAGE)[test,lint,serve,ray,yr,docs]"
 	@touch $@
 
 $(VENV)/.develop: $(WHEEL) $(VENV)/.extras
@@ -178,10 +185,10 @@ $(VENV)/.develop: $(WHEEL) $(VENV)/.extras
 	@touch $@ $(VENV)/.installed
 
 # Also where one of the same version is there.
-install-wheel = $(1)/python -m pip install --quiet --no-deps --force-reinstall "$(PACKAGE)"
+install-wheel = $(INSTALL) $(1)/python --no-deps --reinstall "$(PACKAGE)"
 
 define install-vllm
-$(@D)/bin/python -m pip install --quiet --no-deps -r $<
+$(INSTALL) $(@D)/bin/python --no-deps -r $<
 $(@D)/bin/python tools/fit-vllm
 @touch $@
 endef
@@ -202,13 +209,13 @@ endef
 	@touch $@
 
 # For tests/sim/test_torch_npu.py alone: beside an NPU's torch_npu `import torch` fails where there is no CANN.
-build/torch-npu/.installed: Makefile | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(@D) torch-npu==2.13.0
+build/torch-npu/.installed: Makefile | $(VENV)/bin/uv
+	$(INSTALL) $(BIN)/python --no-deps --upgrade --target $(@D) torch-npu==2.13.0
 	@touch $@
 
 # For tests/e2e/test_vllm_hosts.py alone: vLLM imports Ray where it finds it.
 build/ray/.installed: Makefile | .venv-vllm/bin/python
-	.venv-vllm/bin/python -m pip install --quiet --no-deps --upgrade --target $(@D) ray==2.60.0 msgpack==1.2.4
+	$(INSTALL) .venv-vllm/bin/python --no-deps --upgrade --target $(@D) ray==2.60.0 msgpack==1.2.4
 	@touch $@
 
 # The native module once more, built with sanitizers, in a folder that comes first in Python's path; there it looks for
