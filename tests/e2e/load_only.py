@@ -36,8 +36,8 @@ def rank(task: dict[str, Any], parent: Parent) -> None:
         parallel_state.initialize_model_parallel(parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
         model = get_model(vllm_config=config)
     assert torch.get_default_dtype() is torch.float32, "vLLM's dtype is not to stay behind"
-    # Without tables of rotary embeddings, which each process computes: torch's cosine of 8,192 numbers on two threads is
-    # less accurate for half of them (by 2e-4) in one of 5,000 new processes.
+    # Without tables of rotary embeddings, which each process computes: torch's cosine of 8,192 numbers on two threads
+    # is less accurate for half of them (by 2e-4) in one of 5,000 new processes.
     buffers = {name: each for name, each in model.named_buffers() if not name.endswith(".cos_sin_cache")}
     tensors = {**dict(model.named_parameters()), **buffers}
     digests = {}
