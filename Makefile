@@ -220,8 +220,9 @@ build/ray/.installed: Makefile | .venv-vllm/bin/python
 
 # The native module once more, built with sanitizers, in a folder that comes first in Python's path; there it looks for
 # openYuanrong beside it.
-asan := address,undefined
-tsan := thread
+asan := address,undefined -Ccmake.define.YRFL_UNITY=ON
+# Each file by itself, which shows if one leaves it to another to include what it needs.
+tsan := thread -Ccmake.define.YRFL_UNITY=OFF
 build/asan/.develop build/tsan/.develop: build/%/.develop: $(WHEEL)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --upgrade --target $(@D) \
 	  -Cbuild-dir=build/cmake-$* -Ccmake.build-type=RelWithDebInfo -Ccmake.define.YRFL_SANITIZE=$($*) .

@@ -12,6 +12,9 @@
 
 namespace yr_fastload {
 
+/// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
+inline constexpr double kDrainSeconds = 2.0;
+
 /// A block of memory that a device allocated or locked; freed with the object.
 class Memory {
  public:

@@ -15,8 +15,6 @@ constexpr std::uint64_t kPieceBytes = 8 * Digest::kBlockBytes;
 constexpr std::uint64_t kSmallRun = kPieceBytes;
 /// Of the first batch, which the device waits for: it is busy with it for as long as the CPU describes a whole one.
 constexpr std::size_t kFirstPieces = 1024;
-/// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
-constexpr double kDrainSeconds = 2.0;
 
 }  // namespace
 

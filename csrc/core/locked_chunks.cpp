@@ -26,11 +26,11 @@ constexpr std::size_t kMostBytes = std::size_t{1} << 30;
 constexpr std::uint64_t kKeptLoads = 8;
 
 /// Where in which file bytes are.
-struct Place {
+struct FileOffset {
   std::uint64_t device, inode, offset;
 
-  bool same_file(const Place& other) const noexcept { return device == other.device && inode == other.inode; }
-  bool operator<(const Place& other) const noexcept {
+  bool same_file(const FileOffset& other) const noexcept { return device == other.device && inode == other.inode; }
+  bool operator<(const FileOffset& other) const noexcept {
     return std::tie(device, inode, offset) < std::tie(other.device, other.inode, other.offset);
   }
 };
@@ -42,7 +42,7 @@ struct Entry {
   bool locked;
 };
 
-using Entries = std::map<Place, Entry>;
+using Entries = std::map<FileOffset, Entry>;
 using Gone = std::vector<std::shared_ptr<LockedChunk>>;
 
 }  // namespace
@@ -80,7 +80,7 @@ struct LockedChunks::State {
   mutable std::mutex mutex;
   std::condition_variable idle;
   Entries entries;
-  std::vector<Place> waiting;  ///< Seen by the load that is under way, and not locked.
+  std::vector<FileOffset> waiting;  ///< Seen by the load that is under way, and not locked.
   std::size_t tasks = 0;
   std::vector<Mapping> mappings;
   bool looks_again = false;  ///< Whether an address that is in none of them is worth another look.
@@ -102,12 +102,12 @@ struct LockedChunks::State {
     mappings.erase(std::remove_if(mappings.begin(), mappings.end(), mine), mappings.end());
   }
 
-  std::optional<Place> place_of(Span<const std::byte> bytes) {
+  std::optional<FileOffset> place_of(Span<const std::byte> bytes) {
     for (;;) {
       for (const Mapping& each : mappings)
         if (each.holds(bytes))
-          return Place{each.device, each.inode,
-                       reinterpret_cast<std::uint64_t>(bytes.data()) - each.begin + each.offset};
+          return FileOffset{each.device, each.inode,
+                            reinterpret_cast<std::uint64_t>(bytes.data()) - each.begin + each.offset};
       if (!looks_again) return std::nullopt;
       look();
       const auto holds = [&](const Mapping& each) { return each.holds(bytes); };
@@ -137,7 +137,7 @@ struct LockedChunks::State {
 
   // -- on the runner's thread ---------------------------------------------------------------------------------------
 
-  void lock_one(const Place& place) {
+  void lock_one(const FileOffset& place) {
     std::shared_ptr<LockedChunk> chunk;
     {
       const std::lock_guard<std::mutex> lock(mutex);
@@ -159,7 +159,7 @@ struct LockedChunks::State {
       return;
     }
     refuse(why);
-    gone = remove([](const Place&, const Entry& entry) { return !entry.locked; });
+    gone = remove([](const FileOffset&, const Entry& entry) { return !entry.locked; });
   }
 
   void ended() {
@@ -179,7 +179,7 @@ LockedChunks::~LockedChunks() {
   {
     const std::lock_guard<std::mutex> lock(state_->mutex);
     state_->refused = true;  // what is still to be locked is not
-    gone = state_->remove([](const Place&, const Entry&) { return true; });
+    gone = state_->remove([](const FileOffset&, const Entry&) { return true; });
   }
   runner_.post([gone = std::move(gone)]() mutable { gone.clear(); });
 }
@@ -192,7 +192,7 @@ void LockedChunks::begin_load() {
     ++state.load;
     state.look();
     state.looks_again = true;
-    gone = state.remove([&](const Place& place, const Entry& entry) {
+    gone = state.remove([&](const FileOffset& place, const Entry& entry) {
       const auto shows = [&](const Mapping& each) { return place.same_file({each.device, each.inode, 0}); };
       return entry.used + kKeptLoads < state.load || std::none_of(state.mappings.begin(), state.mappings.end(), shows);
     });
@@ -217,7 +217,7 @@ std::shared_ptr<const LockedChunk> LockedChunks::find(Span<const std::byte> byte
     return found->second.locked ? found->second.chunk : nullptr;
   }
   if (state.refused || bytes.size() == 0 || bytes.size() > kMostBytes) return nullptr;
-  gone = state.remove([&](const Place& other, const Entry& entry) {
+  gone = state.remove([&](const FileOffset& other, const Entry& entry) {
     return place->same_file(other) && other.offset < place->offset + bytes.size() &&
            place->offset < other.offset + entry.bytes;
   });
@@ -232,17 +232,17 @@ std::shared_ptr<const LockedChunk> LockedChunks::find(Span<const std::byte> byte
 
 void LockedChunks::drop(const std::shared_ptr<const LockedChunk>& chunk) {
   const std::lock_guard<std::mutex> lock(state_->mutex);
-  state_->remove([&](const Place&, const Entry& entry) { return entry.chunk == chunk; });
+  state_->remove([&](const FileOffset&, const Entry& entry) { return entry.chunk == chunk; });
 }
 
 void LockedChunks::end_load() {
-  std::vector<Place> waiting;
+  std::vector<FileOffset> waiting;
   {
     const std::lock_guard<std::mutex> lock(state_->mutex);
     waiting.swap(state_->waiting);
     state_->tasks += waiting.size();
   }
-  for (const Place& place : waiting)
+  for (const FileOffset& place : waiting)
     runner_.post([state = state_, place] {
       state->lock_one(place);
       state->ended();

@@ -9,7 +9,6 @@
 namespace yr_fastload {
 namespace {
 
-constexpr double kDrainSeconds = 2.0;
 constexpr std::size_t kComparedRows = 32;
 constexpr std::size_t kRowBytes = RowSums::kRowBytes;
 

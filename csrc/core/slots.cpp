@@ -8,9 +8,6 @@
 namespace yr_fastload {
 namespace {
 
-/// How long a transfer that gives up waits for copies under way; a device that takes longer hangs.
-constexpr double kDrainSeconds = 2.0;
-
 constexpr std::size_t aligned(std::size_t bytes) noexcept {
   return (bytes + kBlobAlignment - 1) / kBlobAlignment * kBlobAlignment;
 }

@@ -23,6 +23,8 @@ namespace yr_fastload {
 using BlobList = ::datasystem::DeviceBlobList;
 
 inline constexpr std::size_t kGreetingBytes = 64;
+/// Keys per call that publishes: few, so that a withdrawal does not wait long for the thread.
+inline constexpr std::size_t kPublishKeys = 16;
 
 /// A connection of openYuanrong's heterogeneous client (HeteroClient) for one device.
 ///

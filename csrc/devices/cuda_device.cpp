@@ -81,9 +81,9 @@ class CudaMemory final : public Memory {
 };
 
 /// Host memory that somebody else allocated, page-locked where it is.
-class LockedPages final : public Memory {
+class RegisteredPages final : public Memory {
  public:
-  LockedPages(const Context& context, Span<const std::byte> pages) : context_(context), pages_(pages) {
+  RegisteredPages(const Context& context, Span<const std::byte> pages) : context_(context), pages_(pages) {
     const Bound bound(context);
     check(bound.result(), "cuCtxPushCurrent");
     void* const first = const_cast<std::byte*>(pages.data());
@@ -101,7 +101,7 @@ class LockedPages final : public Memory {
     }
     data_ = reinterpret_cast<std::byte*>(seen);
   }
-  ~LockedPages() override {
+  ~RegisteredPages() override {
     const Bound bound(context_);
     static_cast<void>(driver_.unregister_host(const_cast<std::byte*>(pages_.data())));
   }
@@ -269,7 +269,7 @@ class CudaDevice final : public Device {
     return allocate(bytes, false, deadline);
   }
   std::unique_ptr<Memory> lock_pages(Span<const std::byte> pages) override {
-    return std::make_unique<LockedPages>(context_, pages);
+    return std::make_unique<RegisteredPages>(context_, pages);
   }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(context_); }
   bool takes_digests() const noexcept override { return context_.digest_kernel() != nullptr; }

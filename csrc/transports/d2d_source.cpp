@@ -14,8 +14,6 @@
 namespace yr_fastload {
 namespace {
 
-/// Keys per call: few, so that a withdrawal does not wait long for the thread.
-constexpr std::size_t kPublishKeys = 16;
 constexpr double kPackSeconds = 60.0;
 /// How long an unanswered key is offered again: an overloaded worker answers too late, and offering twice is harmless.
 constexpr double kNameSeconds = 30.0;

@@ -15,7 +15,6 @@ namespace {
 
 namespace ds = ::datasystem;
 
-constexpr std::size_t kPublishKeys = 16;
 /// One call at a time: each call raises the flags of the pipeline that it takes, also those by which a call before it
 /// says that a buffer is free (0.8.1, AclPipelineResource::NotifyStart). openYuanrong overlaps copies to the device
 /// with those from the worker within a call, and we overlap calls with copies to the tensors.
