@@ -121,7 +121,7 @@ ptx: $(VENV)/bin/uv  ## csrc/devices/cuda_*_kernel.hpp anew, after a change of a
 	$(INSTALL) $(BIN)/python nvidia-cuda-nvrtc-cu11==11.8.89
 	$(BIN)/python tools/ptx.py
 
-bench-smoke: $(VENV)/.develop  ## a minute; fails if a ratio is down by 30 %
+bench-smoke: $(VENV)/.develop  ## half a minute; fails if a ratio is down by 30 %
 	$(BIN)/python -m benchmarks.smoke $(ARGS)
 
 # The wheel is built from the sdist, which so has to have all of it.

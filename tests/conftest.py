@@ -27,6 +27,13 @@ def pytest_configure() -> None:
         die_with_parent()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Why a test that was run once more had failed, which pytest-rerunfailures keeps to itself."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"run once more: {report.nodeid}")
+        terminalreporter.line(report.longreprtext)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def local_worker_of_the_session() -> Iterator[None]:
     """Tests that run beside these, or somebody's work, have another one."""
