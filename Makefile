@@ -39,7 +39,7 @@ help:  ## show this list
 demo: $(VENV)/.installed  ## pull a model in a second process; ARGS="--size-mb 512"
 	$(BIN)/yr-fastload demo $(ARGS)
 
-demo-vllm: .venv-vllm/.develop  ## two vLLM instances on this CPU, phase by phase; installs vLLM, 3 minutes; ARGS="--eager"
+demo-vllm: .venv-vllm/.develop  ## two vLLM instances on this CPU, phase by phase; installs vLLM, 2.3 GB; ARGS="--eager"
 	.venv-vllm/bin/python tools/demo_vllm.py $(ARGS)
 
 ifneq ($(ARGS),)

@@ -49,7 +49,7 @@ def compare(measured: dict[str, float], reference: dict[str, float]) -> list[str
 @click.command()
 @click.option("--update", is_flag=True, help="Write what is reached every time as the new reference.")
 def main(update: bool) -> None:
-    """Measure for half a minute and compare with the committed reference; exit status 1 if a ratio fell by over 30 %."""
+    """Measure for half a minute, compare with the committed reference; exit status 1 if a ratio fell by over 30 %."""
     if update:
         runs = [_measure() for _ in range(_ATTEMPTS)]
         lowest = {name: min(run[name] for run in runs) for name in runs[0]}
