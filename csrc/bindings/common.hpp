@@ -1,6 +1,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>  // here, for all: a file without it converts no list, and does so in silence
 #include <pybind11/typing.h>
 #include <unistd.h>
 

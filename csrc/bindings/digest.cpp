@@ -1,7 +1,5 @@
 #include "core/digest.hpp"
 
-#include <pybind11/stl.h>
-
 #include <array>
 #include <optional>
 #include <string>

@@ -1,7 +1,5 @@
 #include "core/lease.hpp"
 
-#include <pybind11/stl.h>
-
 #include <string>
 #include <tuple>
 

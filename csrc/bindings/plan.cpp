@@ -1,7 +1,5 @@
 #include "core/plan.hpp"
 
-#include <pybind11/stl.h>
-
 #include <memory>
 #include <tuple>
 #include <vector>

@@ -1,7 +1,5 @@
 #include "bindings/common.hpp"
 
-#include <pybind11/stl.h>
-
 #include <memory>
 #include <utility>
 
