@@ -170,7 +170,7 @@ def test_damaged_bytes_are_never_taken(node, model):
     source, reader = node("source"), node("reader")
     source.call("publish", model=model, settings=SMALL_CHUNKS)
     reader.faults("recv@6+:corrupt=3")
-    answer = reader.call("load", model=model, deadline_s=5.0, settings=ONLY_READS)
+    answer = reader.call("load", model=model, deadline_s=30.0, settings=ONLY_READS)
     assert answer["error"] == "INTEGRITY"
 
 
