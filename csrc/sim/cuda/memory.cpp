@@ -25,6 +25,7 @@ namespace yr_fastload::sim::cuda {
 namespace {
 
 constexpr std::size_t kAddresses = std::size_t{1} << 42;
+constexpr std::size_t kFewestAddresses = std::size_t{1} << 38;
 constexpr std::size_t kAllocation = 4096;
 constexpr int kDeviceOrdinal = 9;  // CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 constexpr int kIpcCapable = 10;    // CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
@@ -47,10 +48,16 @@ struct Ranges {
   /// 0 if there are none left. The caller holds the mutex.
   std::uintptr_t reserve(std::size_t bytes) {
     if (next == 0) {
-      void* const first = ::mmap(nullptr, kAddresses, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+      std::size_t all_bytes = kAddresses;
+      void* first = ::mmap(nullptr, all_bytes, PROT_NONE, flags, -1, 0);
+      while (first == MAP_FAILED && all_bytes > kFewestAddresses) {  // the thread sanitizer leaves 1.5 TiB
+        all_bytes /= 2;
+        first = ::mmap(nullptr, all_bytes, PROT_NONE, flags, -1, 0);
+      }
       if (first == MAP_FAILED) return 0;
       next = reinterpret_cast<std::uintptr_t>(first);
-      end_ = next + kAddresses;
+      end_ = next + all_bytes;
     }
     const std::size_t whole = (bytes + kAllocation - 1) / kAllocation * kAllocation;
     if (whole > end_ - next) return 0;
