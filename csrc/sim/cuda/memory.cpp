@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "cuda/state.hpp"
+#include "engine/blocks.hpp"
 #include "engine/codes.hpp"
 #include "engine/copy.hpp"
 #include "engine/counters.hpp"
@@ -48,14 +49,11 @@ struct Ranges {
   /// 0 if there are none left. The caller holds the mutex.
   std::uintptr_t reserve(std::size_t bytes) {
     if (next == 0) {
-      const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
       std::size_t all_bytes = kAddresses;
-      void* first = ::mmap(nullptr, all_bytes, PROT_NONE, flags, -1, 0);
-      while (first == MAP_FAILED && all_bytes > kFewestAddresses) {  // the thread sanitizer leaves 1.5 TiB
-        all_bytes /= 2;
-        first = ::mmap(nullptr, all_bytes, PROT_NONE, flags, -1, 0);
-      }
-      if (first == MAP_FAILED) return 0;
+      void* first = reserve_addresses(all_bytes);
+      while (first == nullptr && all_bytes > kFewestAddresses)  // the thread sanitizer leaves 1.5 TiB
+        first = reserve_addresses(all_bytes /= 2);
+      if (first == nullptr) return 0;
       next = reinterpret_cast<std::uintptr_t>(first);
       end_ = next + all_bytes;
     }
